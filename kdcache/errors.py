@@ -1,0 +1,48 @@
+"""What a user can do wrong or run into, each error in four parts: place, expectation, finding, remedy."""
+
+
+class KdcacheError(ValueError):
+    """A problem that the user can act on; printed as one line, never as a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, place: object, expected: str, found: str, remedy: str):
+        self.place, self.expected, self.found, self.remedy = str(place), expected, found, remedy
+        super().__init__(f"{place}: expected {expected}, found {found}; {remedy}")
+
+    def __reduce__(self):  # the default would rebuild it from the one joined line, in a worker's report for instance
+        return type(self), (self.place, self.expected, self.found, self.remedy)
+
+
+class UsageError(KdcacheError):
+    """A command or call that cannot mean anything."""
+
+    exit_code = 2
+
+
+class CacheError(KdcacheError):
+    """A cache file that is unfinished, damaged, foreign or of another request."""
+
+
+class SourceError(KdcacheError):
+    """Images that are missing or cannot be read."""
+
+
+class TeacherError(KdcacheError):
+    """A network that is missing its weights, does not fit, or answers NaN."""
+
+
+class DataChanged(KdcacheError):
+    """The images are not the ones that the teacher saw."""
+
+
+class PipelineChanged(KdcacheError):
+    """The images are the same, but the view renders other pixels."""
+
+
+class LibraryChanged(KdcacheError):
+    """The view renders other pixels under another version of an image library."""
+
+
+class TeacherChanged(KdcacheError):
+    """The teacher's weights or answers are not those in the cache."""

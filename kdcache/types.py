@@ -1,0 +1,33 @@
+"""The nouns that every layer shares. Plain data, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Look: TypeAlias = "Mapping[str, Tensor]"
+"""What a network shows for a batch: `logits`, `emb`, and taps such as `f2.pre`."""
+
+Knowledge: TypeAlias = "Mapping[str, Tensor]"
+"""What a teacher leaves behind: row i of every tensor speaks of sample i only."""
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shape of one row of every tensor of a Look or of Knowledge."""
+
+
+@dataclass
+class Batch:
+    """Sample-views on their way to a network. Item number of row i in view v is v*N+i."""
+
+    images: Tensor  # uint8 [n, 3, h, w]
+    targets: Tensor  # int64 [n], -1 where there is no label
+    rows: Tensor  # int64 [n], on the CPU
+    views: Tensor  # int64 [n], on the CPU
+    epoch: int | None = None  # counted from 1; None: past every warm-up
+
+    def __len__(self) -> int:
+        return len(self.rows)
