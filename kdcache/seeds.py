@@ -12,11 +12,14 @@ and a 32-bit word is an int64 between 0 and 2**32-1.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 MASK = 0xFFFFFFFF
 GEOMETRY, COLOUR, ERASING, MIXING, LIBRARY = range(5)  # streams of one rendering: a new draw never shifts another
-SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE = range(6)  # what a run key is used for, in the last counter word
+# what a run key is used for, in the last counter word
+SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE, ENUMERATION, ERRING, ANSWER, SPREAD = range(10)
 
 
 def philox(counter, key):
@@ -63,3 +66,25 @@ def permutation(n: int, key: int, epoch: int = 0, use: int = ORDER) -> np.ndarra
     """A keyed order of 0..n-1."""
     a, b, _, _ = keyed(key, np.arange(n, dtype=np.int64), epoch, use)
     return np.argsort((a << 31) ^ b, kind="stable")
+
+
+def bijection(index, n: int, key: int, tweak=0, use: int = ORDER):
+    """A keyed one-to-one map of 0..n-1 onto itself, another one for every tweak.
+
+    A Feistel network over an a x b grid that is hardly larger than n; what falls outside walks on until it is in.
+    """
+    a = math.isqrt(n - 1) + 1
+    b = -(-n // a)
+    out = _feistel(index, a, b, key, tweak, use)
+    while (outside := out >= n).any():
+        walked = _feistel(out, a, b, key, tweak, use)
+        out = outside * walked + ~outside * out
+    return out
+
+
+def _feistel(index, a: int, b: int, key: int, tweak, use: int, rounds: int = 8):
+    left, right = index // b, index % b
+    for r in range(0, rounds, 2):
+        left = (left + below(keyed(key, right + (r << 32), tweak, use)[0], a)) % a
+        right = (right + below(keyed(key, left + ((r + 1) << 32), tweak, use)[0], b)) % b
+    return left * b + right

@@ -1,0 +1,123 @@
+"""Sample-views on their way from a source to a network.
+
+    item numbers v*N+i  ->  rows and views  ->  seeds, images  ->  view.render  ->  Batch
+
+Small sources and native views render on the training device, whole batches at a time. Files and library views
+render in workers, which live as long as their Loader, so that no epoch pays for starting them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdcache.seeds import permutation
+from kdcache.sources import Source
+from kdcache.types import Batch
+from kdcache.views import View, seeds_of
+
+Seeds = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Seeds of sample-views: (views, rows) -> int64."""
+
+
+class Rendered(Dataset):
+    """Item numbers to rendered images: what workers run."""
+
+    def __init__(self, source: Source, view: View, seeds: Seeds):
+        self.source, self.view, self.seeds = source, view, seeds
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def render(self, items: np.ndarray) -> Tensor:
+        views, rows = np.divmod(items, len(self.source))
+        return self.view.render(self.source.read(rows), torch.from_numpy(self.seeds(views, rows)))
+
+    def __getitems__(self, items) -> tuple[Tensor, np.ndarray]:
+        items = np.asarray(items, dtype=np.int64)
+        return self.render(items), items
+
+
+class Plan:
+    """The batches of item numbers that persistent workers are to render next."""
+
+    def __init__(self):
+        self.batches: Iterable[np.ndarray] = ()
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Loader:
+    """Turns batches of item numbers into Batches; `workers=0` renders in this process."""
+
+    def __init__(self, source: Source, view: View, seeds: Seeds | int, device="cpu", workers: int = 0):
+        self.seeds = seeds if callable(seeds) else Seeded(view, seeds)
+        self.source, self.view, self.device = source, view, torch.device(device)
+        self.targets = torch.from_numpy(source.labels).to(self.device)
+        self.resident = self.workers = None
+        self.dataset = Rendered(source, view, self.seeds)
+        self.plan = Plan()
+        if source.resident is not None and view.native:
+            self.resident = source.resident.to(self.device)
+        elif workers:
+            pin = self.device.type == "cuda"
+            self.workers = DataLoader(
+                self.dataset, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, persistent_workers=True,
+                pin_memory=pin, prefetch_factor=4,
+            )  # fmt: skip
+
+    def run(self, plan: Iterable[np.ndarray], epoch: int | None = None) -> Iterator[Batch]:
+        """One Batch for every array of item numbers."""
+        if self.workers is None:
+            for items in plan:
+                yield self.batch(self.images(items), items, epoch)
+            return
+        self.plan.batches = plan
+        for images, items in self.workers:
+            yield self.batch(images.to(self.device, non_blocking=True), items, epoch)
+
+    def images(self, items: np.ndarray) -> Tensor:
+        if self.resident is None:
+            return self.dataset.render(items).to(self.device, non_blocking=True)
+        views, rows = np.divmod(items, len(self.source))
+        seeds = torch.from_numpy(self.seeds(views, rows)).to(self.device)
+        return self.view.render(self.resident[torch.from_numpy(rows).to(self.device)], seeds)
+
+    def batch(self, images: Tensor, items: np.ndarray, epoch: int | None) -> Batch:
+        views, rows = (torch.from_numpy(a) for a in np.divmod(items, len(self.source)))
+        return Batch(images, self.targets[rows.to(self.device)], rows, views, epoch)
+
+
+class Seeded:
+    """`seeds_of` under a run key, in a form that a worker can be sent."""
+
+    def __init__(self, view: View, key: int):
+        self.view, self.key = view, key
+
+    def __call__(self, views, rows):
+        return seeds_of(self.view, self.key, views, rows)
+
+
+def identity(batch):
+    return batch
+
+
+def training_plan(rows: int, views: int, epoch: int, batch: int, seed: int) -> list[np.ndarray]:
+    """Item numbers of one epoch (from 1) in a keyed order; epoch e shows view e-1, starting over after the last.
+
+    A last batch of one is left out: batch norm cannot use it, and a forward of one row rounds differently.
+    """
+    items = (epoch - 1) % views * rows + permutation(rows, seed, epoch)
+    batches = [items[start : start + batch] for start in range(0, rows, batch)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def straight_plan(rows: Iterable[int], batch: int) -> list[np.ndarray]:
+    """Item numbers in order."""
+    items = np.fromiter(rows, dtype=np.int64)
+    return [items[start : start + batch] for start in range(0, len(items), batch)]

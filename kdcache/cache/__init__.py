@@ -1,0 +1,6 @@
+"""One HDF5 file of records, seeds and identities."""
+
+from kdcache.cache.reader import Cache, open_cache
+from kdcache.cache.writer import Writer, create
+
+__all__ = ["Cache", "Writer", "create", "open_cache"]

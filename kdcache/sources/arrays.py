@@ -1,0 +1,215 @@
+"""The Source interface, and sources that live in memory as one uint8 tensor."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.errors import SourceError, UsageError
+from kdcache.seeds import PART, SYNTHETIC, below, keyed
+
+DIGITS_TEST_SHARE = 360 / 1797
+
+
+def quiet(items, **_):
+    """The progress bar of those who want none."""
+    return items
+
+
+class Source:
+    """Labelled images in a fixed order; a row is a place in that order."""
+
+    spec: str
+    split: str
+    classes: list[str]
+    labels: np.ndarray  # int64 [N], -1 where there is none
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    default_view: str
+    size: tuple[int, int] | None  # of every image; None where they differ
+    resident: Tensor | None = None  # all the images, where they fit in memory
+    fraction = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> Tensor | list[Tensor]:
+        """The images of these rows: uint8 [n, 3, h, w], or a list of [3, h, w] where sizes differ."""
+        raise NotImplementedError
+
+    def check(self, progress=quiet) -> np.ndarray:
+        """Reads every image once, so that a bad one is named before anything is written; its digests, u64 [N]."""
+        raise NotImplementedError
+
+    def digests(self, rows) -> np.ndarray:
+        """A 64-bit hash of each image's encoded bytes, or of its pixels where there is no file."""
+        raise NotImplementedError
+
+    def expect(self, digests: np.ndarray) -> None:
+        """From now on, a row that does not have its digest when it is first read is an error."""
+
+    def take(self, rows: np.ndarray) -> Source:
+        """The same source with these rows only."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash over what can be known without reading every image."""
+        raise NotImplementedError
+
+    def identity(self) -> dict:
+        return {
+            "spec": self.spec,
+            "split": self.split,
+            "rows": len(self),
+            "classes": self.classes,
+            "fraction": self.fraction,
+            "fingerprint": self.fingerprint(),
+        }
+
+    def part(self, fraction: float) -> Source:
+        """A stratified part; 0.25 lies inside 0.5."""
+        source = self.take(stratified(self.labels, fraction))
+        if not len(source):
+            raise UsageError("--fraction", "at least one row", f"{fraction} of {len(self)} rows", "take more")
+        source.fraction = fraction
+        return source
+
+
+class ArraySource(Source):
+    """Images held in memory."""
+
+    def __init__(self, split: str, images: Tensor, labels, classes: list[str], default_view: str, digests=None):
+        self.split, self.resident, self.classes, self.default_view = split, images, classes, default_view
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.size = tuple(images.shape[2:])
+        self._digests = digests  # of the files, where the pixels came from files
+        self.mean, self.std = channel_statistics(images)
+
+    def read(self, rows):
+        return self.resident[torch.as_tensor(rows)]
+
+    def check(self, progress=quiet):
+        return self.digests(range(len(self)))
+
+    def digests(self, rows):
+        if self._digests is not None:
+            return self._digests[np.asarray(rows)]
+        images = self.resident.numpy()
+        return np.array([digest(images[row].tobytes()) for row in rows], dtype=np.uint64)
+
+    def fingerprint(self):
+        return blake(self.resident.numpy(), self.labels, "\0".join(self.classes).encode())
+
+    def take(self, rows):
+        part = copy.copy(self)
+        part.resident, part.labels = self.resident[torch.as_tensor(rows)], self.labels[rows]
+        part._digests = None if self._digests is None else self._digests[rows]
+        return part
+
+
+def digits(argument: str, split: str) -> Source:
+    """The handwritten digits that ship inside scikit-learn, shown as 32x32 RGB."""
+    found = importlib.util.find_spec("sklearn")  # locates the package without the seconds of importing it
+    if found is None:
+        raise SourceError("digits", "scikit-learn, which ships them", "no such package", "pip install scikit-learn")
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    gray = (table[:, :64] * 255 // 16).astype(np.uint8).reshape(-1, 8, 8)
+    images = np.repeat(gray.repeat(4, 1).repeat(4, 2)[:, None], 3, 1)
+    held_out = np.zeros(len(table), dtype=bool)
+    held_out[stratified(table[:, 64], DIGITS_TEST_SHARE)] = True
+    rows = np.flatnonzero(held_out if split == "eval" else ~held_out)
+    return ArraySource(split, torch.from_numpy(images[rows]), table[rows, 64], [str(d) for d in range(10)], "crop")
+
+
+def cifar10(argument: str, split: str) -> Source:
+    return _cifar("CIFAR10", "cifar-10-batches-py", split)
+
+
+def cifar100(argument: str, split: str) -> Source:
+    return _cifar("CIFAR100", "cifar-100-python", split)
+
+
+def _cifar(name: str, folder: str, split: str) -> Source:
+    import torchvision.datasets  # seconds to import
+
+    root = Path(os.environ.get("KDCACHE_DATA", "data"))
+    try:
+        data = getattr(torchvision.datasets, name)(root, train=split == "train", download=not (root / folder).is_dir())
+    except Exception as error:
+        remedy = f"put {folder}/ into {root}/, or name its folder in KDCACHE_DATA"
+        raise SourceError(name.lower(), f"{root / folder} or a download", f"neither ({error})", remedy) from None
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return ArraySource(split, images, data.targets, list(data.classes), "crop-flip")
+
+
+def synthetic(argument: str, split: str) -> Source:
+    """Every class has a pattern of its own; an image is that pattern under noise. One evaluation row for 5 others."""
+    try:
+        rows, classes, size = (int(n) for n in argument.split(","))
+        if min(rows, size) < 1 or classes < 2:
+            raise ValueError
+    except ValueError:
+        found = repr(f"synthetic:{argument}")
+        raise UsageError("--data", "synthetic:ROWS,CLASSES,SIZE", found, "try synthetic:1000,10,32") from None
+    key, values = (1, rows) if split == "train" else (2, max(rows // 5, classes))
+    labels = np.arange(values, dtype=np.int64) % classes
+    cells = 3 * size * size
+    patterns = _noise(0, classes, cells).reshape(classes, 3, size, size)
+    noise = _noise(key, values, cells).reshape(values, 3, size, size)
+    images = (patterns[labels].astype(np.uint16) + 3 * noise.astype(np.uint16)) // 4
+    names = [f"class{c}" for c in range(classes)]
+    return ArraySource(split, torch.from_numpy(images.astype(np.uint8)), labels, names, "crop-flip")
+
+
+def _noise(key: int, rows: int, cells: int) -> np.ndarray:
+    words = keyed(key, np.arange(-(-rows * cells // 16), dtype=np.int64), use=SYNTHETIC)
+    return np.stack(words, 1).astype("<u4").view(np.uint8).ravel()[: rows * cells]
+
+
+def stratified(labels: np.ndarray, share: float) -> np.ndarray:
+    """Rows, in order: of every class its share by largest remainder, picked in a keyed order that never changes."""
+    labels = np.asarray(labels)
+    a, b, _, _ = keyed(0, np.arange(len(labels), dtype=np.int64), use=PART)
+    order = np.lexsort((b, a, labels))
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    quota = np.floor(counts * share).astype(np.int64)
+    missing = round(len(labels) * share) - quota.sum()
+    quota[np.argsort(-(counts * share - quota), kind="stable")[:missing]] += 1
+    return np.sort(np.concatenate([order[s : s + q] for s, q in zip(starts, quota, strict=True)]))
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in 0..1, exactly: from counts of the 256 values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        share = torch.bincount(images[:, channel].reshape(-1), minlength=256).double()
+        share /= share.sum()
+        mean.append(round(float((share * values).sum()), 6))
+        std.append(round(float((share * (values - mean[-1]) ** 2).sum().sqrt()), 6) or 1.0)
+    return tuple(mean), tuple(std)
+
+
+def digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def blake(*parts) -> str:
+    """A hash of arrays and bytes, each with its length, so that nothing slides from one part into the next."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = memoryview(part) if isinstance(part, bytes) else memoryview(np.ascontiguousarray(part)).cast("B")
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()

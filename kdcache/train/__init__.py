@@ -1,0 +1,7 @@
+"""Students, and teachers, trained in one loop."""
+
+from kdcache.train.evaluate import Evaluation
+from kdcache.train.loop import fit
+from kdcache.train.optim import OPTIMIZERS, SCHEDULES, Settings
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Evaluation", "Settings", "fit"]

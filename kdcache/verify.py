@@ -1,0 +1,148 @@
+"""Proof that a cache is whole, and that data, view, teacher and libraries are still those it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kdcache.batches import Loader
+from kdcache.cache import Cache
+from kdcache.dump import library_versions, pixel_crcs, thumbs
+from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
+from kdcache.sources import Source
+from kdcache.sources.arrays import quiet
+from kdcache.teachers import LiveTeacher
+from kdcache.views import View
+
+DRIFT = 3  # levels of 256 that an 8x8 average may move where a library's arithmetic is not bit-stable across CPUs
+LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
+
+
+@dataclass
+class Check:
+    """One line of `verify`."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def require_source(cache: Cache, source: Source) -> None:
+    """Refuses images that are not the teacher's, as far as can be known without reading all of them."""
+    stored, found = cache.meta["source"], source.identity()
+    for key, what in (("rows", "rows"), ("classes", "classes"), ("fingerprint", "content hash")):
+        if stored[key] != found[key]:
+            expected, given = (f"{what} {str(side[key])[:60]}" for side in (stored, found))
+            remedy = "give the data it was made from with --data, or dump again"
+            raise DataChanged(f"{cache.path} on {source.spec}", expected, given, remedy)
+    if not np.array_equal(cache.labels, source.labels):
+        raise DataChanged(f"{cache.path} on {source.spec}", "the same labels", "other labels", "dump again")
+    source.expect(cache.digests)
+
+
+def require_pixels(cache: Cache, loader: Loader) -> str:
+    """Refuses a view that no longer renders what the teacher saw; what was compared."""
+    canaries = cache.canaries
+    rows = canaries["row"]
+    digests = loader.source.digests(rows)
+    wrong = np.flatnonzero(digests != cache.digests[rows])
+    if len(wrong):
+        found = f"another image as row {rows[wrong[0]]}"
+        raise DataChanged(f"{cache.path} on {loader.source.spec}", "the images the teacher saw", found, "dump again")
+    images = loader.images(canaries["view"] * len(cache) + rows)
+    differ = int((pixel_crcs(images) != canaries["crc"]).sum())
+    if not differ:
+        return f"{len(rows)} canaries are pixel for pixel the same"
+    drift = 256
+    if "thumb" in canaries and images.shape[2:] == tuple(loader.view.size):
+        drift = int(np.abs(thumbs(images).astype(int) - canaries["thumb"].astype(int)).max())
+    if drift <= DRIFT:
+        return f"{differ} of {len(rows)} canaries differ by rounding only (at most {drift} levels in an 8x8 average)"
+    place, expected = f"{cache.path}, view {loader.view.name}", "the pixels the teacher saw"
+    found = f"other pixels in {differ} of {len(rows)} canaries"
+    changed = changed_libraries(cache)
+    if changed and not loader.view.native:
+        raise LibraryChanged(place, expected, f"{found}, with {changed}", "install the version it was made with")
+    raise PipelineChanged(place, expected, found, "restore the pipeline it was made with, or dump again")
+
+
+def require_teacher(cache: Cache, described: dict) -> None:
+    """Refuses a network whose weights are not those that answered."""
+    stored = cache.meta["teacher"]
+    for key in ("model", "fingerprint"):
+        if stored.get(key) != described.get(key):
+            expected, found = f"{key} {stored.get(key)}", f"{described.get(key)}"
+            remedy = "give the weights it was made with, or dump again"
+            raise TeacherChanged(f"{cache.path}, teacher", expected, found, remedy)
+
+
+def require_answers(cache: Cache, loader: Loader, teacher: LiveTeacher) -> str:
+    """Refuses a teacher that answers the canaries otherwise than it did."""
+    canaries = cache.canaries
+    images = loader.images(canaries["view"] * len(cache) + canaries["row"])
+    error = (teacher.looks(images)["logits"].cpu() - torch.from_numpy(canaries["logits"])).abs().max().item()
+    scale = max(1.0, float(np.abs(canaries["logits"]).max()))
+    if error > LOGIT_TOLERANCE[teacher.forward.dtype] * scale:
+        place, found = f"{cache.path}, teacher", f"logits that differ by {error:.3g}"
+        raise TeacherChanged(place, "the answers in the file", found, "give the same weights, or dump again")
+    return f"{len(images)} canaries answered within {error:.1e}"
+
+
+def changed_libraries(cache: Cache) -> str:
+    """Image libraries that have another version now."""
+    now = library_versions()
+    stored = {k: v for k, v in cache.meta["libraries"].items() if k not in ("torch", "numpy")}
+    return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)
+
+
+def check_blocks(cache: Cache, progress=quiet) -> Iterator[Check]:
+    """Every CRC of every dataset."""
+    for dataset in cache.layout.filled():
+        views, blocks = cache.layout.blocks(dataset)
+        every = progress(range(views * blocks), total=views * blocks, desc=f"checking {dataset}")
+        wrong = [b for b in every if not cache.block_is_right(dataset, b // blocks, b % blocks)]
+        where = f": view {wrong[0] // blocks}, rows from {wrong[0] % blocks * cache.layout.block_rows}" if wrong else ""
+        yield Check(dataset, not wrong, f"{len(wrong)} of {views * blocks} blocks damaged{where}")
+
+
+def check_canary_records(cache: Cache) -> Check:
+    """The stored records say what the teacher said of the canaries, as well as their codec can."""
+    canaries = cache.canaries
+    if "logits" not in canaries or "logits" not in cache.names:
+        return Check("canary records", True, "no logits in this cache")
+    codec, logits = cache.layout.codecs["logits"], torch.from_numpy(canaries["logits"])
+    stored = cache.read(canaries["view"], canaries["row"], ["logits"])["logits"]
+    right = codec.decode(codec.encode(logits))
+    error = float((stored - right).abs().max())
+    # a forward in another batch may differ in the last bits, and a codec may round those to its next step
+    ok = error <= 1e-3 * max(1.0, float(logits.abs().max())) + 2 * float((right - logits).abs().max())
+    return Check("canary records", ok, f"records and canary logits differ by at most {error:.1e}")
+
+
+def verify(
+    cache: Cache, source: Source | None, view: View, teacher: LiveTeacher | None, described: dict, progress=quiet
+) -> Iterator[Check]:
+    """All checks, one by one; a damaged part does not hide what comes after it."""
+    yield Check("header", True, f"format version {cache.meta['version']}, seal right, finished")
+    damaged = False
+    for check in check_blocks(cache, progress):
+        damaged |= not check.ok
+        yield check
+    if damaged:
+        return
+    yield check_canary_records(cache)
+    if source is None:
+        return
+    try:
+        require_source(cache, source)
+        yield Check("source", True, f"{source.spec} is the data it was made from")
+        loader = Loader(source, view, cache.seeds)
+        yield Check("pixels", True, require_pixels(cache, loader))
+        if teacher:
+            require_teacher(cache, described)
+            yield Check("teacher", True, require_answers(cache, loader, teacher))
+    except KdcacheError as verdict:
+        yield Check(type(verdict).__name__, False, str(verdict))

@@ -1,0 +1,75 @@
+"""Renderings of images that replay exactly. `open_view("crop-flip", size=(32, 32))`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.errors import CacheError, UsageError
+from kdcache.seeds import ENUMERATION, bijection, sample_seeds
+from kdcache.views.base import View, same_size, unknown_view
+from kdcache.views.library import Albumentations
+from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
+
+PAD, CUTOUT = 4, 16
+
+VIEWS: dict[str, str] = {
+    "none": "the image itself",
+    "crop": "pad 4, random crop: 81 renderings; for images that a flip would falsify",
+    "crop-flip": "pad 4, random crop, flip: 162 renderings; the standard of CIFAR",
+    "crop-flip-cutout": "crop-flip, and a grey 16x16 square",
+    "resized-crop": "resized-crop:SIZE, a box of 8 to 100 % of the image, resized and flipped; the standard of ImageNet",
+    "centre": "centre:SIZE, the middle of the image, resized",
+    "albumentations": "albumentations:FILE, a pipeline saved by albumentations as JSON or YAML",
+}
+
+
+def open_view(spec: str, size: tuple[int, int] | None) -> View:
+    """The view that a user names, for images of one size (or None where they differ)."""
+    name, _, argument = spec.partition(":")
+    if name == "albumentations":
+        return Albumentations.load(Path(argument), size)
+    if name in ("resized-crop", "centre"):
+        side = int(argument) if argument.isdecimal() else (size[0] if size and not argument else 0)
+        if not 1 <= side <= 4096:
+            raise UsageError("--augment", f"{name}:SIZE", repr(spec), f"try {name}:224")
+        return (ResizedCrop if name == "resized-crop" else Centre)((side, side))
+    if name not in VIEWS or argument:
+        raise unknown_view(spec, VIEWS)
+    size = same_size(spec, size)
+    if name == "none":
+        return Untouched(size)
+    return Crop(size, PAD, "flip" in name, CUTOUT if "cutout" in name else 0)
+
+
+def from_json(place: object, header: dict) -> View:
+    """The view that a cache names."""
+    try:
+        size, name = tuple(int(n) for n in header["size"]), header["view"]
+        if name == "albumentations":
+            return Albumentations(size, header["pipeline"])
+        if name.startswith("crop"):
+            crop = Crop(size, header["pad"], header["flip"], header["cutout"])
+            return Enumerated(size, crop) if header.get("enumerated") else crop
+        return {"none": Untouched, "resized-crop": ResizedCrop, "centre": Centre}[name](size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheError(place, "a known view", f"{header} ({error})", "read it with a newer kdcache") from None
+
+
+def enumerate_all(view: View) -> View:
+    """The view whose seeds count through every rendering, for `--views all`."""
+    if isinstance(view, Crop) and view.count:
+        return Enumerated(view.size, view)
+    if view.count:
+        return view
+    found = f"{view.name}, which has no end of them"
+    raise UsageError("--views all", "a view with finitely many renderings", found, "give a number of views")
+
+
+def seeds_of(view: View, key: int, views, rows) -> np.ndarray:
+    """The seed of each sample-view as int64; in an enumeration, its number in a keyed order of the row's own."""
+    views, rows = np.broadcast_arrays(np.asarray(views, dtype=np.int64), np.asarray(rows, dtype=np.int64))
+    if isinstance(view, Enumerated):
+        return bijection(views % view.count, view.count, key, rows, ENUMERATION)
+    return sample_seeds(key, views, rows)
