@@ -1,0 +1,141 @@
+"""Networks by name. A new one is a file with a body and a line in `MODELS`.
+
+>>> network = build("resnet20", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), seed=1)
+>>> network = build("mypkg.nets:make", 10, mean=mean, std=std)  # make(10) returns a module for normalised images
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import operator
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.models.network import Network, one_line
+from kdcache.models.resnet import ResNet
+from kdcache.models.tiny import Tiny
+from kdcache.models.wrn import WideResNet
+
+
+def tiny(classes: int, width: int = 8) -> Tiny:
+    if not isinstance(width, int) or width < 1:
+        raise UsageError("tiny", "a width of 1 or more", repr(width), "give a whole number")
+    return Tiny(width, classes)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(ResNet, 8),
+    "resnet14": partial(ResNet, 14),
+    "resnet20": partial(ResNet, 20),
+    "resnet32": partial(ResNet, 32),
+    "resnet44": partial(ResNet, 44),
+    "resnet56": partial(ResNet, 56),
+    "resnet110": partial(ResNet, 110),
+    "wrn-16-1": partial(WideResNet, 16, 1),
+    "wrn-16-2": partial(WideResNet, 16, 2),
+    "wrn-16-4": partial(WideResNet, 16, 4),
+    "wrn-28-2": partial(WideResNet, 28, 2),
+    "wrn-28-4": partial(WideResNet, 28, 4),
+    "wrn-28-10": partial(WideResNet, 28, 10),
+    "wrn-40-1": partial(WideResNet, 40, 1),
+    "wrn-40-2": partial(WideResNet, 40, 2),
+    "wrn-40-4": partial(WideResNet, 40, 4),
+    "tiny-3": partial(Tiny, 3),
+    "tiny": tiny,
+    "tiny-32": partial(Tiny, 32),
+}
+"""name -> builder(classes, **options) of a body; `wrn-D-K` and `tiny-W` work with other numbers, too."""
+
+
+def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], *, seed: int = 0, **options) -> Network:
+    """A network with fresh weights, which depend on the seed alone; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        builder = find(name)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs
+        try:
+            inspect.signature(builder).bind(classes, **options)
+        except TypeError as error:
+            known = [option for option in inspect.signature(builder).parameters if option != "classes"]
+            expected = f"options out of {', '.join(known)}" if known else "no options"
+            raise UsageError(name, expected, one_line(error), "leave out the others") from None
+        body = builder(classes, **options)
+    return Network(body, mean, std, {"model": name, "classes": classes, "options": options})
+
+
+def runs_user_code(name: str) -> bool:
+    """Whether building it imports code that is not ours."""
+    return ":" in name
+
+
+def find(name: str) -> Callable[..., nn.Module]:
+    """The builder behind a name."""
+    if name in MODELS:
+        return MODELS[name]
+    if runs_user_code(name):
+        return partial(_call, name, _import(name))
+    if wide := re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", name):
+        depth, k = map(int, wide.groups())
+        if depth < 10 or depth % 6 != 4 or k < 1:
+            raise UsageError(name, "wrn-D-K with D = 10, 16, 22, ... and K = 1, 2, ...", name, "take wrn-16-2, say")
+        return partial(WideResNet, depth, k)
+    if (slim := re.fullmatch(r"tiny-(\d{1,4})", name)) and int(slim[1]):
+        return partial(Tiny, int(slim[1]))
+    close = difflib.get_close_matches(name, MODELS, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "take one of these, or name a function of yours"
+    expected = f"one of {', '.join(MODELS)}, wrn-D-K, tiny-W, MODULE:FACTORY"
+    raise UsageError("model", expected, repr(name), remedy)
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _import(name: str) -> Callable:
+    module, _, attribute = name.partition(":")
+    importlib.invalidate_caches()
+    try:
+        with _current_folder_importable():
+            factory = operator.attrgetter(attribute)(importlib.import_module(module))
+    except Exception as error:  # the module may be anybody's code
+        remedy = "check the spelling; the current folder is searched first"
+        raise UsageError(name, "MODULE:FACTORY that can be imported", one_line(error), remedy) from error
+    if not callable(factory):
+        raise UsageError(name, "a function that returns a network", type(factory).__name__, "name a function or class")
+    return factory
+
+
+def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
+    """Gives the number of classes to a parameter of that name, else to the first that there is."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+        named = [p.name for p in parameters if p.name in ("classes", "num_classes")]
+        first = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+        arguments = [] if named or not first else [classes]
+        with _current_folder_importable():
+            body = factory(*arguments, **dict.fromkeys(named[:1], classes), **options)
+    except KdcacheError:
+        raise
+    except Exception as error:
+        expected = f"a network of {classes} classes from {name.partition(':')[2]}({classes})"
+        raise UsageError(name, expected, one_line(error), "let the function take the number of classes") from error
+    if not isinstance(body, nn.Module):
+        remedy = "let the function return a torch.nn.Module that takes normalised float images"
+        raise UsageError(name, "a torch.nn.Module", type(body).__name__, remedy)
+    return body

@@ -1,0 +1,198 @@
+"""Networks on disk: a safetensors file whose header says how to build the network; checkpoints from elsewhere, too.
+
+    header  {"kdcache": JSON of {"arch": {"model", "classes", "options"}, "facts": {...}}}
+    tensors normalize.mean, normalize.std, body.*
+
+Nothing in a file is trusted: no pickle runs code, a header never picks code to import, and what a header asks for
+is compared with the file before memory is written to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from kdcache.errors import KdcacheError, TeacherError, UsageError
+from kdcache.models import build, checkpoints, runs_user_code
+from kdcache.models.network import Network, one_line
+
+COUNTER = "num_batches_tracked"  # older checkpoints lack it, and no answer depends on it
+
+
+def save(network: Network, path: str | os.PathLike, **facts) -> None:
+    """Writes weights, architecture and facts (JSON values); the file appears whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    # one key, since safetensors writes several in an order that changes from run to run
+    header = {"kdcache": json.dumps({"arch": network.arch, "facts": facts})}
+    try:
+        _replace(Path(path), safetensors.torch.save(tensors, header))
+    except OSError as error:
+        raise TeacherError(path, "a place to save weights", str(error.strerror), "choose another") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    private = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(private, path)
+    except BaseException:
+        private.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(
+    path: str | os.PathLike,
+    fallback_name: str | None = None,
+    classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """A network in evaluation mode. Files of ours say what they hold; of a checkpoint from elsewhere, the caller says.
+
+    `network.assumed_normalisation` is True where the file has no mean and std and the caller's were taken.
+    """
+    path = Path(path)
+    state, header = _read(path)
+    try:
+        if header is None:
+            network, state = _theirs(path, state, fallback_name, classes, mean, std)
+        else:
+            network = _ours(path, state, header, fallback_name, classes)
+    except KdcacheError:
+        raise
+    except Exception as error:  # a header can hold anything
+        remedy = "the file is damaged or made up: save it again"
+        raise TeacherError(path, "weights of a network", one_line(error), remedy) from error
+    counters = [name for name in network.state_dict() if name.endswith(COUNTER)]
+    state = {**dict.fromkeys(counters, torch.tensor(0)), **state}
+    _compare(path, network, state)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: int | None) -> Network:
+    arch, facts = header["arch"], header["facts"]
+    model = arch["model"]
+    if runs_user_code(model) and model != name:
+        remedy = f"name {model} as the model if you trust that code"
+        raise UsageError(path, f"weights of {name or 'a model that is built in'}", f"weights of {model}", remedy)
+    if classes not in (None, arch["classes"]):
+        raise _wrong_classes(path, classes, f"one of {arch['classes']}")
+    try:
+        network = _lay_out(model, arch["classes"], arch["options"])
+    except UsageError as error:
+        if runs_user_code(model):
+            raise
+        found = f"{model} with options {arch['options']}"
+        raise TeacherError(path, "a model that this version can build", found, "update kdcache") from error
+    network.facts = facts
+    return network
+
+
+def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network, dict]:
+    if name is None:
+        raise UsageError(path, "the name of its model", "weights that do not tell it", "name the model")
+    classes = classes or checkpoints.classes_of(state)
+    if classes is None:
+        raise UsageError(path, "the number of classes", "weights that do not tell it", "give the number of classes")
+    network = _lay_out(name, classes, checkpoints.options_of(state, name))
+    state = checkpoints.renamed(state, network)
+    if "normalize.mean" not in state:
+        if mean is None or std is None:
+            remedy = "give the mean and std that the network was trained with"
+            raise UsageError(path, "a mean and a std", "weights without them", remedy)
+        state |= {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
+        network.assumed_normalisation = True
+    return network, state
+
+
+def _lay_out(name: str, classes: int, options: dict) -> Network:
+    """The network with whatever was in its memory; a user's own code may count on its own start."""
+    with nullcontext() if runs_user_code(name) else _NoInit():
+        return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out the initialisation: quicker, and memory that nobody writes to is not taken from the system."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def _compare(path: Path, network: Network, state: Mapping[str, Tensor]) -> None:
+    wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: list(tensor.shape) for name, tensor in state.items()}
+    reshaped = [name for name in wanted if name in given and given[name] != wanted[name]]
+    lists = {
+        "missing": [_short(name) for name in wanted if name not in given],
+        "unexpected": [_short(name) for name in given if name not in wanted],
+        "of another shape": [f"{_short(name)} {given[name]} instead of {wanted[name]}" for name in reshaped],
+    }
+    classes = network.arch["classes"]
+    if reshaped and not (lists["missing"] or lists["unexpected"]):
+        rows = {given[name][0] for name in reshaped if given[name][1:] == wanted[name][1:] and wanted[name] != []}
+        if len(rows) == 1 and all(wanted[name][:1] == [classes] for name in reshaped):
+            layer = _short(reshaped[0]).rpartition(".")[0]
+            raise _wrong_classes(path, classes, f"{layer} of {rows.pop()}")
+    if any(lists.values()):
+        found = ", ".join(f"{len(names)} {what} (first: {names[0]})" for what, names in lists.items() if names)
+        expected = f"the {len(wanted)} tensors of {network.arch['model']}"
+        raise TeacherError(path, expected, found, "name the model that these weights belong to")
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("body.")
+
+
+def _wrong_classes(path: Path, expected: int, found: str) -> TeacherError:
+    return TeacherError(path, f"a network of {expected} classes", found, "take weights trained on this data")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
+    """The tensors of a file, and the header if it is one of ours."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise TeacherError(path, "a file of weights", str(error.strerror), "check the path") from error
+    if path.suffix != ".safetensors" and start[8:] != b"{":
+        return checkpoints.read(path), None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("kdcache")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return state, header and json.loads(header)
+    except Exception as error:  # its header may be damaged in any way
+        raise TeacherError(path, "a whole safetensors file", one_line(error), "copy or save it again") from error
+
+
+def fingerprint(network: Network) -> str:
+    """A hash of the weights themselves, the same for any file, device and memory format that they are in."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith(COUNTER):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
