@@ -23,7 +23,7 @@ class Method(nn.Module):
     """What both networks must show."""
     ce = 1.0
     """The weight of the cross-entropy beside this method's terms."""
-    shift_matters = True
+    shift_matters = False
     """Whether adding a constant to a row's logits changes the loss; codecs that lose it are refused if so."""
     codecs: Mapping[str, str] = {}
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
@@ -33,6 +33,8 @@ class Method(nn.Module):
     """The share of the epochs that goes to an initialisation stage, in which `init_terms` alone are minimised."""
     clips_to_ce = False
     """Whether the gradient of the terms is clipped, variable by variable, to the norm of the cross-entropy's."""
+    clipped: frozenset[str] = frozenset()
+    """The names of the terms that are clipped so, as the last `loss` gave them."""
     students = 1
     """How many networks learn together; with more than one, knowledge["peers"] is [n, students - 1, C]."""
 

@@ -1,0 +1,107 @@
+"""Where a network looks: one normalised map per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import UsageError
+from kdcache.methods.base import Method, upcast
+from kdcache.methods.bridges import average, known_shape, refuse, stored, times, unit
+
+PLACE = "method at"
+
+
+class Attention(Method):
+    """A = unit(mean over channels of f²); the mean squared difference of the maps, summed over three stages.
+
+    On a larger student its features are pooled to the teacher's grid before squaring. For a smaller student state
+    the `grid` when dumping, (h, w) for all stages or one pair for each: the map of pooled features is not the
+    pooled map, so it cannot be had from a cache of another size.
+    """
+
+    paper = "AT, Zagoruyko & Komodakis 2017"
+    variants: ClassVar = {
+        "zoo": {"mean": True},  # Zoo adds 1e-6 to the norm, far below the rounding of a cached map
+        "paper": {"squared": False},  # β/2 with β = 1000 / (B H W), and the distance itself
+        "post": {"version": "post"},  # the author's taps on ImageNet
+    }
+
+    def __init__(
+        self,
+        student=None,
+        teacher=None,
+        *,
+        weight: float = 1000.0,
+        version: str = "raw",
+        grid: Sequence | None = None,
+        mean: bool = False,
+        squared: bool = True,
+        ce: float | None = None,
+    ):
+        super().__init__(student, teacher, ce=ce)
+        self.taps = tuple(f"f{stage}.{version}" for stage in (1, 2, 3))
+        self.weight, self.mean, self.squared = weight, mean, squared
+        self.grids = dict(zip(self.taps, grid_per_tap(grid), strict=True))
+        for tap in self.taps:
+            mine, theirs = known_shape(student, tap), known_shape(teacher, *self.names(tap), tap)
+            if mine and theirs:
+                self.check(tap, mine[-2:], self.grids[tap] or theirs[-2:])
+
+    def names(self, tap: str) -> list[str]:
+        """What the map of a tap may be called; the grid is part of it unless it is the teacher's own."""
+        plain, grid = "at." + tap.removesuffix(".raw"), self.grids[tap]
+        return [f"{plain}@{times(grid)}", plain] if grid else [plain]
+
+    def check(self, tap, mine, theirs):
+        if any(a < b for a, b in zip(mine, theirs, strict=True)):
+            remedy = f"dump with grid {times(mine)} for {tap}"
+            refuse(f"{PLACE} at {tap}", "a map that is no smaller than the teacher's", mine, theirs, remedy)
+
+    def project(self, look):
+        maps = {}
+        for tap in self.taps:
+            features, grid = upcast({tap: look[tap]})[tap], self.grids[tap]
+            own = tuple(features.shape[-2:])
+            if grid and any(a > b for a, b in zip(grid, own, strict=True)):
+                raise UsageError(f"{PLACE} at {tap}", f"a grid within {times(own)}", times(grid), "state a smaller one")
+            name = self.names(tap)[-1 if grid == own else 0]
+            maps[name] = attention(average(features, grid or own))
+        return maps
+
+    def terms(self, look, knowledge, batch):
+        total = sum(self.distance(look[tap], knowledge, tap) for tap in self.taps)
+        return {"at": self.weight * (total / len(self.taps) if self.mean else total)}
+
+    def distance(self, features: Tensor, knowledge, tap: str) -> Tensor:
+        target = stored(PLACE, knowledge, *self.names(tap)).detach().to(features)
+        size = self.grids[tap] or tuple(target.shape[-2:])
+        if size != tuple(target.shape[-2:]):
+            raise UsageError(PLACE, self.names(tap)[0], times(target.shape[-2:]), "dump again with this grid")
+        self.check(tap, features.shape[-2:], size)
+        apart = attention(average(features, size)) - target
+        if self.squared:
+            return apart.square().mean()
+        return torch.linalg.vector_norm(apart.flatten(1), dim=1).mean() / (2 * apart[0].numel())
+
+
+def attention(features: Tensor) -> Tensor:
+    """[B, C, h, w] to maps [B, h, w] of length 1. The mean over pixels later on weighs f1 least: so does the author."""
+    energy = features.square().mean(1)
+    return unit(energy.flatten(1)).view_as(energy)
+
+
+def grid_per_tap(grid) -> list[tuple[int, int] | None]:
+    """One (h, w), or none, for each of the three stages."""
+    if grid is None:
+        return [None] * 3
+    try:
+        pairs = [(int(h), int(w)) for h, w in (grid if len(grid) == 3 else [grid] * 3)]
+    except (TypeError, ValueError):
+        pairs = []
+    if not pairs or min(map(min, pairs)) < 1:
+        raise UsageError(PLACE, "a grid (h, w), or one for each of three stages", repr(grid), "state it like (8, 8)")
+    return pairs

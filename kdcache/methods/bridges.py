@@ -1,0 +1,111 @@
+"""Where the shapes of teacher and student differ: bridged as the references do, or refused with both shapes named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+from kdcache.types import Knowledge, Look, Shapes
+
+EPS = 1e-12  # below this a vector has no direction
+
+
+def row_shape(place: str, whose: str, shapes: Shapes | None, *names: str) -> tuple[int, ...]:
+    """The shape of one row under the first of these names that is there."""
+    for name in names:
+        if shapes is not None and name in shapes:
+            return tuple(shapes[name])
+    found = "no shapes" if shapes is None else ", ".join(shapes) or "an empty table"
+    raise UsageError(place, f"the {whose}'s shape of {' or '.join(names)}", found, f"build it with {whose}=shapes")
+
+
+def known_shape(shapes: Shapes | None, *names: str) -> tuple[int, ...] | None:
+    """Like row_shape, for methods that can also wait until they see the tensors."""
+    return next((tuple(shapes[name]) for name in names if name in shapes), None) if shapes else None
+
+
+def refuse(place: str, expected: str, student, teacher, remedy: str):
+    """Two shapes that nothing bridges."""
+    raise UsageError(place, expected, f"student {times(student)} and teacher {times(teacher)}", remedy)
+
+
+def times(shape) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+def stored(place: str, kept: Mapping[str, Tensor], *names: str) -> Tensor:
+    """The knowledge or constant under the first of these names that is there."""
+    for name in names:
+        if name in kept:
+            return kept[name]
+    found = ", ".join(kept) or "nothing"
+    raise UsageError(place, " or ".join(names), found, "dump the knowledge of this method with the same options")
+
+
+def both(look: Look, knowledge: Knowledge, tap: str, name: str | None = None) -> tuple[Tensor, Tensor]:
+    """The student's tap and the teacher's answer to it, a constant of the same type."""
+    student = look[tap]
+    return student, knowledge[name or tap].detach().to(student)
+
+
+def unit(x: Tensor, dim: int = -1) -> Tensor:
+    """Vectors of length 1; one without a direction becomes 0 and gets no gradient, where a division would explode."""
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return torch.where(norm > EPS, x / norm.clamp(min=EPS), torch.zeros_like(x))
+
+
+def average(x: Tensor, size) -> Tensor:
+    """Average-pooled to a grid, unchanged where it has it."""
+    return x if x.shape[-2:] == tuple(size) else F.adaptive_avg_pool2d(x, tuple(size))
+
+
+def on_smaller_grid(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps on the smaller of the two grids."""
+    size = [min(a, b) for a, b in zip(student.shape[-2:], teacher.shape[-2:], strict=True)]
+    return average(student, size), average(teacher, size)
+
+
+def stage_weight(stage: int, stages: int) -> float:
+    """1 for the deepest stage, halved for each one above it."""
+    return 2.0 ** (stage + 1 - stages)
+
+
+class ConvNorm(nn.Module):
+    """A convolution, batch statistics, perhaps an activation."""
+
+    def __init__(self, conv: nn.Module, act: nn.Module | None = None):
+        super().__init__()
+        self.conv, self.norm, self.act = conv, nn.BatchNorm2d(conv.out_channels), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.training and x.numel() == x.shape[1]:
+            raise UsageError("connector", "several values per channel", "one", "use a batch size above 1")
+        x = self.norm(x)
+        return x if self.act is None else self.act(x)
+
+
+def widen(student: int, teacher: int) -> ConvNorm:
+    """The connector of AB and CO: a 1x1 convolution without bias, drawn from N(0, 2/C)."""
+    connector = ConvNorm(nn.Conv2d(student, teacher, 1, bias=False))
+    nn.init.normal_(connector.conv.weight, 0, math.sqrt(2 / teacher))
+    return connector
+
+
+def regressor(place: str, student, teacher, relu: bool) -> ConvNorm:
+    """RepDistiller's regressor from one row shape to another; its convolution depends on the ratio of the grids."""
+    (c, h, w), (to_c, to_h, to_w) = student, teacher
+    if (h, w) == (2 * to_h, 2 * to_w):
+        conv = nn.Conv2d(c, to_c, 3, stride=2, padding=1)
+    elif (2 * h, 2 * w) == (to_h, to_w):
+        conv = nn.ConvTranspose2d(c, to_c, 4, stride=2, padding=1)
+    elif h >= to_h and w >= to_w:
+        conv = nn.Conv2d(c, to_c, (1 + h - to_h, 1 + w - to_w))
+    else:
+        refuse(place, "a student's map that is larger, equal or half as large", student, teacher, "take other networks")
+    return ConvNorm(conv, nn.ReLU() if relu else None)

@@ -1,0 +1,217 @@
+"""Methods from text: `st:0.9+at/zoo:1000:ce=0.5` is two methods added up, with weights, a variant and an option.
+
+text   = part { "+" part }
+part   = name [ "/" variant ] [ ":" weight ] { ":" option "=" value }
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+from kdcache.methods.base import Method
+from kdcache.methods.table import METHODS
+from kdcache.types import Shapes
+
+CIFAR = {"f0": (16, 32, 32), "f1": (16, 32, 32), "f2": (32, 16, 16), "f3": (64, 8, 8)}  # of a ResNet
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One method of a sum, with all options that were stated, those of its variant included."""
+
+    name: str
+    variant: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def build(self, student: Shapes | None = None, teacher: Shapes | None = None) -> Method:
+        return METHODS[self.name](student, teacher, **self.options)
+
+
+class Sum(Method):
+    """Several methods at once: their terms side by side, and cross-entropy once, with the smallest weight asked for."""
+
+    def __init__(self, parts: Iterable[Method]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        parts = list(self.parts)
+        self.ce = min(part.ce for part in parts)
+        self.taps = tuple(dict.fromkeys(tap for part in parts for tap in part.taps))
+        self.codecs = {name: codec for part in parts for name, codec in part.codecs.items()}
+        self.paper = "; ".join(part.paper for part in parts)
+        self.shift_matters = any(part.shift_matters for part in parts)
+        self.clips_to_ce = any(part.clips_to_ce for part in parts)
+        self.init_share = max(part.init_share for part in parts)
+        self.students = max(part.students for part in parts)
+
+    def prepare(self, teacher, looks):
+        return merged("constants", (part.prepare(teacher, looks) for part in self.parts))
+
+    def use(self, constants):
+        for part in self.parts:
+            part.use(constants)
+
+    def project(self, look):
+        return merged("knowledge", (part.project(look) for part in self.parts))
+
+    def init_terms(self, look, knowledge, batch):
+        return self.gathered(lambda part: part.init_terms(look, knowledge, batch) if part.init_share else {})
+
+    def terms(self, look, knowledge, batch):
+        return self.gathered(lambda part: part.terms(look, knowledge, batch))
+
+    def gathered(self, terms_of: Callable[[Method], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The terms of all parts; the second one of a name gets a 2, and so on."""
+        found: dict[str, Tensor] = {}
+        clipped = set()
+        for part in self.parts:
+            for name, term in terms_of(part).items():
+                free, number = name, 2
+                while free in found:
+                    free, number = f"{name}{number}", number + 1
+                found[free] = term
+                if name in part.clipped:
+                    clipped.add(free)
+        self.clipped = frozenset(clipped)
+        return found
+
+
+def merged(kind: str, dicts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """All of them in one. Names are unique to what they hold: if one comes twice, so must the values."""
+    found: dict[str, Tensor] = {}
+    for several in dicts:
+        for name, value in several.items():
+            if name in found and not torch.equal(found[name], value):
+                remedy = "give both the same options, or train with one of them at a time"
+                raise UsageError(f"{kind} {name}", "one meaning in a sum of methods", "two", remedy)
+            found[name] = value
+    return found
+
+
+def build(text: str, student_shapes: Shapes | None = None, teacher_shapes: Shapes | None = None) -> Method:
+    """The method that a text describes: a leaf, or a Sum of several.
+
+    >>> build("st:0.9+at:1000").ce
+    0.1
+    """
+    parts = [part.build(student_shapes, teacher_shapes) for part in parse(text)]
+    return parts[0] if len(parts) == 1 else Sum(parts)
+
+
+def parse(text: str) -> list[Part]:
+    """The parts of a text, checked against the table.
+
+    >>> parse("st/zoo:0.2")
+    [Part(name='st', variant='zoo', options={'weight': 0.2, 'ce': 1.0})]
+    """
+    parts = re.split(r"\+(?![\d.])", text)  # the plus of 1e+3 belongs to the number
+    return [parse_part(part.strip(), f"method {text!r}") for part in parts]
+
+
+def parse_part(text: str, place: str) -> Part:
+    head, *settings = text.split(":")
+    name, slash, variant = head.partition("/")
+    known(place, "a method", name, METHODS)
+    method = METHODS[name]
+    options: dict[str, object] = {}
+    if slash:
+        known(place, f"a variant of {name}", variant, method.variants)
+        options |= method.variants[variant]
+    parameters = inspect.signature(method).parameters
+    allowed = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    stated = set()
+    for position, setting in enumerate(settings):
+        key, equals, value = setting.partition("=")
+        if setting in method.variants:
+            raise UsageError(place, "a weight or an option after a colon", repr(setting), f"write {name}/{setting}")
+        if not equals and position == 0:
+            key, value = "weight", setting
+        elif not equals:
+            raise UsageError(place, "option=value after the weight", repr(setting), f"write it like ce=0.5 in {text}")
+        known(place, f"an option of {name}", key, allowed)
+        if key in stated:
+            raise UsageError(place, f"one {key}", "two", "leave one out")
+        stated.add(key)
+        options[key] = converted(place, key, value, allowed[key])
+    return Part(name, variant if slash else None, options)
+
+
+def known(place: str, what: str, found: str, names: Iterable[str]) -> None:
+    """Refuses a name that is not among these, with the closest one as advice."""
+    names = list(names)
+    if found not in names:
+        folded = {name.lower(): name for name in names}
+        close = difflib.get_close_matches(found.lower(), folded, n=1, cutoff=0.5)
+        remedy = f"did you mean {folded[close[0]]}?" if close else "take one of them" if names else "leave it out"
+        expected = f"{what} out of {', '.join(names)}" if names else f"{what} (it has none)"
+        raise UsageError(place, expected, repr(found), remedy)
+
+
+def converted(place: str, key: str, value: str, parameter: inspect.Parameter) -> object:
+    """The text of a value as what the option takes; the annotations of the methods are our own."""
+    wanted = str(parameter.annotation).removesuffix(" | None")
+    if wanted == "bool":
+        truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        known(place, f"a truth for {key}", value.lower(), truths)
+        return truths[value.lower()]
+    if wanted in ("int", "float"):
+        return number(place, key, value, whole=wanted == "int")
+    if wanted == "str":
+        return value
+    items = [listed(place, key, item) for item in value.split(",")]
+    return items[0] if len(items) == 1 and isinstance(items[0], tuple) else tuple(items)
+
+
+def listed(place: str, key: str, item: str) -> object:
+    """An entry of a list: a name such as f2.raw, a number, or a size such as 8x8."""
+    if re.match(r"[a-z]", item):
+        return item
+    found = [number(place, key, n, whole=True) for n in item.split("x")]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def number(place: str, key: str, text: str, whole: bool) -> float:
+    """Weights, temperatures, margins, epochs: none of our options is negative."""
+    if NUMBER.fullmatch(text):
+        value = float(text)
+        if math.isfinite(value) and value >= 0 and (not whole or value.is_integer()):
+            return int(value) if whole else value
+    expected = f"{key} as a {'whole ' if whole else ''}number that is not negative"
+    raise UsageError(place, expected, repr(text), f"write it like {key}={'2' if whole else '0.5'}")
+
+
+def default_knowledge(text: str, shapes: Shapes | None = None) -> tuple[str, ...]:
+    """The names of the knowledge that a method caches and reads.
+
+    Names depend on the options of a method, so it is asked: it projects one made-up image of a small ResNet.
+    """
+    stages = {f"{tap}.{kind}": shape for tap, shape in CIFAR.items() for kind in ("raw", "pre", "post")}
+    shapes = {"logits": (10,), "emb": (64,), **stages} if shapes is None else shapes
+    look = {name: torch.linspace(-1, 1, math.prod(shape)).view(1, *shape) for name, shape in shapes.items()}
+    with torch.random.fork_rng(devices=[]):  # connectors are drawn when a method is built
+        method = build(text, shapes, shapes)
+        for part in method.modules():
+            if hasattr(part, "passes"):
+                part.passes = 1  # what a teacher-side module learns has no influence on names
+        method.use(method.prepare(MadeUp(shapes), lambda: [look, look]))
+        return tuple(method.project(look))
+
+
+class MadeUp(nn.Module):
+    """Enough of a teacher for `prepare`."""
+
+    def __init__(self, shapes: Shapes):
+        super().__init__()
+        self.shapes = shapes
+
+    def bn_before_relu(self, tap: str) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(self.shapes[tap][0])

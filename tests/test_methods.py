@@ -1,0 +1,199 @@
+"""What holds for every method in the table, and so for the next one from its birth."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from kdcache.errors import UsageError
+from kdcache.methods import METHODS, Method, build, default_knowledge
+from kdcache.types import Batch
+
+CLASSES, ROWS = 6, 4
+STAGES = {"f0": (4, 8, 8), "f1": (4, 8, 8), "f2": (6, 4, 4), "f3": (8, 2, 2)}
+MAPS = {f"{stage}.{version}": shape for stage, shape in STAGES.items() for version in ("raw", "pre", "post")}
+SHAPES = {"logits": (CLASSES,), "emb": (8,), **MAPS}
+ALL = [name + v for name, method in METHODS.items() for v in ("", *(f"/{variant}" for variant in method.variants))]
+every_method = pytest.mark.parametrize("text", ALL)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Teacher(nn.Module):
+    """Enough of a network for `prepare`."""
+
+    def bn_before_relu(self, tap):
+        return nn.BatchNorm2d(MAPS[tap][0])
+
+
+def draw(seed, n=ROWS, dtype=torch.float32):
+    """What a ResNet might show: `raw` is `post`, which is the ReLU of `pre`."""
+    generator = torch.Generator().manual_seed(seed)
+    look = {name: torch.randn(n, *shape, generator=generator) for name, shape in SHAPES.items()}
+    for stage in STAGES:
+        look[f"{stage}.post"] = look[f"{stage}.raw"] = look[f"{stage}.pre"].relu()
+    return {name: value.to(dtype) for name, value in look.items()}
+
+
+def batch_of(n=ROWS, epoch=None):
+    rows = torch.arange(n)
+    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows, rows * 0, epoch)
+
+
+def made(text):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        method = build(text, SHAPES, SHAPES)
+    if hasattr(method, "passes"):
+        method.passes = 1
+    method.use(method.prepare(Teacher(), lambda: [draw(7, 8), draw(8, 8)]))
+    return method
+
+
+def taught(method, look):
+    return {**method.project({tap: look[tap] for tap in method.taps}), "peers": look["logits"][:, None]}
+
+
+def stages_of(method):
+    return ["init", "main"] if method.init_share else ["main"]
+
+
+def shown(method, look):
+    """Only what the method says it looks at, ready for a gradient."""
+    return {name: look[name].clone().requires_grad_() for name in dict.fromkeys(("logits", *method.taps))}
+
+
+@every_method
+def test_a_leaf_says_what_it_is(text):
+    method = METHODS[text.partition("/")[0]]
+    assert issubclass(method, Method)
+    assert method.__bases__ == (Method,)
+    assert method.paper
+    assert method.__doc__
+    options = [p for p in inspect.signature(method).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert "ce" in [p.name for p in options]
+    assert text == "none" or "weight" in [p.name for p in options]
+
+
+@every_method
+def test_loss_is_named_terms_that_sum_to_a_scalar_with_a_gradient(text):
+    method = made(text)
+    assert set(method.taps) <= set(SHAPES)
+    for stage in stages_of(method):
+        look = shown(method, draw(1))
+        terms = method.loss(look, taught(method, draw(2)), batch_of(epoch=30), stage)
+        assert ("ce" in terms) == (stage == "main" and method.ce > 0)
+        assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+        assert method.clips_to_ce == bool(method.clipped)
+        assert method.clipped <= set(terms)
+        sum(terms.values()).backward()
+        assert any(value.grad is not None and value.grad.norm() > 0 for value in look.values())
+
+
+@every_method
+def test_projecting_a_batch_equals_projecting_its_rows(text):
+    method, look = made(text), draw(3)
+    whole = method.project(look)
+    assert tuple(whole) == default_knowledge(text)
+    for name, value in whole.items():
+        rows = [method.project({k: v[i : i + 1] for k, v in look.items()})[name] for i in range(ROWS)]
+        torch.testing.assert_close(torch.cat(rows), value, rtol=1e-6, atol=1e-6)
+
+
+@every_method
+def test_a_loss_depends_on_the_stored_knowledge_alone(text):
+    method, look, stored = made(text), draw(1), taught(made(text), draw(2))
+    for stage in stages_of(method):
+        live = method.loss(look, taught(method, draw(2)), batch_of(), stage)
+        cached = method.loss(look, copy.deepcopy(stored), batch_of(), stage)
+        assert {k: v.item() for k, v in live.items()} == {k: v.item() for k, v in cached.items()}
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_inputs_are_raised_to_f32_with_autocast_off(text, dtype):
+    method, student, teacher = made(text), draw(1, dtype=dtype), draw(2, dtype=dtype)
+    full = [{k: v.float() for k, v in look.items()} for look in (student, teacher)]
+    for stage in stages_of(method):
+        want = method.loss(full[0], taught(method, full[1]), batch_of(), stage)
+        with torch.autocast("cpu", torch.bfloat16):
+            knowledge = taught(method, teacher)
+            got = method.loss(student, knowledge, batch_of(), stage)
+        assert all(term.dtype == torch.float32 for term in got.values())
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@every_method
+def test_constants_carry_the_name_of_their_method(text):
+    method = build(text, SHAPES, SHAPES)
+    if hasattr(method, "passes"):
+        method.passes = 1
+    constants = method.prepare(Teacher(), lambda: [draw(7, 8), draw(8, 8)])
+    assert all(name.startswith(text.partition("/")[0] + ".") for name in constants)
+    assert all(not value.requires_grad for value in constants.values())
+
+
+def same_rows():
+    return [{k: v[:1].expand_as(v) for k, v in draw(seed).items()} for seed in (1, 2)]
+
+
+def same_pixels():
+    """Constant images: every map is flat."""
+    return [{k: v[..., :1, :1].expand_as(v) if k in MAPS else v for k, v in draw(seed).items()} for seed in (1, 2)]
+
+
+def zeros():
+    return [{k: torch.zeros_like(v) for k, v in draw(1).items()}, draw(2)]
+
+
+def taught_zeros():
+    return zeros()[::-1]
+
+
+def saturated():
+    return [{k: v if k in MAPS else 1e4 * v.sign() for k, v in draw(seed).items()} for seed in (1, 2)]
+
+
+def huge():
+    return [{k: 1e3 * v for k, v in draw(seed).items()} for seed in (1, 2)]
+
+
+def partly_equal():
+    """The student's rows coincide where the teacher's do not."""
+    return [{k: v[[0, 0, 1, 2]] for k, v in draw(1).items()}, draw(2)]
+
+
+def single():
+    return [draw(1, 1), draw(2, 1)]
+
+
+AWKWARD = [same_rows, same_pixels, zeros, taught_zeros, saturated, huge, partly_equal, single]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("inputs", AWKWARD, ids=lambda f: f.__name__)
+@every_method
+def test_awkward_inputs_give_finite_values_and_gradients(text, inputs, dtype):
+    method = made(text).to(dtype)
+    student, teacher = ({k: v.to(dtype) for k, v in look.items()} for look in inputs())
+    for stage in stages_of(method):
+        look = shown(method, student)
+        try:
+            terms = method.loss(look, taught(method, teacher), batch_of(len(look["logits"])), stage)
+        except UsageError:
+            if inputs is single:  # a method may refuse a batch of one, with its reason
+                continue
+            raise
+        for name, term in terms.items():
+            assert torch.isfinite(term), name
+            inputs_of = [*look.values(), *method.parameters()]
+            for gradient in torch.autograd.grad(term, inputs_of, retain_graph=True, allow_unused=True):
+                assert gradient is None or torch.isfinite(gradient).all(), name
