@@ -1,0 +1,47 @@
+"""How one row of Knowledge becomes one fixed-size record, and back.
+
+A codec is a frozen dataclass that writes itself into the file's header. It works on whole batches: `encode`
+turns float tensors [n, *shape] into bytes, a uint8 tensor [n, record size]; `decode` does the reverse on any
+device. Logits keep raw-logit semantics, so that any temperature stays free. To add one: a file, and a line here.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kdcache.codecs.base import Codec
+from kdcache.codecs.bits import Bits
+from kdcache.codecs.int8 import Int8
+from kdcache.codecs.logp8 import Logp8
+from kdcache.codecs.plain import F16, F32
+from kdcache.codecs.topk import TopK
+from kdcache.errors import CacheError, UsageError
+
+__all__ = ["CODECS", "F16", "F32", "Bits", "Codec", "Int8", "Logp8", "TopK", "from_json", "named"]
+
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (F32, F16, Int8, Logp8, TopK, Bits)}
+
+
+def named(text: str, values: Tensor, shift_matters: bool = False) -> Codec:
+    """The codec that a user names, fitted to such values: `int8`, or `topk:16` for one with a number."""
+    name, _, number = text.partition(":")
+    if name not in CODECS or (number and not (name == "topk" and number.isdecimal() and int(number))):
+        known = ", ".join(f"{n}:K" if n == "topk" else n for n in CODECS)
+        raise UsageError("--codec", f"auto or one of {known}", repr(text), "choose one")
+    if shift_matters and not CODECS[name].keeps_shift:
+        remedy = "take int8 or f16"
+        raise UsageError(f"--codec {text}", "a codec that keeps the level of logits, as the method needs", name, remedy)
+    return CODECS[name].fit(values, int(number)) if number else CODECS[name].fit(values)
+
+
+def from_json(place: object, header: dict) -> Codec:
+    """The codec that a header describes."""
+    header = dict(header)
+    name = header.pop("codec", None)
+    if name not in CODECS:
+        raise CacheError(place, f"a codec among {', '.join(CODECS)}", repr(name), "read it with a newer kdcache")
+    try:
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in header.items()}
+        return CODECS[name](**fields | {"shape": tuple(int(n) for n in header["shape"])})
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise CacheError(place, f"the parameters of codec {name}", f"{header} ({error})", "dump it again") from None

@@ -1,0 +1,102 @@
+"""What each codec costs and what it gets wrong, measured on the user's own logits; and the choice of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from kdcache.codecs import CODECS, F32, Codec
+from kdcache.codecs.base import sample
+from kdcache.errors import UsageError
+
+Limits: TypeAlias = Mapping[float, float]
+"""The mean KL that is allowed at each temperature."""
+
+LIMITS: Limits = {1: 1e-5, 4: 1e-3}
+TEMPERATURES = (1, 2, 4, 10)
+CHUNK = 2**22  # values at once: 32 MB in f64
+
+
+def kl_rows(truth: Tensor, answer: Tensor, temperature: float) -> Tensor:
+    """KL(truth || answer) of each row's softmax, in f64."""
+    p = torch.log_softmax(truth.double() / temperature, -1)
+    q = torch.log_softmax(answer.double() / temperature, -1)
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0)
+
+
+def kl_error(codec: Codec, logits: Tensor, temperature: float = 1) -> Tensor:
+    """The KL of each row between the teacher's answer and what is read back."""
+    return torch.cat([kl_rows(part, answer, temperature) for part, answer in _read_back(codec, logits)])
+
+
+def measure(codec: Codec, logits: Tensor, temperatures=TEMPERATURES) -> dict:
+    """Bytes a row, mean and worst KL at each temperature, rows whose top-1 changed, rows beyond the fitted range."""
+    kl: dict[float, list[Tensor]] = {temperature: [] for temperature in temperatures}
+    flips = clipped = 0
+    for part, answer in _read_back(codec, logits):
+        for temperature, rows in kl.items():
+            rows.append(kl_rows(part, answer, temperature).flatten())
+        flips += int((part.argmax(-1) != answer.argmax(-1)).sum())
+        clipped += int(codec.clipped(part).sum())
+    errors = {temperature: torch.cat(rows) for temperature, rows in kl.items()}
+    return {
+        "bytes": codec.size,
+        "kl": {t: {"mean": float(rows.mean()), "worst": float(rows.max())} for t, rows in errors.items()},
+        "flips": flips,
+        "clipped": clipped,
+    }
+
+
+def measure_values(codec: Codec, values: Tensor) -> dict:
+    """Bytes a row and the root of the mean square error, relative to that of the values themselves."""
+    error = power = 0.0
+    clipped = 0
+    for part, answer in _read_back(codec, values):
+        error += float((answer.double() - part.double()).square().sum())
+        power += float(part.double().square().sum())
+        clipped += int(codec.clipped(part).sum())
+    return {"bytes": codec.size, "rms": (error / power) ** 0.5 if error else 0.0, "clipped": clipped}
+
+
+def candidates(logits: Tensor) -> list[Codec]:
+    """Every codec, fitted to these logits; several of those that have settings."""
+    return [codec for kind in CODECS.values() for codec in kind.candidates(logits)]
+
+
+def auto(logits: Tensor, max_kl: Limits = LIMITS, shift_matters: bool = True) -> tuple[Codec, list[dict]]:
+    """The smallest record that stays within every limit, and what was measured, smallest first.
+
+    A row of the table says why its codec was not taken, in `refused`, which is empty where nothing speaks
+    against it. Where raw logits matter, neither a lost shift nor classes that share one level will do.
+    """
+    sample("auto", logits)
+    table = []
+    for codec in candidates(logits):
+        row = {"codec": codec.label, "keeps_shift": codec.keeps_shift}
+        try:
+            row |= measure(codec, logits, tuple(max_kl))
+            refused = _refusal(codec, row["kl"], max_kl, shift_matters)
+        except UsageError as error:  # values beyond its range
+            row, refused = row | {"bytes": codec.size}, f"{error.found} where it takes {error.expected}"
+        table.append((codec, row | {"refused": refused}))
+    table.sort(key=lambda pair: (pair[1]["bytes"], *(error["mean"] for error in pair[1].get("kl", {}).values())))
+    taken = [codec for codec, row in table if not row["refused"]]
+    return (taken or [F32.fit(logits)])[0], [row for _, row in table]
+
+
+def _refusal(codec: Codec, kl: dict, max_kl: Limits, shift_matters: bool) -> str:
+    if shift_matters and not codec.keeps_shift:
+        return "loses the level of a row's logits"
+    if shift_matters and not codec.keeps_all:
+        return "loses the single logits of some classes"
+    over = [f"KL {kl[t]['mean']:.3g} > {limit:g} at T = {t:g}" for t, limit in max_kl.items() if kl[t]["mean"] > limit]
+    return ", ".join(over)
+
+
+def _read_back(codec: Codec, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The values and what comes back of them, a part at a time."""
+    for part in sample(codec.name, values).split(max(1, CHUNK // codec.count)):
+        yield part, codec.decode(codec.encode(part))
