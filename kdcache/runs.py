@@ -1,10 +1,11 @@
 """A run's folder: what was asked, and what was measured.
 
-    runs/<kind>-<data>-<model>[-...]/run.json  metrics.jsonl  last.safetensors  best.safetensors  state.safetensors
+runs/<kind>-<data>-<model>[-...]/run.json  metrics.jsonl  last.safetensors  best.safetensors  state.safetensors
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -16,18 +17,21 @@ ROOT = Path("runs")
 
 
 class Run:
-    """One folder. `resume` continues it if it was begun with the same settings; otherwise it starts over."""
+    """One folder. `resume` continues it if it was begun with the same settings; otherwise it starts over,
+
+    and what lay there is moved aside to `<folder>~1`, `~2`, ...: hours of training are not for a typing slip to lose.
+    """
 
     def __init__(self, folder: str | os.PathLike, facts: dict, resume: bool = False):
         self.folder = Path(folder)
         facts = json.loads(json.dumps(facts))  # as it will be read back
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if resume and self.path("state.safetensors").exists():
                 self._require_same(facts)
             else:
-                for name in ("state.safetensors", "metrics.jsonl", "best.safetensors", "last.safetensors"):
-                    self.path(name).unlink(missing_ok=True)
+                if self.path("run.json").exists():
+                    self.folder.rename(free_name(self.folder))
+                self.folder.mkdir(parents=True, exist_ok=True)
                 replace_text(self.path("run.json"), json.dumps(facts, indent=1) + "\n")
         except OSError as error:
             remedy = "choose another folder"
@@ -65,6 +69,11 @@ def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
+
+
+def free_name(folder: Path) -> Path:
+    numbered = (folder.with_name(f"{folder.name}~{n}") for n in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 def replace_text(path: Path, text: str) -> None:

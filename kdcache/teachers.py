@@ -14,6 +14,7 @@ from kdcache.cache import Cache
 from kdcache.errors import CacheError, TeacherError
 from kdcache.methods import Method
 from kdcache.models.network import Network, watch
+from kdcache.seeds import permutation
 from kdcache.types import Batch, Knowledge, Look
 
 Teacher = Callable[[Batch], Knowledge]
@@ -78,8 +79,8 @@ class LiveTeacher:
         return {name: (value[:1] if alone else value).float() for name, value in look.items()}
 
     def over(self, loader: Loader) -> Iterator[Look]:
-        """What the network shows in one pass over the first view, for methods that prepare something."""
-        for batch in loader.run(straight_plan(range(len(loader.source)), self.forward.batch)):
+        """What the network shows in one shuffled pass over the first view, for methods that prepare something."""
+        for batch in loader.run(straight_plan(permutation(len(loader.source), 0), self.forward.batch)):
             yield self.looks(batch.images)
 
     @contextlib.contextmanager

@@ -89,13 +89,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 data_option = click.option("--data", metavar="D", help="The images; `kdcache list sources`.  [default: digits]")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 workers_option = click.option(
-    "--workers", default=None, type=click.IntRange(0), help="Processes that read and render.  [default: 0, or the cores]"
+    "--workers",
+    default=None,
+    type=click.IntRange(0),
+    help="Processes that read and render.  [default: 0, or the cores]",
 )
 runs_option = click.option("--runs", default="runs", show_default=True, help="Where runs are kept.")
 fraction_option = click.option(
     "--fraction", default=1.0, show_default=True, help="A stratified part of the training images."
 )
-augment_option = click.option("--augment", metavar="A", help="The view; `kdcache list views`.  [default: the data's own]")
+augment_option = click.option(
+    "--augment", metavar="A", help="The view; `kdcache list views`.  [default: the data's own]"
+)
 
 training_options = options(
     click.option("--epochs", default=30, show_default=True),

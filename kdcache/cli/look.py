@@ -64,7 +64,9 @@ def described(file: str, facts: dict) -> str:
     }
     for name, codec in facts["knowledge"].items():
         shape = "x".join(map(str, codec["shape"]))
-        text[f"/knowledge/{name}"] = f"{codec['codec']} [{shape}], {codec['bytes_per_row']} + 8 bytes a row (8: its seed)"
+        text[f"/knowledge/{name}"] = (
+            f"{codec['codec']} [{shape}], {codec['bytes_per_row']} + 8 bytes a row (8: its seed)"
+        )
     text["evaluation"] = f"the teacher on {facts['eval_rows']} un-augmented images"
     text["libraries"] = ", ".join(f"{k} {v}" for k, v in facts["libraries"].items())
     return lines(text)

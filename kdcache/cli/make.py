@@ -35,7 +35,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
 
 
 def views_number(ctx, param, value):
-    if value == "all" or value.isdecimal() and int(value):
+    if value == "all" or (value.isdecimal() and int(value)):
         return value
     raise click.BadParameter(f"{value!r} is neither a number from 1 nor all")
 
@@ -74,9 +74,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
     network = choice.load_teacher(teacher, weights, opened, runs)
     if network.assumed_normalisation:
         say(f"{weights}: no mean and std in it; those of {opened.train.spec} are taken")
-    chosen = choice.dump_options(
-        rest, device=choice.choose_device(device), workers=common.workers_for(opened, workers)
-    )
+    chosen = choice.dump_options(rest, device=choice.choose_device(device), workers=common.workers_for(opened, workers))
     with choice.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
     facts = summary(path)
@@ -121,4 +119,3 @@ def train_student(cache, student, live, teacher, weights, data, augment, fractio
 
 
 commands = (train_teacher, dump_logits, train_student)
-

@@ -1,6 +1,6 @@
 """The one training loop: teachers, plain students, students of a cache, of a live teacher, and of each other.
 
-    for epoch: for batch: looks, knowledge -> method.loss -> step;  then evaluate, log, save
+for epoch: for batch: looks, knowledge -> method.loss -> step;  then evaluate, log, save
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdcache.batches import Loader, training_plan
 from kdcache.errors import KdcacheError
-from kdcache.methods import Method
+from kdcache.methods import Method, clipped_gradients
 from kdcache.models.network import Network, watch
 from kdcache.models.weights import save
 from kdcache.runs import Run
@@ -136,7 +136,9 @@ class Trainer:
         label = f"epoch {epoch}/{settings.epochs}" + (" (init)" if stage.name == "init" else "")
         totals: dict[str, Tensor] = {}
         started, images = time.perf_counter(), sum(len(items) for items in plan)
-        for step, batch in enumerate(progress(self.loader.run(plan, epoch), total=len(plan), desc=label)):
+        for step, batch in enumerate(
+            progress(self.loader.run(plan, epoch - stage.first + 1), total=len(plan), desc=label)
+        ):
             lr = lr_at(settings, epoch - stage.first + step / len(plan), stage.epochs)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -174,7 +176,17 @@ class Trainer:
         return terms
 
     def backward(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        sum(terms.values()).backward()
+        """Gradients of the sum; those of a method's clipped terms are held to the size of all others'."""
+        clipped = sum(value for name, value in terms.items() if name in self.method.clipped)
+        rest = sum(value for name, value in terms.items() if name not in self.method.clipped)
+        if isinstance(clipped, int):
+            rest.backward()
+            return
+        parameters = [p for _, p in self.parameters() if p.requires_grad]
+        first = torch.autograd.grad(rest, parameters, retain_graph=True, allow_unused=True)
+        second = torch.autograd.grad(clipped, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, clipped_gradients(first, second, batch.epoch), strict=True):
+            parameter.grad = gradient
 
     def save(self, run: Run, epoch: int, best: float) -> None:
         save_state(run.path("state.safetensors"), self, epoch, best)

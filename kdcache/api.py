@@ -1,0 +1,173 @@
+"""The Python face: the same engine that the commands use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from kdcache import choice
+from kdcache.batches import Loader
+from kdcache.cache import Cache, open_cache
+from kdcache.errors import UsageError
+from kdcache.models.network import Network
+from kdcache.models.weights import save
+from kdcache.runs import Run
+from kdcache.seeds import permutation
+from kdcache.sources.arrays import quiet
+from kdcache.train import Settings
+
+
+class CachedDataset(Dataset):
+    """What the teacher saw and said, for any training loop: (uint8 image, label, teacher's logits).
+
+    Item number v*N+i is row i in view v; nothing depends on what was asked before, or in which process.
+
+    >>> data = CachedDataset("logits.h5")
+    >>> for images, labels, logits in DataLoader(data.view(0), 128, shuffle=True): ...
+
+    For many epochs with workers that live on, hand out item numbers instead:
+
+    >>> loader = DataLoader(data, 128, sampler=data.epochs(seed=0), num_workers=2, persistent_workers=True)
+    """
+
+    def __init__(self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits"):
+        self.cache = path if isinstance(path, Cache) else open_cache(path)
+        if name not in self.cache.names:
+            found = ", ".join(self.cache.names)
+            raise UsageError(self.cache.path, f"knowledge {name!r}", f"only {found}", "name one of these")
+        opened = choice.Data.of_cache(self.cache, data)
+        self.source, self.name = opened.train, name
+        self.loader = Loader(opened.train, opened.view, self.cache.seeds)
+
+    @property
+    def views(self) -> int:
+        return self.cache.views
+
+    @property
+    def classes(self) -> list[str]:
+        return self.cache.classes
+
+    def view(self, epoch: int) -> View:
+        """One epoch: every row once, in view `epoch` modulo the number of views."""
+        return View(self, epoch % self.views)
+
+    def epochs(self, seed: int = 0, first: int = 0, shuffle: bool = True) -> Epochs:
+        """A sampler of item numbers: each pass over it is the next epoch, in the next view."""
+        return Epochs(len(self.source), self.views, seed, first, shuffle)
+
+    def __len__(self) -> int:
+        return len(self.source) * self.views
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int, Tensor]:
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
+        items = np.asarray(items, dtype=np.int64)
+        if items.size and (items.min() < 0 or items.max() >= len(self)):
+            raise IndexError(f"item numbers go from 0 to {len(self) - 1}")
+        views, rows = np.divmod(items, len(self.source))
+        images = self.loader.images(items)
+        knowledge = self.cache.read(views, rows, [self.name])[self.name]
+        return list(zip(images, self.source.labels[rows].tolist(), knowledge, strict=True))
+
+
+class View(Dataset):
+    """The rows of a CachedDataset in one view."""
+
+    def __init__(self, data: CachedDataset, number: int):
+        self.data, self.number = data, number
+
+    def __len__(self) -> int:
+        return len(self.data.source)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int, Tensor]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
+        rows = np.asarray(rows, dtype=np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows go from 0 to {len(self) - 1}")
+        return self.data.__getitems__(self.number * len(self) + rows)
+
+
+class Epochs(Sampler[int]):
+    """Item numbers, a keyed order for each epoch; in the main process, so that workers need know nothing."""
+
+    def __init__(self, rows: int, views: int, seed: int, first: int, shuffle: bool):
+        self.rows, self.views, self.seed, self.epoch, self.shuffle = rows, views, seed, first, shuffle
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = permutation(self.rows, self.seed, epoch) if self.shuffle else np.arange(self.rows)
+        return iter((epoch % self.views * self.rows + order).tolist())
+
+
+class Distiller:
+    """A student and its teacher's cache, with the manners of Keras.
+
+    >>> distiller = Distiller(student="resnet20", teacher="logits.h5", method="st").compile(lr=0.1)
+    >>> history = distiller.fit(epochs=200)
+    >>> distiller.evaluate()["top1"], distiller.save("student.safetensors")
+    """
+
+    def __init__(
+        self, student: str = "resnet20", teacher: str | os.PathLike | None = None, method: str = "st",
+        data: str | None = None, device: str | None = None,
+    ):  # fmt: skip
+        cache = None if teacher is None else os.fspath(teacher)
+        opened, store = choice.open_student_data(cache, data, None, 1.0)
+        self.chosen = choice.Student(opened, student, method, Settings(), store, device=choice.choose_device(device))
+        self.network: Network | None = None
+        self.history: list[dict] = []
+
+    def compile(self, **settings) -> Distiller:
+        """The settings of `kdcache.Settings`: lr, optimizer, schedule, batch, seed, ..."""
+        try:
+            self.chosen = replace(self.chosen, settings=replace(self.chosen.settings, **settings))
+        except TypeError:
+            known = ", ".join(Settings.__dataclass_fields__)
+            strange = next(name for name in settings if name not in Settings.__dataclass_fields__)
+            raise UsageError("compile", f"settings out of {known}", strange, "check the spelling") from None
+        return self
+
+    def fit(self, epochs: int | None = None, run: str | os.PathLike | None = None, progress=quiet) -> list[dict]:
+        """Trains from the beginning; the records of all epochs. With `run`, they are kept in that folder, too."""
+        if epochs is not None:
+            self.compile(epochs=epochs)
+        folder = None
+        if run is not None:
+            facts = {"kind": "student", "model": self.chosen.model, "method": self.chosen.method}
+            folder = Run(Path(run), facts | {"settings": self.chosen.settings.to_json()})
+        networks, self.history = self.chosen.train(folder, progress=progress)
+        self.network = networks[0].eval()
+        return self.history
+
+    def evaluate(self) -> dict[str, float]:
+        """top1, top5 and agreement on the evaluation images."""
+        evaluation = self.chosen.data.evaluation(self.chosen.judged(), self.chosen.device, self.chosen.workers)
+        return evaluation(self._trained())
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of uint8 images [n, 3, h, w]."""
+        return self._trained()(images.to(self.chosen.device))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """The student alone, as safetensors."""
+        save(self._trained(), path)
+        return Path(path)
+
+    def _trained(self) -> Network:
+        if self.network is None:
+            raise UsageError("Distiller", "a trained student", "none yet", "call fit() first")
+        return self.network

@@ -1,0 +1,101 @@
+"""Looking at caches and checkpoints, and at what there is to choose from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from kdcache import verify as checks
+from kdcache.batches import Loader
+from kdcache.cache import open_cache
+from kdcache.choice.data import Data, describe, load_teacher
+from kdcache.choice.student import Student
+from kdcache.codecs import CODECS
+from kdcache.errors import SourceError, UsageError
+from kdcache.methods import METHODS
+from kdcache.methods import build as build_method
+from kdcache.models import MODELS, build
+from kdcache.models.network import check_output
+from kdcache.models.weights import load
+from kdcache.show import contact_sheet
+from kdcache.sources import SOURCES, open_source
+from kdcache.sources.arrays import quiet
+from kdcache.teachers import Forward, LiveTeacher
+from kdcache.train import Settings
+from kdcache.verify import Check
+from kdcache.views import VIEWS, from_json
+
+
+def verify(
+    file, data, no_data: bool, teacher: str | None, weights: str | None, device: str, root, progress=quiet
+) -> Iterator[Check]:
+    """Every check of a cache, with its data and, where one is named, its teacher."""
+    cache = open_cache(file, check=False)
+    view = from_json(cache.path, cache.meta["view"])
+    if no_data:
+        if teacher:
+            raise UsageError("--no-data", "no --teacher beside it", "both", "leave one out")
+        yield from checks.verify(cache, None, view, None, {}, progress)
+        return
+    stored = cache.meta["source"]
+    try:
+        source = open_source(data or stored["spec"], "train", stored["fraction"])
+    except SourceError as error:
+        yield from checks.verify(cache, None, view, None, {}, progress)
+        yield Check("source", False, str(error))
+        return
+    with contextlib.ExitStack() as stack:
+        asked, described = None, {}
+        if teacher:
+            opened = Data(source, source, view)
+            network = load_teacher(teacher, weights, opened, root)
+            forward = Forward.from_json(cache.path, cache.meta["forward"])
+            described = describe(network)
+            asked = stack.enter_context(LiveTeacher(network, build_method("st"), forward, device))
+        yield from checks.verify(cache, source, view, asked, described, progress)
+
+
+def show(file: str, out: str, rows: int, views: int, data: str | None) -> Path:
+    """The contact sheet of a cache."""
+    cache = open_cache(file)
+    opened = Data.of_cache(cache, data)
+    return contact_sheet(cache, Loader(opened.train, opened.view, cache.seeds), rows, views, Path(out))
+
+
+def evaluate(
+    checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int
+) -> dict:
+    """The measures of a checkpoint on the evaluation images."""
+    store = open_cache(cache) if cache else None
+    opened = Data.of_cache(store, data) if store else Data.open(data, None)
+    train = opened.train
+    network = load(checkpoint, model, len(train.classes), train.mean, train.std)
+    check_output(network, opened.image)
+    judged = Student(opened, "", "none", Settings(), store).judged()
+    evaluation = opened.evaluation(judged, device, workers)
+    return {"model": network.arch["model"], "rows": len(opened.held_out)} | evaluation(network)
+
+
+def tables(names: list[str]) -> dict[str, dict[str, str]]:
+    """What there is to choose from, with a line on each."""
+
+    def first_line(thing) -> str:
+        return (thing.__doc__ or "").strip().splitlines()[0] if thing.__doc__ else ""
+
+    known = {
+        "sources": lambda: {name: text for name, (_, text) in SOURCES.items()},
+        "views": lambda: VIEWS,
+        "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
+        "methods": lambda: {name: f"{method.paper}" for name, method in METHODS.items()},
+        "models": lambda: {name: parameters(name) for name in MODELS},
+    }
+    return {name: known[name]() for name in names}
+
+
+def parameters(model: str) -> str:
+    with torch.device("meta"):
+        network = build(model, 10, (0.0,) * 3, (1.0,) * 3)
+    return f"{sum(p.numel() for p in network.parameters()):>10,} weights for 10 classes"

@@ -1,0 +1,153 @@
+"""Training students: from a cache, with a live teacher, or alone."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.batches import Loader
+from kdcache.cache import Cache, open_cache
+from kdcache.choice.data import Data, describe, load_teacher
+from kdcache.choice.teacher import result
+from kdcache.errors import CacheError, UsageError
+from kdcache.methods import Method
+from kdcache.methods import build as build_method
+from kdcache.models.network import Network, check_output, shapes
+from kdcache.runs import ROOT, Run, folder_name
+from kdcache.sources.arrays import quiet
+from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_teacher
+from kdcache.train import Settings, fit
+from kdcache.verify import require_pixels, require_teacher
+
+
+@dataclass
+class Student:
+    """A student's training, put together from names: see `train_student`."""
+
+    data: Data
+    model: str
+    method: str
+    settings: Settings
+    cache: Cache | None = None
+    live: Network | None = None
+    views: int | None = None
+    key: int = 0
+    device: str = "cpu"
+    workers: int = 0
+
+    def train(self, run: Run | None = None, resume: bool = False, progress=quiet) -> tuple[list[Network], list[dict]]:
+        """The trained networks, and the records of all epochs."""
+        networks = [self.data.network(self.model, self.settings.seed)]
+        check_output(networks[0], self.data.image)
+        method = self.built(networks[0])
+        networks += [self.data.network(self.model, self.settings.seed + i) for i in range(1, method.students)]
+        view, seeds = self.data.view, self.cache.seeds if self.cache else self.key
+        loader = Loader(self.data.train, view, seeds, self.device, self.workers)
+        if self.cache:
+            require_pixels(self.cache, loader)
+        views = self.cache.views if self.cache else self.views or self.settings.epochs
+        with contextlib.ExitStack() as stack:
+            teacher = self.teacher(method, loader, stack)
+            evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
+            records = fit(networks, method, teacher, loader, views, self.settings, evaluation, run, resume, progress)
+        return networks, records
+
+    def built(self, network: Network) -> Method:
+        """The method, for the shapes of this student and of the teacher."""
+        student = shapes(network, network.taps, self.data.image)
+        teacher = student  # of methods that have none
+        if self.live:
+            teacher = shapes(self.live, self.live.taps, self.data.image)
+        elif self.cache:
+            teacher = {name: tuple(shape) for name, shape in self.cache.meta["teacher"].get("shapes", {}).items()}
+        return build_method(self.method, student, teacher)
+
+    def teacher(self, method: Method, loader: Loader, stack: contextlib.ExitStack) -> Teacher:
+        """Whoever answers: a network in the loop, the cache, or nobody."""
+        if not method.taps or method.students > 1:
+            return no_teacher
+        if self.live:
+            if self.cache:
+                require_teacher(self.cache, describe(self.live))
+            forward = Forward.from_json(self.cache.path, self.cache.meta["forward"]) if self.cache else Forward()
+            teacher = stack.enter_context(LiveTeacher(self.live, method, forward, self.device))
+            method.use(self.cache.constants if self.cache else method.prepare(self.live, lambda: teacher.over(loader)))
+            return teacher
+        if self.cache is None:
+            remedy = "give --cache, or --live --teacher"
+            raise UsageError(f"--method {self.method}", "a teacher's answers", "neither a cache nor --live", remedy)
+        method.use(self.cache.constants)
+        return CacheTeacher(self.cache, self.names(method), self.device)
+
+    def names(self, method: Method) -> list[str]:
+        """The knowledge that a method reads: what its projection of such a teacher would be called."""
+        stored = self.cache.meta["teacher"].get("shapes", {})
+        missing = [tap for tap in method.taps if tap not in stored]
+        if missing:
+            found = f"a cache of {', '.join(self.cache.names)}"
+            remedy = f"dump again with --method {self.method}"
+            raise CacheError(self.cache.path, f"knowledge for {self.method}", found, remedy)
+        with torch.no_grad():
+            return list(method.project({tap: torch.zeros(2, *stored[tap]) for tap in method.taps}))
+
+    def judged(self) -> Tensor | None:
+        """The teacher's logits on the evaluation images, for agreement."""
+        if self.live:
+            return self.data.evaluation(None, self.device, self.workers).logits(self.live)
+        if self.cache and "eval/logits" in self.cache.layout.places:
+            rows = self.cache.meta["eval"]["rows"]
+            if rows == len(self.data.held_out):
+                return self.cache.read_eval(np.arange(rows), ["logits"])["logits"]
+        return None
+
+
+def train_student(student: Student, *, root=ROOT, out: str | None = None, resume: bool = False, progress=quiet) -> dict:
+    """Trains a student and saves it in a run of its own."""
+    cache = student.cache
+    facts = {
+        "kind": "student", "model": student.model, "method": student.method, "data": student.data.train.identity(),
+        "view": student.data.view.to_json(), "settings": student.settings.to_json(),
+        "teacher": cache.meta["teacher"] if cache else describe(student.live) if student.live else None,
+        "live": student.live is not None,
+    }  # fmt: skip
+    source = "live" if student.live else cache.path.stem if cache else "alone"
+    name = folder_name(root, "student", student.data.train.spec, student.model, student.method, source)
+    folder = Path(out) if out else name.with_name(f"{name.name}-seed{student.settings.seed}")
+    run = Run(folder, facts, resume)
+    _, records = student.train(run, resume, progress)
+    return {"student": student.model, "method": student.method, "seed": student.settings.seed} | result(run, records)
+
+
+def open_student_data(
+    cache: str | None, data: str | None, augment: str | None, fraction: float
+) -> tuple[Data, Cache | None]:
+    """The data of a training: a cache names its own."""
+    if cache is None:
+        return Data.open(data, augment, fraction), None
+    if augment or fraction != 1:
+        raise UsageError("--cache", "its own view and fraction", "--augment or --fraction", "leave them out")
+    opened = open_cache(cache)
+    return Data.of_cache(opened, data), opened
+
+
+def default_student(data: Data) -> str:
+    return "tiny" if data.train.spec == "digits" else "resnet20"
+
+
+def live_teacher(
+    live: bool, teacher: str | None, weights: str | None, cache: Cache | None, data: Data, root
+) -> Network | None:
+    """The network of `--live`; the cache's own where none is named."""
+    if not live:
+        if teacher or weights:
+            raise UsageError("--teacher", "it beside --live", "no --live", "add --live, or leave --teacher out")
+        return None
+    name = teacher or (cache.meta["teacher"].get("model") if cache else None)
+    if name is None:
+        raise UsageError("--live", "--teacher", "none", "name the teacher's model")
+    return load_teacher(name, weights, data, root)

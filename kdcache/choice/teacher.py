@@ -1,0 +1,104 @@
+"""Making teachers and caches."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdcache.batches import Loader
+from kdcache.choice.data import Data, describe, teacher_folder
+from kdcache.dump import Dump
+from kdcache.errors import UsageError
+from kdcache.methods import build as build_method
+from kdcache.models.network import Network, check_output, shapes
+from kdcache.runs import ROOT, Run
+from kdcache.sources.arrays import quiet
+from kdcache.teachers import Forward, LiveTeacher, no_teacher
+from kdcache.train import Settings, fit
+from kdcache.views import enumerate_all
+
+
+def train_teacher(
+    model: str, data: Data, settings: Settings, *, label_smoothing: float = 0.0, root=ROOT, out: str | None = None,
+    resume: bool = False, device: str = "cpu", workers: int = 0, progress=quiet,
+) -> dict:  # fmt: skip
+    """Trains a network on labels alone, and saves it where `dump` looks first."""
+    method = build_method(f"ls:eps={label_smoothing}" if label_smoothing else "none")
+    facts = {
+        "kind": "teacher", "model": model, "data": data.train.identity(), "view": data.view.to_json(),
+        "label_smoothing": label_smoothing, "settings": settings.to_json(),
+    }  # fmt: skip
+    run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume)
+    network = data.network(model, settings.seed)
+    check_output(network, data.image)
+    loader = Loader(data.train, data.view, settings.seed, device, workers)
+    evaluation = data.evaluation(None, device, workers, settings.dtype)
+    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, resume, progress)
+    return result(run, records)
+
+
+def result(run: Run | None, records: list[dict]) -> dict:
+    """The last epoch's measures, the time of all, and where it lies."""
+    measures = {k: v for k, v in records[-1].items() if k in ("top1", "top5", "agreement")}
+    seconds = round(sum(r["seconds"] for r in records), 2)
+    where = {"weights": str(run.path("last.safetensors")), "run": str(run.folder)} if run else {}
+    return {"epochs": records[-1]["epoch"], **measures, "seconds": seconds, **where}
+
+
+@dataclass
+class DumpOptions:
+    """What `dump-logits` can be told beside the teacher and the data."""
+
+    path: Path
+    views: int | str = 10
+    method: str = "st"
+    codec: str = "f16"
+    seed: int = 0
+    forward: Forward = field(default_factory=Forward)
+    device: str = "cpu"
+    workers: int = 0
+
+
+def make_dump(network: Network, data: Data, options: DumpOptions) -> contextlib.AbstractContextManager[Dump]:
+    """A dump, ready to run; a context, since the teacher's hooks are taken off afterwards."""
+
+    @contextlib.contextmanager
+    def context():
+        view = data.view
+        if options.views == "all":
+            view = enumerate_all(view)
+        views = view.count if options.views == "all" else int(options.views)
+        if views < 1:
+            raise UsageError("--views", "a number from 1, or all", str(views), "try 10")
+        every = shapes(network, network.taps, data.image)
+        method = build_method(options.method, every, every)  # no student yet: one of the same shapes
+        if not method.taps:
+            raise UsageError("--method", "a method that asks a teacher", options.method, "try st")
+        loader = Loader(data.train, view, options.seed, options.device, options.workers)
+        held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
+        described = describe(network) | {"shapes": {name: list(shape) for name, shape in every.items()}}
+        with LiveTeacher(network, method, options.forward, options.device) as teacher:
+            yield Dump(
+                options.path, loader, held_out if len(data.held_out) else None, views, options.seed, teacher,
+                described, options.method, options.codec,
+            )  # fmt: skip
+
+    return context()
+
+
+def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
+    """The options of the command `dump-logits`."""
+    if chosen["batch"] < 1:
+        raise UsageError("--batch", "a number from 1", str(chosen["batch"]), "try 256")
+    forward = Forward(chosen["batch"], chosen["dtype"], chosen["channels_last"], chosen["tf32"], chosen["compiled"])
+    return DumpOptions(
+        Path(chosen["out"]),
+        chosen["views"],
+        chosen["method"],
+        chosen["codec"],
+        chosen["seed"],
+        forward,
+        device,
+        workers,
+    )
