@@ -43,6 +43,8 @@ def median_rate(times: list[float], items: int) -> float:
 def text(name: str, found: dict) -> str:
     """A result as lines: what was measured, and what it is held against."""
     lines = [f"{name}: {found['what']}"]
+    if "text" in found:
+        return f"{lines[0]}\n{found['text']}\n"
     for side, rate in found["rates"].items():
         lines.append(f"  {side:<34} {rate:>14,.0f} {found['unit']}")
     for label, (value, bar) in found["ratios"].items():

@@ -1,0 +1,109 @@
+"""Soft labels without a network: a PseudoTeacher asked for in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.batches import Loader
+from kdcache.cache import open_cache
+from kdcache.choice.data import Data
+from kdcache.dump import Dump
+from kdcache.errors import UsageError
+from kdcache.known import KnownTeacher
+from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
+from kdcache.sources.arrays import quiet
+from kdcache.views import enumerate_all
+
+
+def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeacher:
+    """The teacher that a command's options describe, for the training images of some data."""
+    given = {k: asked[k] for k in ("errors", "calibrated", "temperature") if asked.get(k) is not None}
+    given |= {"labels": data.train.labels, "classes": len(data.train.classes), "seed": seed}
+    schedule = {}
+    for name, parse in (("accuracy", parse_accuracy), ("confidence", parse_confidence)):
+        text = asked.get(name)
+        if text and ">" in text:  # from the first view to the last
+            first, _, last = text.partition(">")
+            schedule[name] = (parse(first), parse(last))
+        elif text:
+            given[name] = parse(text)
+    if schedule:
+        given["schedule"] = schedule | {"views": views, "shape": asked.get("shape") or "linear"}
+    if asked.get("confusion"):
+        given["confusion"] = read_confusion(read_text(asked["confusion"]))
+    if asked.get("spread"):
+        given["spread"] = parse_spread(asked["spread"])
+    if not asked.get("like"):
+        return PseudoTeacher(**given)
+    logits = like_logits(asked["like"], data)
+    return PseudoTeacher.like(logits, given.pop("labels"), given.pop("seed"), **given)
+
+
+def parse_confidence(text: str):
+    """0.9, a range 0.6,0.99, or beta:8,2."""
+    kind, _, rest = text.rpartition(":")
+    try:
+        numbers = [float(part) for part in rest.split(",")]
+        if kind in ("", "beta") and len(numbers) == (2 if kind else len(numbers)) and len(numbers) < 3:
+            return ("beta", *numbers) if kind else numbers[0] if len(numbers) == 1 else tuple(numbers)
+    except ValueError:
+        pass
+    raise UsageError("--confidence", "0.9, a range 0.6,0.99 or beta:8,2", repr(text), "mend it")
+
+
+def parse_spread(text: str):
+    if text in ("uniform", "similarity"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        expected = "uniform, similarity or a Dirichlet concentration"
+        raise UsageError("--spread", expected, repr(text), "try 0.5") from None
+
+
+def read_text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        found = getattr(error, "strerror", None) or "no text"
+        raise UsageError(path, "a readable file", found, "check the path") from None
+
+
+def like_logits(path: str, data: Data) -> np.ndarray:
+    """A real teacher's logits on the same rows: of a cache, all its views; of a .npy file, one."""
+    rows = np.arange(len(data.train))
+    if Path(path).suffix == ".npy":
+        try:
+            logits = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(path, "an array of logits", str(error), "save it with numpy.save") from None
+        if logits.ndim != 2 or len(logits) != len(rows):
+            found = f"an array {list(logits.shape)}"
+            raise UsageError(path, f"logits of {len(rows)} rows", found, "give those of the same data")
+        return logits
+    cache = open_cache(path)
+    if len(cache) != len(rows):
+        raise UsageError(path, f"a cache of {len(rows)} rows", f"{len(cache)} rows", "give one of the same data")
+    return np.stack([cache.read(view, rows, ["logits"])["logits"].numpy() for view in range(cache.views)])
+
+
+def pseudo_from_text(text: str, data: Data, seed: int) -> PseudoTeacher:
+    """`pseudo:0.9`, or `pseudo:0.8,0.89,...` with an accuracy per class."""
+    return pseudo_teacher(data, 1, seed, {"accuracy": text.removeprefix("pseudo:")})
+
+
+def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet) -> Path:
+    """Writes a PseudoTeacher's answers as an ordinary cache."""
+    view = enumerate_all(data.view) if views == "all" else data.view
+    count = view.count if views == "all" else int(views)
+    teacher = pseudo_teacher(data, count, seed, asked)
+    described = {
+        "kind": "pseudo",
+        "model": "pseudo",
+        "asked": teacher.to_json(),
+        "shapes": {"logits": [len(data.train.classes)]},
+    }
+    loader = Loader(data.train, view, seed)
+    return Dump(path, loader, None, count, seed, KnownTeacher(teacher), described, "st", codec).run(progress)
