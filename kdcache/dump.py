@@ -9,7 +9,6 @@ workers, ranks and interruptions ends in the same file.
 from __future__ import annotations
 
 import importlib.metadata
-
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,17 +18,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create, open_cache
-from kdcache.cache.layout import FORMAT, VERSION, Layout, block_rows, part_of, read_layout
-from kdcache.codecs import CODECS, Codec
+from kdcache.cache.layout import FORMAT, VERSION, Layout, block_rows, part_of
+from kdcache.codecs import Codec
+from kdcache.codecs.choose import auto
 from kdcache.dist import Ranks
 from kdcache.errors import CacheError, PipelineChanged
 from kdcache.seeds import CANARY, PROBE, below, keyed
 from kdcache.sources.arrays import quiet
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.types import Knowledge
-from kdcache.views import View
 from kdcache.views.library import render_elsewhere
 
 CANARIES, PROBES, THUMB = 64, 4096, 8
@@ -97,13 +97,14 @@ class Dump:
         method = self.teacher.method
         constants = method.prepare(self.teacher.network, lambda: self.teacher.over(self.loader))
         method.use(constants)
-        fitted = self.fit_codecs()
+        fitted, measured = self.fit_codecs()
         meta = self.request() | {
             "format": FORMAT,
             "version": VERSION,
             "requires": [],
             "block_rows": block_rows(forward.batch),
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
+            "measured": measured,
             "libraries": library_versions(),
         }
         fixed = {"labels": source.labels.astype("<i4")}
@@ -135,17 +136,25 @@ class Dump:
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def fit_codecs(self) -> dict[str, Codec]:
-        """A codec for every knowledge, fitted on keyed rows of all classes and several views."""
-        n = len(self.loader.source)
-        words = keyed(self.key, np.arange(min(PROBES, n * self.views), dtype=np.int64), use=PROBE)
+    def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
+        """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""
+        n, few = len(self.loader.source), self.codec in ("f32", "f16")  # these two have nothing to measure
+        words = keyed(self.key, np.arange(2 if few else PROBES, dtype=np.int64), use=PROBE)
         items = np.unique(below(words[1], self.views) * n + below(words[0], n))
-        chosen = {}
-        parts = [self.teacher(b) for b in self.loader.run(straight_plan(items[:2], 2))]
+        parts = [self.teacher(b) for b in self.loader.run(straight_plan(items, self.teacher.forward.batch))]
+        for part in parts:
+            require_finite("the teacher", part, items % n)
+        fitted, measured = {}, {}
         for name in parts[0]:
+            values = torch.cat([part[name] for part in parts])
             wanted = self.codec if name == "logits" else self.teacher.method.codecs.get(name)
-            chosen[name] = CODECS[wanted or ("f32" if self.codec == "f32" else "f16")]
-        return {name: codec.fit(parts[0][name]) for name, codec in chosen.items()}
+            wanted = wanted or ("f32" if self.codec == "f32" else "f16")
+            if wanted == "auto":
+                fitted[name], measured[name] = auto(values, shift_matters=self.teacher.method.shift_matters)
+            else:
+                shift = name == "logits" and self.teacher.method.shift_matters
+                fitted[name] = codecs.named(wanted, values, shift)
+        return fitted, measured
 
     def fill(self, writer: Writer, ranks: Ranks, progress=quiet) -> None:
         """Every block that is not done yet, of the training images and of the evaluation images."""

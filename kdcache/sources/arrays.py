@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import SourceError, UsageError
-from kdcache.seeds import PART, SYNTHETIC, below, keyed
+from kdcache.seeds import PART, SYNTHETIC, keyed
 
 DIGITS_TEST_SHARE = 360 / 1797
 
