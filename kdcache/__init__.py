@@ -20,6 +20,7 @@ _PLACES = {
     "Distiller": "kdcache.api",
     "Cache": "kdcache.cache",
     "open_cache": "kdcache.cache",
+    "PseudoTeacher": "kdcache.pseudo",
     "Settings": "kdcache.train",
     "METHODS": "kdcache.methods",
     "CODECS": "kdcache.codecs",

@@ -71,8 +71,12 @@ class Loader:
                 pin_memory=pin, prefetch_factor=4,
             )  # fmt: skip
 
-    def run(self, plan: Iterable[np.ndarray], epoch: int | None = None) -> Iterator[Batch]:
-        """One Batch for every array of item numbers."""
+    def run(self, plan: Iterable[np.ndarray], epoch: int | None = None, pixels: bool = True) -> Iterator[Batch]:
+        """One Batch for every array of item numbers; without pixels, its images are empty."""
+        if not pixels:
+            empty = torch.empty(0, dtype=torch.uint8)
+            yield from (self.batch(empty, items, epoch) for items in plan)
+            return
         if self.workers is None:
             for items in plan:
                 yield self.batch(self.images(items), items, epoch)

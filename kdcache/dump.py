@@ -26,6 +26,7 @@ from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
 from kdcache.dist import Ranks
 from kdcache.errors import CacheError, PipelineChanged
+from kdcache.known import KnownTeacher
 from kdcache.seeds import CANARY, PROBE, below, keyed
 from kdcache.sources.arrays import quiet
 from kdcache.teachers import LiveTeacher, require_finite
@@ -45,7 +46,7 @@ class Dump:
     held_out: Loader | None  # the evaluation images under the evaluation view
     views: int
     key: int
-    teacher: LiveTeacher
+    teacher: LiveTeacher | KnownTeacher
     described: dict  # the teacher's identity
     method: str
     codec: str = "f16"  # of the logits; other knowledge has f16, f32 beside f32, or what its method wants
@@ -125,7 +126,7 @@ class Dump:
         items = np.unique(below(views_of, self.views) * n + below(rows_of, n))
         images = self.loader.images(items)
         require_replay(self.loader, items, images)
-        looks = self.teacher.looks(images)
+        looks = self.teacher.show(self.loader.batch(images, items, None))
         require_finite("the teacher", looks, items % n)
         found = {
             "view": items // n,
@@ -141,7 +142,8 @@ class Dump:
         n, few = len(self.loader.source), self.codec in ("f32", "f16")  # these two have nothing to measure
         words = keyed(self.key, np.arange(2 if few else PROBES, dtype=np.int64), use=PROBE)
         items = np.unique(below(words[1], self.views) * n + below(words[0], n))
-        parts = [self.teacher(b) for b in self.loader.run(straight_plan(items, self.teacher.forward.batch))]
+        plan = straight_plan(items, self.teacher.forward.batch)
+        parts = [self.teacher(b) for b in self.loader.run(plan, pixels=self.teacher.sees)]
         for part in parts:
             require_finite("the teacher", part, items % n)
         fitted, measured = {}, {}
@@ -181,7 +183,7 @@ class Dump:
         size, n = self.teacher.forward.batch, len(loader.source)
         spans = [(view, block, np.arange(*block_span(layout, block, n))) for view, block in todo]
         plan = ((view * n + rows[start : start + size]) for view, _, rows in spans for start in range(0, len(rows), size))
-        batches = loader.run(plan)
+        batches = loader.run(plan, pixels=self.teacher.sees)
         for view, block, rows in progress(spans, total=len(spans), desc=f"dumping {kind}"):
             parts: list[Knowledge] = []
             for _ in range(0, len(rows), size):

@@ -26,10 +26,11 @@ def philox(counter, key):
     """Philox4x32-10 (Salmon et al. 2011): four counter words and two key words in, four random words out."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(10):
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = ((p1 >> 32) & MASK) ^ c1 ^ k0, p1 & MASK, ((p0 >> 32) & MASK) ^ c3 ^ k1, p0 & MASK
-        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
+    with np.errstate(over="ignore"):  # arrays wrap in silence, but NumPy warns where a scalar does
+        for _ in range(10):
+            p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+            c0, c1, c2, c3 = ((p1 >> 32) & MASK) ^ c1 ^ k0, p1 & MASK, ((p0 >> 32) & MASK) ^ c3 ^ k1, p0 & MASK
+            k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
     return c0, c1, c2, c3
 
 
@@ -69,16 +70,18 @@ def permutation(n: int, key: int, epoch: int = 0, use: int = ORDER) -> np.ndarra
 
 
 def bijection(index, n: int, key: int, tweak=0, use: int = ORDER):
-    """A keyed one-to-one map of 0..n-1 onto itself, another one for every tweak.
+    """A keyed one-to-one map of 0..n-1 onto itself, another one for every tweak; `index` is an array.
 
-    A Feistel network over an a x b grid that is hardly larger than n; what falls outside walks on until it is in.
+    A Feistel network over an a x b grid, of n places where n has such factors, else of hardly more: what falls
+    outside walks on until it is in.
     """
-    a = math.isqrt(n - 1) + 1
+    root = math.isqrt(n)
+    a = next((d for d in range(root, max(root // 2, 1), -1) if n % d == 0), math.isqrt(n - 1) + 1)
     b = -(-n // a)
     out = _feistel(index, a, b, key, tweak, use)
+    tweak = tweak + (out & 0)  # one for each
     while (outside := out >= n).any():
-        walked = _feistel(out, a, b, key, tweak, use)
-        out = outside * walked + ~outside * out
+        out[outside] = _feistel(out[outside], a, b, key, tweak[outside], use)
     return out
 
 

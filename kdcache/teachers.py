@@ -63,8 +63,13 @@ class LiveTeacher:
     def __exit__(self, *_) -> None:
         self.hooks.close()
 
+    sees = True  # it needs the pixels of a batch
+
     def __call__(self, batch: Batch) -> Knowledge:
-        return self.method.project(self.looks(batch.images))
+        return self.method.project(self.show(batch))
+
+    def show(self, batch: Batch) -> Look:
+        return self.looks(batch.images)
 
     @torch.no_grad()
     def looks(self, images: Tensor) -> dict[str, Tensor]:

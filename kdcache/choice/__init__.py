@@ -2,7 +2,8 @@
 
 from kdcache.choice.data import DEFAULT_DATA, Data, choose_device, describe, load_teacher, teacher_folder
 from kdcache.choice.look import evaluate, show, tables, verify
-from kdcache.choice.student import Student, default_student, live_teacher, open_student_data, train_student
+from kdcache.choice.soft import dump_pseudo, pseudo_from_text, pseudo_teacher
+from kdcache.choice.student import Student, asking, default_student, live_teacher, open_student_data, train_student
 from kdcache.choice.teacher import DumpOptions, dump_options, make_dump, train_teacher
 
 __all__ = [
@@ -10,15 +11,19 @@ __all__ = [
     "Data",
     "DumpOptions",
     "Student",
+    "asking",
     "choose_device",
     "default_student",
     "describe",
     "dump_options",
+    "dump_pseudo",
     "evaluate",
     "live_teacher",
     "load_teacher",
     "make_dump",
     "open_student_data",
+    "pseudo_from_text",
+    "pseudo_teacher",
     "show",
     "tables",
     "teacher_folder",

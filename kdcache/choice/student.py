@@ -15,9 +15,11 @@ from kdcache.cache import Cache, open_cache
 from kdcache.choice.data import Data, describe, load_teacher
 from kdcache.choice.teacher import result
 from kdcache.errors import CacheError, UsageError
-from kdcache.methods import Method
+from kdcache.known import KnownTeacher
+from kdcache.methods import Method, default_knowledge, split
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
+from kdcache.pseudo import PseudoTeacher
 from kdcache.runs import ROOT, Run, folder_name
 from kdcache.sources.arrays import quiet
 from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_teacher
@@ -35,6 +37,7 @@ class Student:
     settings: Settings
     cache: Cache | None = None
     live: Network | None = None
+    pseudo: PseudoTeacher | None = None
     views: int | None = None
     key: int = 0
     device: str = "cpu"
@@ -71,6 +74,8 @@ class Student:
         """Whoever answers: a network in the loop, the cache, or nobody."""
         if not method.taps or method.students > 1:
             return no_teacher
+        if self.pseudo:
+            return KnownTeacher(self.pseudo, self.device)
         if self.live:
             if self.cache:
                 require_teacher(self.cache, describe(self.live))
@@ -96,7 +101,9 @@ class Student:
             return list(method.project({tap: torch.zeros(2, *stored[tap]) for tap in method.taps}))
 
     def judged(self) -> Tensor | None:
-        """The teacher's logits on the evaluation images, for agreement."""
+        """The teacher's logits on the evaluation images, for agreement; a teacher that never existed has none."""
+        if self.pseudo:
+            return None
         if self.live:
             return self.data.evaluation(None, self.device, self.workers).logits(self.live)
         if self.cache and "eval/logits" in self.cache.layout.places:
@@ -114,6 +121,7 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
         "view": student.data.view.to_json(), "settings": student.settings.to_json(),
         "teacher": cache.meta["teacher"] if cache else describe(student.live) if student.live else None,
         "live": student.live is not None,
+        "pseudo": student.pseudo.to_json() if student.pseudo else None,
     }  # fmt: skip
     source = "live" if student.live else cache.path.stem if cache else "alone"
     name = folder_name(root, "student", student.data.train.spec, student.model, student.method, source)
@@ -151,3 +159,8 @@ def live_teacher(
     if name is None:
         raise UsageError("--live", "--teacher", "none", "name the teacher's model")
     return load_teacher(name, weights, data, root)
+
+
+def asking(text: str) -> list[str]:
+    """The parts of a method that ask a teacher who can be cached."""
+    return [part for part in split(text) if default_knowledge(part)]

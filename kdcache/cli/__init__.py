@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import look, make, study
+from kdcache.cli import look, make, soft, study
 from kdcache.cli.common import Door
 
 
@@ -15,5 +15,5 @@ def main():
     """Run the teacher once, train any number of students from its stored answers, on exactly the pixels it saw."""
 
 
-for command in (*make.commands, *look.commands, *study.commands):
+for command in (*make.commands, *soft.commands, *look.commands, *study.commands):
     main.add_command(command)

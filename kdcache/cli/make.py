@@ -94,7 +94,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @click.option("--student", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")
 @click.option("--method", default="st", show_default=True, help="`kdcache list methods`; none: labels alone.")
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
-@click.option("--teacher", help="Of --live.  [default: the cache's]")
+@click.option("--teacher", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
 @click.option("--weights", metavar="F", help="Of the --live teacher.  [default: where train-teacher leaves them]")
 @common.data_option
 @common.fraction_option
@@ -109,10 +109,13 @@ def train_student(cache, student, live, teacher, weights, data, augment, fractio
     opened, store = choice.open_student_data(cache, data, augment, fraction)
     common.announce(opened)
     settings = common.settings_of(rest)
+    pseudo = None
+    if teacher and teacher.startswith("pseudo:"):
+        pseudo, teacher = choice.pseudo_from_text(teacher, opened, settings.seed), None
     network = choice.live_teacher(live, teacher, weights, store, opened, runs)
     chosen = choice.Student(
-        opened, student or choice.default_student(opened), rest["method"], settings, store, network, rest["views"],
-        settings.seed, choice.choose_device(rest["device"]), common.workers_for(opened, rest["workers"]),
+        opened, student or choice.default_student(opened), rest["method"], settings, store, network, pseudo,
+        rest["views"], settings.seed, choice.choose_device(rest["device"]), common.workers_for(opened, rest["workers"]),
     )  # fmt: skip
     found = choice.train_student(chosen, root=runs, out=out, resume=resume, progress=bar)
     put(found, as_json, lines(found))

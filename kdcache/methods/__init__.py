@@ -4,8 +4,8 @@
 """
 
 from kdcache.methods.base import Method
-from kdcache.methods.compose import Part, Sum, build, default_knowledge, parse
+from kdcache.methods.compose import Part, Sum, build, default_knowledge, parse, split
 from kdcache.methods.svd import clipped_gradients
 from kdcache.methods.table import METHODS
 
-__all__ = ["METHODS", "Method", "Part", "Sum", "build", "clipped_gradients", "default_knowledge", "parse"]
+__all__ = ["METHODS", "Method", "Part", "Sum", "build", "clipped_gradients", "default_knowledge", "parse", "split"]

@@ -113,8 +113,12 @@ def parse(text: str) -> list[Part]:
     >>> parse("st/zoo:0.2")
     [Part(name='st', variant='zoo', options={'weight': 0.2, 'ce': 1.0})]
     """
-    parts = re.split(r"\+(?![\d.])", text)  # the plus of 1e+3 belongs to the number
-    return [parse_part(part.strip(), f"method {text!r}") for part in parts]
+    return [parse_part(part, f"method {text!r}") for part in split(text)]
+
+
+def split(text: str) -> list[str]:
+    """The parts as they are written."""
+    return [part.strip() for part in re.split(r"\+(?![\d.])", text)]  # the plus of 1e+3 belongs to the number
 
 
 def parse_part(text: str, place: str) -> Part:

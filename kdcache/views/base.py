@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
@@ -29,7 +31,7 @@ class View:
         return None
 
     def render(self, images: Images, seeds: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w], on the device of the images and the seeds."""
+        """uint8 [n, 3, h, w], on the device of the images; every draw is made in NumPy, on the host."""
         raise NotImplementedError
 
     def evaluation(self) -> View:
@@ -38,6 +40,19 @@ class View:
 
     def to_json(self) -> dict:
         raise NotImplementedError
+
+
+def stacked(name: str, images: Images) -> Tensor:
+    """Images as one tensor, for views that cannot do with several sizes."""
+    if isinstance(images, Tensor):
+        return images
+    same_size(name, images[0].shape[1:] if len({image.shape for image in images}) == 1 else None)
+    return torch.stack(list(images))
+
+
+def host(seeds: Tensor) -> np.ndarray:
+    """Seeds for NumPy: some hundred tiny operations of Philox cost a GPU more than sending it their results."""
+    return seeds.cpu().numpy()
 
 
 def same_size(spec: str, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.seeds import ERASING, GEOMETRY, below, draw
-from kdcache.views.base import View
-from kdcache.views.resize import centre_box, each, random_box, resize
+from kdcache.views.base import View, host, stacked
+from kdcache.views.crop import crop, erase
+from kdcache.views.resize import centre_boxes, heights_and_widths, random_boxes, resize_each
 
 GREY = 128  # near the mean, which is what zero after normalisation is
 
@@ -26,7 +28,7 @@ class Untouched(View):
         return 1
 
     def render(self, images, seeds):
-        return images
+        return stacked(self.name, images)
 
     def evaluation(self):
         return self
@@ -51,32 +53,21 @@ class Crop(View):
     def count(self):
         return None if self.cutout else (2 * self.pad + 1) ** 2 * (1 + self.flip)
 
-    def parameters(self, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parameters(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Top, left and flip."""
         side = 2 * self.pad + 1
         top, left, flip, _ = draw(seeds, 0, GEOMETRY)
         return below(top, side), below(left, side), (flip >> 31) & self.flip
 
+    def square(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Top and left of the cut-out, whose centre lies anywhere in the image."""
+        y, x, _, _ = draw(seeds, 0, ERASING)
+        return below(y, self.size[0]) - self.cutout // 2, below(x, self.size[1]) - self.cutout // 2
+
     def render(self, images, seeds):
-        return self.place(images, *self.parameters(seeds), seeds)
-
-    def place(self, images: Tensor, top: Tensor, left: Tensor, flip: Tensor, seeds: Tensor) -> Tensor:
-        n, channels, height, width = images.shape
-        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
-        y = torch.arange(height, device=images.device) + top[:, None]
-        x = torch.arange(width, device=images.device).expand(n, width)
-        x = torch.where(flip[:, None] == 1, width - 1 - x, x) + left[:, None]
-        index = (y[:, :, None] * padded.shape[3] + x[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
-        out = padded.flatten(2).gather(2, index).view(images.shape)
-        return self.erase(out, seeds) if self.cutout else out
-
-    def erase(self, images: Tensor, seeds: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        a, b, _, _ = draw(seeds, 0, ERASING)
-        y = torch.arange(height, device=images.device) - below(a, height)[:, None] + self.cutout // 2
-        x = torch.arange(width, device=images.device) - below(b, width)[:, None] + self.cutout // 2
-        inside = ((y >= 0) & (y < self.cutout))[:, :, None] & ((x >= 0) & (x < self.cutout))[:, None, :]
-        return images.masked_fill(inside[:, None], GREY)
+        seeds = host(seeds)
+        out = crop(stacked(self.name, images), *self.parameters(seeds), self.pad)
+        return erase(out, *self.square(seeds), self.cutout, GREY) if self.cutout else out
 
     def evaluation(self):
         return Untouched(self.size)
@@ -102,8 +93,8 @@ class Enumerated(View):
 
     def render(self, images, seeds):
         side = 2 * self.of.pad + 1
-        place, flip = (seeds // 2, seeds % 2) if self.of.flip else (seeds, seeds * 0)
-        return self.of.place(images, place // side, place % side, flip, seeds)
+        place, flip = np.divmod(host(seeds), 1 + self.of.flip)
+        return crop(stacked(self.name, images), *np.divmod(place, side), flip, self.of.pad)
 
     def evaluation(self):
         return self.of.evaluation()
@@ -119,8 +110,10 @@ class ResizedCrop(View):
     name: ClassVar[str] = "resized-crop"
 
     def render(self, images, seeds):
-        flip = (draw(seeds, 1, GEOMETRY)[0] >> 31) & 1
-        return each(images, lambda image, s, f: resize(image, *random_box(image.shape, s), f, self.size), seeds, flip)
+        seeds = host(seeds)
+        boxes = random_boxes(*heights_and_widths(images), seeds)
+        flip = (draw(seeds, 0, GEOMETRY)[2] >> 31) & 1
+        return resize_each(images, boxes, flip, self.size)
 
     def evaluation(self):
         return Centre(self.size)
@@ -140,7 +133,8 @@ class Centre(View):
         return 1
 
     def render(self, images, seeds):
-        return each(images, lambda image, s: resize(image, *centre_box(image.shape, s), s * 0, self.size), seeds)
+        boxes = centre_boxes(*heights_and_widths(images))
+        return resize_each(images, boxes, np.zeros(len(images), np.int64), self.size)
 
     def evaluation(self):
         return self

@@ -4,88 +4,102 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.seeds import GEOMETRY, below, draw
+from kdcache.views.base import Images
 
 TRIES = 10
 ONE = 1 << 16
+LEAST = ONE * 8 // 100
 # ratios from 3/4 to 4/3, even in their logarithm, as fixed-point numbers: a table, since exp() differs between machines
-RATIOS = torch.tensor([round(ONE * math.exp((i / 512 - 1) * math.log(4 / 3))) for i in range(1025)])
+RATIOS = np.array([round(ONE * math.exp((i / 512 - 1) * math.log(4 / 3))) for i in range(1025)])
+
+Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Top, left, height, width."""
 
 
-def each(images, render, *arguments: Tensor) -> Tensor:
-    """render(images, *arguments) for a batch of one size, or image by image."""
-    if isinstance(images, Tensor):
-        return render(images, *arguments)
-    return torch.cat([render(image[None], *(a[i : i + 1] for a in arguments)) for i, image in enumerate(images)])
+def heights_and_widths(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    sizes = [image.shape[1:] for image in images] if isinstance(images, list | tuple) else [images.shape[2:]] * len(images)
+    return tuple(np.array(sizes, dtype=np.int64).reshape(-1, 2).T)
 
 
-def random_box(shape, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height, width: the first of ten draws that fits, else the largest allowed box in the middle."""
-    height, width = shape[2:]
-    tries = torch.arange(TRIES, device=seeds.device) + 2
-    area, ratio, top, left = draw(seeds[:, None], tries, GEOMETRY)
-    area = height * width * (ONE * 8 // 100) + height * width * below(area, ONE - ONE * 8 // 100 + 1)  # in 1/65536
-    area, ratio = area.double() / ONE, RATIOS.to(seeds.device)[below(ratio, len(RATIOS))].double() / ONE
-    # IEEE demands exact rounding of +, *, / and sqrt in f64, so these are the same everywhere
-    w = ((area * ratio).sqrt() + 0.5).floor().long()
-    h = ((area / ratio).sqrt() + 0.5).floor().long()
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.int().argmax(1, keepdim=True)
-    h, w, top, left = (v.gather(1, first)[:, 0] for v in (h, w, top, left))
-    top, left = below(top, height - h + 1), below(left, width - w + 1)
-    none = ~fits.any(1)
-    middle_w = max(1, min(width, height * 4 // 3))
-    middle_h = max(1, min(height, width * 4 // 3))
-    h, w = h.masked_fill(none, middle_h), w.masked_fill(none, middle_w)
-    top, left = (
-        top.masked_fill(none, (height - middle_h) // 2),
-        left.masked_fill(none, (width - middle_w) // 2),
-    )
+def random_boxes(height: np.ndarray, width: np.ndarray, seeds: np.ndarray) -> Boxes:
+    """The first of ten draws that fits, else the largest allowed box in the middle."""
+    w, h = (np.zeros((len(seeds), TRIES), dtype=np.int64) for _ in range(2))
+    words = draw(seeds[:, None], np.arange(1, 1 + TRIES // 2), GEOMETRY)
+    for half in (0, 1):  # one draw serves two tries
+        area = (height * width)[:, None] * (LEAST + below(words[2 * half], ONE + 1 - LEAST)) / ONE
+        ratio = RATIOS[below(words[2 * half + 1], len(RATIOS))] / ONE
+        # IEEE demands exact rounding of +, *, / and sqrt in f64, so these are the same everywhere
+        w[:, half::2] = np.floor(np.sqrt(area * ratio) + 0.5)
+        h[:, half::2] = np.floor(np.sqrt(area / ratio) + 0.5)
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
+    first = np.arange(len(seeds)), fits.argmax(1)
+    w = np.where(fits.any(1), w[first], np.clip(height * 4 // 3, 1, width))
+    h = np.where(fits.any(1), h[first], np.clip(width * 4 // 3, 1, height))
+    top, left, _, _ = draw(seeds, 0, GEOMETRY)
+    top = np.where(fits.any(1), below(top, height - h + 1), (height - h) // 2)
+    left = np.where(fits.any(1), below(left, width - w + 1), (width - w) // 2)
     return top, left, h, w
 
 
-def centre_box(shape, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    height, width = shape[2:]
-    side = max(1, min(height, width) * 7 // 8)
-    full = torch.zeros_like(seeds)
-    return full + (height - side) // 2, full + (width - side) // 2, full + side, full + side
+def centre_boxes(height: np.ndarray, width: np.ndarray) -> Boxes:
+    """The middle 7/8 of the shorter side, as a square."""
+    side = np.maximum(1, np.minimum(height, width) * 7 // 8)
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
-def resize(images: Tensor, top, left, height, width, flip, size: tuple[int, int]) -> Tensor:
+def resize_each(images: Images, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Each image's box at the given size: bilinear, after averaging whole pixels where it shrinks twofold or more."""
-    shrink = torch.minimum(height // size[0], width // size[1])
-    if (shrink > 1).any():
-        boxes = zip(images, *(v.tolist() for v in (top, left, height, width, shrink)), flip[:, None], strict=True)
-        return torch.cat([_shrink(*box, size) for box in boxes])
-    y0, y1, wy = _taps(height, size[0], top)
-    x0, x1, wx = _taps(width, size[1], left)
-    x0, x1, wx = (torch.where(flip[:, None] == 1, v.flip(1), v) for v in (x0, x1, wx))
-    pixels = images.int()
-    n, c, _, w = pixels.shape
-    rows = [pixels.gather(2, y[:, None, :, None].expand(n, c, size[0], w)) for y in (y0, y1)]
-    rows = rows[0] * 256 + (rows[1] - rows[0]) * wy[:, None, :, None]
-    columns = [rows.gather(3, x[:, None, None, :].expand(n, c, *size)) for x in (x0, x1)]
-    out = columns[0] * 256 + (columns[1] - columns[0]) * wx[:, None, None, :]
-    return ((out + 32768) >> 16).to(torch.uint8)
+    shrink = np.minimum(boxes[2] // size[0], boxes[3] // size[1])
+    if isinstance(images, Tensor) and (shrink < 2).all():
+        return resize(images, boxes, flip, size)
+    out = []
+    for i, (top, left, height, width) in enumerate(np.stack(boxes, 1).tolist()):
+        box = average(images[i][:, top : top + height, left : left + width], int(shrink[i]))
+        whole = tuple(np.array([v]) for v in (0, 0, *box.shape[1:]))
+        out.append(resize(box[None], whole, flip[i : i + 1], size))
+    return torch.cat(out)
 
 
-def _shrink(image: Tensor, top: int, left: int, height: int, width: int, k: int, flip: Tensor, size) -> Tensor:
-    height, width = height if k < 2 else height // k * k, width if k < 2 else width // k * k
-    box = image[:, top : top + height, left : left + width].int()
-    if k > 1:
-        cells = box.unflatten(1, (height // k, k)).unflatten(3, (width // k, k))
-        box = (cells.sum((2, 4)) + k * k // 2) // (k * k)
-    zero = flip * 0
-    return resize(box[None], zero, zero, zero + box.shape[1], zero + box.shape[2], flip, size)
+def average(image: Tensor, k: int) -> Tensor:
+    """Means of k x k pixels; what is left over at the far edges is dropped."""
+    if k < 2:
+        return image
+    height, width = (side // k for side in image.shape[1:])
+    rows = image[:, : height * k, : width * k].unflatten(1, (height, k)).sum(2, dtype=torch.int32)
+    cells = rows.unflatten(2, (width, k)).sum(3, dtype=torch.int32)
+    return ((cells + k * k // 2) // (k * k)).to(torch.uint8)
 
 
-def _taps(length: Tensor, out: int, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two source pixels of every output pixel, and the weight of the second in 1/256."""
-    centre = ((2 * torch.arange(out, device=length.device) + 1) * length[:, None] * ONE) // (2 * out) - ONE // 2
-    centre = centre.clamp(min=0).minimum((length[:, None] - 1) * ONE)
-    first = centre >> 16
-    second = torch.minimum(first + 1, length[:, None] - 1)
-    return first + start[:, None], second + start[:, None], ((centre >> 8) & 255).int()
+def resize(images: Tensor, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """One axis after the other, each rounded to whole levels; rows are what can be gathered fast, so columns become rows."""
+    top, left, height, width = boxes
+    down = stretch(images, taps(top, height, size[0], flip & 0))
+    across = stretch(down.transpose(2, 3).contiguous(), taps(left, width, size[1], flip))
+    return across.transpose(2, 3).contiguous()
+
+
+def taps(start: np.ndarray, length: np.ndarray, out: int, flip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two source rows of every output row, and the weight of the second in 1/128."""
+    row = np.where(flip[:, None] == 1, np.arange(out)[::-1], np.arange(out))
+    centre = (2 * row + 1) * length[:, None] * 128 // (2 * out) - 64
+    centre = np.clip(centre, 0, (length[:, None] - 1) * 128)
+    first = centre >> 7
+    second = np.minimum(first + 1, length[:, None] - 1)
+    return first + start[:, None], second + start[:, None], centre & 127
+
+
+def stretch(images: Tensor, tap: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Tensor:
+    """New rows, each a mean of two of the old ones: a + ((b - a) * weight + 64) // 128, within 16 bits."""
+    first, second, weight = tap
+    n, channels, height, width = images.shape
+    image = (np.arange(n * channels) * height).reshape(n, channels, 1)
+    flat = images.reshape(-1, width)
+    a, b = (flat.index_select(0, torch.from_numpy((image + rows[:, None]).ravel()).to(flat.device)) for rows in (first, second))
+    weight = torch.from_numpy(weight.astype(np.int16)).to(flat.device)[:, None, :, None]
+    step = b.short().sub_(a).view(n, channels, -1, width).mul_(weight).add_(64) >> 7
+    return step.to(torch.uint8).add_(a.view(step.shape))  # modulo 256, where a negative step comes out right

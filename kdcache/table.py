@@ -1,0 +1,77 @@
+"""The table that a recipe ends in: mean over the seeds, standard deviation, and the 95 % interval of the mean."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+# Student's t at 97.5 % for 1 to 30 degrees of freedom
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
+
+
+def row_of(asked: dict, found: list[dict]) -> dict:
+    """The results of one student with all its seeds."""
+    row = {"name": asked.get("name", asked.get("method", "st")), "model": found[0]["student"]}
+    row |= {key: asked[key] for key in ("method", "series", "x") if key in asked}
+    row["seconds"] = round(statistics.mean(f["seconds"] for f in found), 1)
+    for key in ("top1", "agreement"):
+        values = [f[key] for f in found if key in f]
+        if values:
+            row[key], row[f"{key}_all"] = statistics.mean(values), values
+            row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
+            row[f"{key}_ci"] = half_interval(values)
+    return row
+
+
+def half_interval(values: list[float]) -> float | None:
+    """Half the length of the 95 % confidence interval of the mean."""
+    n = len(values)
+    return T[min(n - 2, len(T) - 1)] * statistics.stdev(values) / n**0.5 if n > 1 else None
+
+
+def percent(row: dict, key: str) -> str:
+    if key not in row:
+        return "-"
+    spread = row[f"{key}_std"]
+    return f"{100 * row[key]:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def interval(row: dict) -> str:
+    half = row.get("top1_ci")
+    return "-" if half is None else f"{100 * (row['top1'] - half):.2f} to {100 * (row['top1'] + half):.2f}"
+
+
+HEAD = ("", "model", "accuracy %", "95 % interval", "agreement %", "seconds")
+
+
+def cells(facts: dict) -> list[tuple[str, ...]]:
+    return [
+        (r["name"], r["model"], percent(r, "top1"), interval(r), percent(r, "agreement"), f"{r['seconds']:.1f}")
+        for r in facts["rows"]
+    ]
+
+
+def table_text(facts: dict) -> str:
+    """The table as it is printed."""
+    body = cells(facts)
+    widths = [max(len(line[i]) for line in (HEAD, *body)) for i in range(len(HEAD))]
+    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (HEAD, *body)]
+    text.insert(1, "  ".join("-" * w for w in widths))
+    text.append(f"\n{facts['data']}, {facts['seeds']} seeds (mean ± std), {facts['seconds']:.0f} s in all")
+    for key, what in (("sheet", "what the teacher saw and said"), ("plot", "plot")):
+        if key in facts:
+            text.append(f"{what}: {facts[key]}")
+    return "\n".join(text)
+
+
+def table_markdown(facts: dict) -> str:
+    lines = [f"| {' | '.join(line)} |" for line in (HEAD, ("---",) * len(HEAD), *cells(facts))]
+    return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, ""])
+
+
+def save_tables(folder: Path, facts: dict) -> None:
+    """table.json with every number, table.md to be read."""
+    (folder / "table.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / "table.md").write_text(table_markdown(facts))
