@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
     {"types", "errors", "seeds"},
-    {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo"},
-    {"cache", "batches", "teachers"},
+    {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo", "plot", "table"},
+    {"cache", "batches", "teachers", "known"},
     {"dump", "train", "verify", "show"},
     {"choice", "recipe", "api"},
     {"bench"},
@@ -21,6 +21,7 @@ LAYERS = [
 BESIDE = {  # rooms of one layer that may use each other, in this order
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
+    "known": {"teachers"},
     "verify": {"dump"},
     "recipe": {"choice"},
     "api": {"choice"},
