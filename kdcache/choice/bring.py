@@ -1,0 +1,141 @@
+"""Logits that a user already has, as a cache of one un-augmented view."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.batches import Loader
+from kdcache.choice.data import Data
+from kdcache.dump import Dump
+from kdcache.errors import DataChanged, UsageError
+from kdcache.known import KnownTeacher, Table
+from kdcache.sources.arrays import quiet
+from kdcache.views import open_view
+
+LEAST = 1e-8  # probabilities are taken up to here: log(0) has no place in a file
+SUSPICIOUS = 0.1  # how much better another order of classes must fit before it is worth a word
+
+
+def import_logits(
+    file: str, data: Data, order: str | None, path: Path, codec: str, anyway: bool = False, progress=quiet
+) -> tuple[Path, list[str]]:
+    """Writes the cache; its path, and what the user should know."""
+    values = in_order(read_array(file), file, order, len(data.train))
+    classes = len(data.train.classes)
+    if values.shape[1] != classes:
+        raise UsageError(file, f"{classes} classes, as {data.train.spec} has", f"{values.shape[1]}", "give --data")
+    logits, kind = as_logits(file, values)
+    accuracy = require_match(file, logits, data.train.labels, anyway)
+    view = open_view(
+        "none" if data.train.size else data.train.default_view.replace("resized-crop", "centre"), data.train.size
+    )
+    described = {
+        "kind": "import", "model": "import", "given": kind,
+        "fingerprint": hashlib.blake2b(np.ascontiguousarray(logits).tobytes(), digest_size=16).hexdigest(),
+        "shapes": {"logits": [classes]},
+    }  # fmt: skip
+    loader = Loader(data.train, view, 0)
+    Dump(path, loader, None, 1, 0, KnownTeacher(Table(logits)), described, "st", codec).run(progress)
+    return path, [
+        f"{file}: {kind}, right for {100 * accuracy:.2f} % of the labelled rows",
+        "the teacher saw the images un-augmented, and so will the students: one view",
+    ]
+
+
+def read_array(file: str) -> np.ndarray:
+    """FILE.npy; FILE.npz, FILE.safetensors and FILE.h5, each with :NAME where it holds several arrays."""
+    name, _, key = file.partition(":") if not Path(file).exists() else (file, "", "")
+    suffix = Path(name).suffix.lower()
+    try:
+        if suffix == ".npy":
+            found = {"": np.load(name, allow_pickle=False)}
+        elif suffix == ".npz":
+            found = dict(np.load(name, allow_pickle=False))
+        elif suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            found = load_file(name)
+        elif suffix in (".h5", ".hdf5"):
+            found = read_hdf5(name)
+        else:
+            raise UsageError(name, ".npy, .npz, .safetensors or .h5", suffix or "no suffix", "convert it")
+    except UsageError:
+        raise
+    except Exception as error:  # what a damaged file raises depends on the byte
+        found_text = " ".join(str(error).split())[:160]
+        raise UsageError(name, "an array that can be read", found_text, "check the path and the file") from None
+    if key not in found:
+        if key or len(found) != 1:
+            known = ", ".join(sorted(found)) or "none"
+            raise UsageError(name, "the name of one of its arrays", key or "none", f"write {name}:NAME, of {known}")
+        key = next(iter(found))
+    values = np.asarray(found[key])
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise UsageError(file, "floats [rows, classes]", f"{values.dtype} {list(values.shape)}", "reshape it")
+    return values.astype(np.float32)
+
+
+def read_hdf5(name: str) -> dict[str, np.ndarray]:
+    import h5py
+
+    with h5py.File(name, "r") as file:
+        tables: list[str] = []
+        file.visititems(lambda path, item: tables.append(path) if isinstance(item, h5py.Dataset) else None)
+        return {path: file[path][()] for path in tables if file[path].ndim == 2}
+
+
+def in_order(values: np.ndarray, file: str, order: str | None, rows: int) -> np.ndarray:
+    """The rows in the order of the data; line i of an order file says which row of the data row i of the file is."""
+    if len(values) != rows:
+        remedy = "give the logits of the same training images, and the same --fraction"
+        raise UsageError(file, f"{rows} rows, as the data has", str(len(values)), remedy)
+    if order is None:
+        return values
+    try:
+        if order.endswith(".npy"):
+            places = np.load(order, allow_pickle=False).astype(np.int64).ravel()
+        else:
+            places = np.array(Path(order).read_text().split(), dtype=np.int64)
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(order, "row numbers, one per line or as .npy", str(error)[:120], "mend it") from None
+    if not np.array_equal(np.sort(places), np.arange(rows)):
+        raise UsageError(order, f"every row from 0 to {rows - 1} once", f"{len(places)} others", "mend it")
+    sorted_ = np.empty_like(values)
+    sorted_[places] = values
+    return sorted_
+
+
+def as_logits(file: str, values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Logits; of probabilities, their logarithms."""
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
+        raise UsageError(file, "finite values", f"NaN or infinity in row {row}", "mend the file")
+    if values.min() >= 0 and values.max() <= 1 and np.abs(values.sum(1) - 1).max() < 1e-2:
+        return np.log(np.maximum(values, LEAST)), "probabilities"
+    return values, "logits"
+
+
+def require_match(file: str, logits: np.ndarray, labels: np.ndarray, anyway: bool) -> float:
+    """The share of rows that get their label; refuses what looks like another order of rows or classes."""
+    labelled = labels >= 0
+    answers, labels, classes = logits.argmax(1)[labelled], labels[labelled], logits.shape[1]
+    if not len(labels):
+        return float("nan")
+    accuracy = float((answers == labels).mean())
+    table = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(table, (labels, answers), 1)
+    best = table.argmax(1)  # which class the file calls each class of the data
+    renamed = float((best[labels] == answers).mean()) if len(set(best)) == classes else 0.0
+    remedy = "check --data, --order and the classes, or insist with --anyway"
+    if renamed > accuracy + SUSPICIOUS and not anyway:
+        shown = ", ".join(map(str, best[:12])) + (", ..." if classes > 12 else "")
+        found = f"{100 * accuracy:.1f} % now, {100 * renamed:.1f} % if the classes were in the order {shown}"
+        raise DataChanged(file, "answers that match the labels", found, remedy)
+    chance = np.bincount(labels, minlength=classes).max() / len(labels)
+    if accuracy < chance + 4 * (chance / len(labels)) ** 0.5 and not anyway:
+        found = f"{100 * accuracy:.1f} % right, which is chance; another order of rows?"
+        raise DataChanged(file, "answers that match the labels", found, remedy)
+    return accuracy
