@@ -22,6 +22,7 @@ from kdcache.runs import Run
 from kdcache.seeds import permutation
 from kdcache.sources.arrays import quiet
 from kdcache.train import Settings
+from kdcache.verify import require_pixels
 
 
 class CachedDataset(Dataset):
@@ -45,6 +46,7 @@ class CachedDataset(Dataset):
         opened = choice.Data.of_cache(self.cache, data)
         self.source, self.name = opened.train, name
         self.loader = Loader(opened.train, opened.view, self.cache.seeds)
+        require_pixels(self.cache, self.loader)
 
     @property
     def views(self) -> int:
@@ -69,9 +71,7 @@ class CachedDataset(Dataset):
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
-        items = np.asarray(items, dtype=np.int64)
-        if items.size and (items.min() < 0 or items.max() >= len(self)):
-            raise IndexError(f"item numbers go from 0 to {len(self) - 1}")
+        items = within(items, len(self), "item numbers")
         views, rows = np.divmod(items, len(self.source))
         images = self.loader.images(items)
         knowledge = self.cache.read(views, rows, [self.name])[self.name]
@@ -91,10 +91,17 @@ class View(Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
-        rows = np.asarray(rows, dtype=np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"rows go from 0 to {len(self) - 1}")
-        return self.data.__getitems__(self.number * len(self) + rows)
+        return self.data.__getitems__(self.number * len(self) + within(rows, len(self), "rows"))
+
+
+def within(numbers: Sequence[int], stop: int, what: str) -> np.ndarray:
+    """Whole numbers from 0 to stop - 1; counting from the end would hide mistakes in item numbers."""
+    found = np.asarray(numbers)
+    if found.size and found.dtype.kind not in "iu":
+        raise TypeError(f"{what} are whole numbers, not {found.dtype}")
+    if found.size and (found.min() < 0 or found.max() >= stop):
+        raise IndexError(f"{what} go from 0 to {stop - 1}")
+    return found.astype(np.int64)
 
 
 class Epochs(Sampler[int]):
@@ -107,9 +114,9 @@ class Epochs(Sampler[int]):
         return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
+        epoch, self.epoch = self.epoch, self.epoch + 1  # not before a number is wanted: loaders may ask twice
         order = permutation(self.rows, self.seed, epoch) if self.shuffle else np.arange(self.rows)
-        return iter((epoch % self.views * self.rows + order).tolist())
+        yield from (epoch % self.views * self.rows + order).tolist()
 
 
 class Distiller:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kdcache.errors import KdcacheError
 from kdcache.seeds import permutation
 from kdcache.sources import Source
 from kdcache.types import Batch
@@ -37,9 +38,13 @@ class Rendered(Dataset):
         views, rows = np.divmod(items, len(self.source))
         return self.view.render(self.source.read(rows), torch.from_numpy(self.seeds(views, rows)))
 
-    def __getitems__(self, items) -> tuple[Tensor, np.ndarray]:
+    def __getitems__(self, items) -> tuple[Tensor | KdcacheError, np.ndarray]:
+        """In a worker: an error that the user can act on is returned, since torch would rewrite one that is raised."""
         items = np.asarray(items, dtype=np.int64)
-        return self.render(items), items
+        try:
+            return self.render(items), items
+        except KdcacheError as error:
+            return error, items
 
 
 class Plan:
@@ -66,9 +71,10 @@ class Loader:
             self.resident = source.resident.to(self.device)
         elif workers:
             pin = self.device.type == "cuda"
+            own = torch.Generator()  # or every epoch would draw from the global one, and dropout depend on `workers`
             self.workers = DataLoader(
-                self.dataset, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, persistent_workers=True,
-                pin_memory=pin, prefetch_factor=4,
+                self.dataset, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, pin_memory=pin,
+                persistent_workers=True, prefetch_factor=4, generator=own,
             )  # fmt: skip
 
     def run(self, plan: Iterable[np.ndarray], epoch: int | None = None, pixels: bool = True) -> Iterator[Batch]:
@@ -83,14 +89,16 @@ class Loader:
             return
         self.plan.batches = plan
         for images, items in self.workers:
+            if isinstance(images, KdcacheError):
+                raise images
             yield self.batch(images.to(self.device, non_blocking=True), items, epoch)
 
     def images(self, items: np.ndarray) -> Tensor:
         if self.resident is None:
             return self.dataset.render(items).to(self.device, non_blocking=True)
         views, rows = np.divmod(items, len(self.source))
-        seeds = torch.from_numpy(self.seeds(views, rows)).to(self.device)
-        return self.view.render(self.resident[torch.from_numpy(rows).to(self.device)], seeds)
+        seeds = torch.from_numpy(self.seeds(views, rows))
+        return self.view.render(self.resident.index_select(0, torch.from_numpy(rows).to(self.device)), seeds)
 
     def batch(self, images: Tensor, items: np.ndarray, epoch: int | None) -> Batch:
         views, rows = (torch.from_numpy(a) for a in np.divmod(items, len(self.source)))

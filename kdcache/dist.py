@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, UsageError
 
-PATIENCE = 3600.0
+PATIENCE = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,26 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> Ranks:
-        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        found = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        try:
+            rank, world = map(int, found)
+        except ValueError:
+            rank = world = -1
+        if not 0 <= rank < world:
+            expected, given = "a number from 0 to WORLD_SIZE-1", f"{found[0]!r} of {found[1]!r}"
+            raise UsageError("RANK", expected, given, "start it with torchrun, or unset both")
+        return cls(rank, world)
 
-    def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Until other ranks have done their part; alone there is nothing to wait for."""
-        started = time.monotonic()
+    def wait_for(self, ready: Callable[[], bool], sign: Callable[[], object] = lambda: None) -> None:
+        """Until other ranks have done their part; alone there is nothing to wait for.
+
+        A long time in which `sign` does not change means that they are gone.
+        """
+        last, since = sign(), time.monotonic()
         while self.world > 1 and not ready():
-            if time.monotonic() - started > PATIENCE:
-                raise KdcacheError(f"rank {self.rank}", "the other ranks", "no sign of them for an hour", "run it again")
+            if (now := sign()) != last:
+                last, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE:
+                found = f"no sign of them for {PATIENCE / 3600:g} hours"
+                raise KdcacheError(f"rank {self.rank}", "the other ranks", found, "run it again")
             time.sleep(0.1)

@@ -9,6 +9,7 @@ workers, ranks and interruptions ends in the same file.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +22,15 @@ import torch.nn.functional as F
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create, open_cache
-from kdcache.cache.layout import FORMAT, VERSION, Layout, block_rows, part_of
+from kdcache.cache.create import bytes_of, require_room
+from kdcache.cache.layout import Layout, block_rows, part_of
+from kdcache.cache.meta import FORMAT, VERSION
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
 from kdcache.dist import Ranks
-from kdcache.errors import CacheError, PipelineChanged
+from kdcache.errors import CacheError, LibraryChanged, PipelineChanged
 from kdcache.known import KnownTeacher
+from kdcache.runs import difference, shortened
 from kdcache.seeds import CANARY, PROBE, below, keyed
 from kdcache.sources.arrays import quiet
 from kdcache.teachers import LiveTeacher, require_finite
@@ -35,6 +39,7 @@ from kdcache.views.library import render_elsewhere
 
 CANARIES, PROBES, THUMB = 64, 4096, 8
 LIBRARIES = ("torch", "numpy", "pillow", "albumentations", "albucore", "opencv-python-headless")
+NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
 
 
 @dataclass
@@ -70,32 +75,34 @@ class Dump:
 
     def run(self, progress=quiet) -> Path:
         """Makes the file, or finishes one that was begun with the same request."""
-        ranks = Ranks.from_environment()
-        if self.path.exists():
-            require_same(self.path, open_cache(self.path).meta, self.request(), "choose another -o or remove it")
-            return self.path
-        if not part_of(self.path).exists() and ranks.rank == 0:
-            self.begin(progress)
-        ranks.wait_for(part_of(self.path).exists)
-        writer = Writer(self.path)
-        try:
-            remedy = "give the flags it was begun with, or remove it"
-            require_same(writer.part, writer.layout.meta, self.request(), remedy)
-            self.teacher.method.use(writer.constants())
-            self.fill(writer, ranks, progress)
-            if ranks.rank == 0:
-                ranks.wait_for(lambda: all(writer.done(name).all() for name in writer.layout.filled()))
-                writer.finish()
-        finally:
-            writer.close()
+        ranks, part = Ranks.from_environment(), part_of(self.path)
+        begun_here = False
+        if not self.path.exists():
+            if ranks.rank == 0 and not part.exists():
+                self.begin(progress)
+                begun_here = True
+            ranks.wait_for(lambda: part.exists() or self.path.exists())
+            try:
+                writer = Writer(self.path, ranks)
+            except FileNotFoundError:  # another dump has just finished it
+                return self.run(progress)
+            with writer:
+                require_same(part, writer.layout.meta, self.request(), "give the flags it was begun with, or remove it")
+                if not begun_here:
+                    self.require_unchanged(writer)
+                self.teacher.method.use(writer.constants())
+                self.fill(writer, ranks, progress)
+                ranks.wait_for(writer.complete if ranks.rank == 0 else self.path.exists, writer.progress)
+                if ranks.rank == 0:
+                    writer.finish()
+        require_same(self.path, open_cache(self.path).meta, self.request(), "choose another -o or remove it")
         return self.path
 
     def begin(self, progress=quiet) -> None:
         """Checks everything that can be checked before a byte is written; then makes X.part."""
-        source, forward = self.loader.source, self.teacher.forward
-        digests = source.check(progress)
+        require_room(self.path)
+        source, method = self.loader.source, self.teacher.method
         canaries = self.canaries()
-        method = self.teacher.method
         constants = method.prepare(self.teacher.network, lambda: self.teacher.over(self.loader))
         method.use(constants)
         fitted, measured = self.fit_codecs()
@@ -103,21 +110,28 @@ class Dump:
             "format": FORMAT,
             "version": VERSION,
             "requires": [],
-            "block_rows": block_rows(forward.batch),
+            "block_rows": block_rows(self.teacher.forward.batch),
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
             "measured": measured,
             "libraries": library_versions(),
         }
-        fixed = {"labels": source.labels.astype("<i4")}
-        fixed |= {f"canaries/{name}": array for name, array in canaries.items()}
-        fixed |= {f"constants/{name}": value.cpu().numpy() for name, value in constants.items()}
-        create(self.path, meta, fixed)
-        writer = Writer(self.path)
-        for block in range(writer.layout.blocks("digests")[1]):
-            first = block * writer.layout.block_rows
-            writer.put("digests", 0, block, digests[first : first + writer.layout.block_rows].astype("<u8"))
-        writer.sync(always=True)
-        writer.close()
+        known = {"labels": source.labels.astype("<i4")}
+        known |= {f"canaries/{name}": array for name, array in canaries.items()}
+        known |= {f"constants/{name}": value.cpu().numpy() for name, value in constants.items()}
+        require_room(self.path, bytes_of(meta, known))
+        known["digests"] = source.check(progress).astype("<u8")  # last, as it may read every file
+        create(self.path, meta, known)
+
+    def require_unchanged(self, writer: Writer) -> None:
+        """Refuses to go on where images or their rendering are not those that the file was begun with."""
+        self.loader.source.expect(writer.array("digests"))
+        views, rows, crcs = (writer.array(f"canaries/{name}") for name in ("view", "row", "crc"))
+        images = self.loader.images(views * len(self.loader.source) + rows)
+        if differ := int((pixel_crcs(images) != crcs).sum()):
+            place, expected = f"{writer.part}, view {self.loader.view.name}", "the pixels it was begun with"
+            changed, remedy = changed_libraries(writer.layout.meta), "restore what it was begun with, or remove it"
+            found = f"other pixels in {differ} of {len(rows)} canaries{f', with {changed}' if changed else ''}"
+            raise (LibraryChanged if changed else PipelineChanged)(place, expected, found, remedy)
 
     def canaries(self) -> dict[str, np.ndarray]:
         """Some sample-views with the CRC of their pixels and the teacher's answer; refuses a view that varies."""
@@ -143,9 +157,10 @@ class Dump:
         words = keyed(self.key, np.arange(2 if few else PROBES, dtype=np.int64), use=PROBE)
         items = np.unique(below(words[1], self.views) * n + below(words[0], n))
         plan = straight_plan(items, self.teacher.forward.batch)
-        parts = [self.teacher(b) for b in self.loader.run(plan, pixels=self.teacher.sees)]
-        for part in parts:
-            require_finite("the teacher", part, items % n)
+        parts = []
+        for batch in self.loader.run(plan, pixels=self.teacher.sees):
+            parts.append(self.teacher(batch))
+            require_finite("the teacher", parts[-1], batch.rows)
         fitted, measured = {}, {}
         for name in parts[0]:
             values = torch.cat([part[name] for part in parts])
@@ -161,30 +176,28 @@ class Dump:
     def fill(self, writer: Writer, ranks: Ranks, progress=quiet) -> None:
         """Every block that is not done yet, of the training images and of the evaluation images."""
         layout, names = writer.layout, list(writer.layout.codecs)
-        n = layout.rows
-        done = np.logical_and.reduce([writer.done(name) for name in ("seeds", *(f"knowledge/{k}" for k in names))])
-        todo = [tuple(b) for b in np.argwhere(~done).tolist()][ranks.rank :: ranks.world]
+        todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
         for view, block, rows, knowledge in self.answers(self.loader, layout, todo, "knowledge", progress):
             writer.put("seeds", view, block, self.loader.seeds(np.full_like(rows, view), rows).view("<u8"))
             for name, records in knowledge.items():
                 writer.put(f"knowledge/{name}", view, block, records)
             writer.sync()
         if self.held_out:
-            done = np.logical_and.reduce([writer.done(f"eval/{name}") for name in names])
-            todo = [tuple(b) for b in np.argwhere(~done).tolist()][ranks.rank :: ranks.world]
+            todo = undone(writer, [f"eval/{name}" for name in names], ranks)
             for view, block, _, knowledge in self.answers(self.held_out, layout, todo, "eval", progress):
                 for name, records in knowledge.items():
                     writer.put(f"eval/{name}", view, block, records)
+                writer.sync()
         writer.sync(always=True)
-        assert n == len(self.loader.source)
 
     def answers(self, loader: Loader, layout: Layout, todo: list, kind: str, progress) -> Iterator:
         """(view, block, rows, records by name) for each block, its forward batches cut the same way every time."""
         size, n = self.teacher.forward.batch, len(loader.source)
-        spans = [(view, block, np.arange(*block_span(layout, block, n))) for view, block in todo]
-        plan = ((view * n + rows[start : start + size]) for view, _, rows in spans for start in range(0, len(rows), size))
+        spans = ((view, np.arange(*block_span(layout, block, n))) for view, block in todo)
+        plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
         batches = loader.run(plan, pixels=self.teacher.sees)
-        for view, block, rows in progress(spans, total=len(spans), desc=f"dumping {kind}"):
+        for view, block in progress(todo, total=len(todo), desc=f"dumping {kind}"):
+            rows = np.arange(*block_span(layout, block, n))
             parts: list[Knowledge] = []
             for _ in range(0, len(rows), size):
                 batch = next(batches)
@@ -192,6 +205,13 @@ class Dump:
                 require_finite("the teacher", knowledge, batch.rows)
                 parts.append({name: layout.codecs[name].encode(value) for name, value in knowledge.items()})
             yield view, block, rows, {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in layout.codecs}
+
+
+def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:
+    """(view, block) of what is missing and falls to this rank; which one does not depend on what is done by now."""
+    done = np.logical_and.reduce([writer.done(name) for name in datasets])
+    mine = np.arange(done.size).reshape(done.shape) % ranks.world == ranks.rank
+    return [tuple(place) for place in np.argwhere(mine & ~done).tolist()]
 
 
 def block_span(layout: Layout, block: int, rows: int) -> tuple[int, int]:
@@ -223,27 +243,13 @@ def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> N
 
 def require_same(path: Path, meta: dict, request: dict, remedy: str) -> None:
     """Names the first part of a request that differs from what a file holds."""
-    for key, value in request.items():
-        stored = meta.get(key)
-        if key == "source" and isinstance(stored, dict):
-            stored = stored | {"spec": value["spec"]}  # the same images may lie in another folder by now
-        if stored != value:
-            expected, found = difference(key, stored, value)
-            raise CacheError(path, f"{expected}, as in the file", found, remedy)
-
-
-def difference(key: str, stored, asked) -> tuple[str, str]:
-    """The innermost place where two descriptions part."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for name in sorted(stored.keys() | asked.keys()):
-            if stored.get(name) != asked.get(name):
-                return difference(f"{key}.{name}", stored.get(name), asked.get(name))
-    return f"{key} {shortened(stored)}", shortened(asked)
-
-
-def shortened(value) -> str:
-    text = str(value)
-    return text if len(text) < 60 else text[:57] + "..."
+    asked = json.loads(json.dumps(request))  # as it would be read back
+    stored = {key: meta.get(key) for key in asked}
+    stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
+    if stored != asked:
+        name, expected, found = difference(stored, asked)
+        name = NAMES.get(name, name)
+        raise CacheError(path, f"{name} {shortened(expected)}, as in the file", shortened(found), remedy)
 
 
 def library_versions() -> dict[str, str]:
@@ -254,3 +260,10 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def changed_libraries(meta: dict) -> str:
+    """Image libraries that have another version than when a file was begun."""
+    now = library_versions()
+    stored = {k: v for k, v in meta["libraries"].items() if k not in ("torch", "numpy")}
+    return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)

@@ -1,5 +1,7 @@
 """What a user can do wrong or run into, each error in four parts: place, expectation, finding, remedy."""
 
+LONGEST = 900  # characters of a message
+
 
 class KdcacheError(ValueError):
     """A problem that the user can act on; printed as one line, never as a traceback."""
@@ -8,7 +10,7 @@ class KdcacheError(ValueError):
 
     def __init__(self, place: object, expected: str, found: str, remedy: str):
         self.place, self.expected, self.found, self.remedy = str(place), expected, found, remedy
-        super().__init__(f"{place}: expected {expected}, found {found}; {remedy}")
+        super().__init__(one_line(f"{place}: expected {expected}, found {found}; {remedy}"))
 
     def __reduce__(self):  # the default would rebuild it from the one joined line, in a worker's report for instance
         return type(self), (self.place, self.expected, self.found, self.remedy)
@@ -46,3 +48,9 @@ class LibraryChanged(KdcacheError):
 
 class TeacherChanged(KdcacheError):
     """The teacher's weights or answers are not those in the cache."""
+
+
+def one_line(text: str) -> str:
+    """Fit for any terminal, whatever a file or a path has put into it."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

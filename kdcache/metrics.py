@@ -1,13 +1,16 @@
-"""What is measured of a network's logits. Sums over rows, so that batches add up."""
+"""What is measured of a network's logits. Rows without a label (-1) count for agreement alone."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+BINS = 15
 
 
 def correct(logits: Tensor, targets: Tensor, k: int = 1) -> Tensor:
-    """How many labelled rows have their label among the k largest logits."""
+    """How many rows have their label among the k largest logits."""
     if k == 1:
         return (logits.argmax(1) == targets).sum()
     return (logits.topk(min(k, logits.shape[1]), 1).indices == targets[:, None]).any(1).sum()
@@ -18,19 +21,44 @@ def agreement(logits: Tensor, teacher: Tensor) -> Tensor:
     return (logits.argmax(1) == teacher.argmax(1)).sum()
 
 
+def nll(logits: Tensor, targets: Tensor) -> float:
+    """Mean of -log p of the label, in nats."""
+    return float(F.cross_entropy(logits.double(), targets))
+
+
+def ece(logits: Tensor, targets: Tensor, bins: int = BINS) -> float:
+    """How far the confidence is from the accuracy (Guo et al. 2017): a mean over equal bins, weighted by their rows."""
+    confidence, answer = logits.double().softmax(1).max(1)
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1  # a bin has its upper end, not its lower one
+    apart = (answer == targets).double() - confidence
+    sums = torch.zeros(bins, dtype=apart.dtype, device=apart.device).index_add_(0, place, apart)
+    return float(sums.abs().sum() / len(place))
+
+
 def summary(logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> dict[str, float]:
     """Shares of the rows: top1, top5 where there are more than five classes, agreement where there is a teacher.
 
     >>> summary(torch.eye(3), torch.tensor([0, 1, 1]))
     {'top1': 0.6666666666666666}
     """
-    labelled = targets >= 0
-    count = max(1, int(labelled.sum()))
-    found = {"top1": int(correct(logits[labelled], targets[labelled])) / count}
-    if logits.shape[1] > 5:
-        found["top5"] = int(correct(logits[labelled], targets[labelled], 5)) / count
-    if teacher is not None:
-        found["agreement"] = int(agreement(logits, teacher)) / max(1, len(logits))
+    found, (mine, right) = {}, labelled(logits, targets)
+    if len(right):
+        found["top1"] = int(correct(mine, right)) / len(right)
+        if logits.shape[1] > 5:
+            found["top5"] = int(correct(mine, right, 5)) / len(right)
+    if teacher is not None and len(logits):
+        found["agreement"] = int(agreement(logits, teacher)) / len(logits)
     if not torch.isfinite(logits).all():
         found["finite"] = 0.0
     return found
+
+
+def calibration(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """nll and ece, where there are labels."""
+    known = labelled(logits, targets)
+    return {"nll": nll(*known), "ece": ece(*known)} if len(known[1]) else {}
+
+
+def labelled(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    rows = targets >= 0
+    return logits[rows], targets[rows]

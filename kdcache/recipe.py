@@ -1,50 +1,64 @@
 """An experiment as one TOML file, and its run from end to end. Run again, it goes on where it was.
 
-    [teacher]   model, epochs, fraction, ...   what train-teacher takes
-    [dump]      views, codec, method, ...      what dump-logits takes; method: all that the students need
-    [[student]] name, method, model, ...       what train-student takes, once for each seed
-                pseudo = { accuracy = "0.7" }  instead of the teacher: what pseudo-teacher takes
-                series, x                      where its point lies in the plot
-    [plot]      title, x
+[teacher]   model, epochs, fraction, ...   what train-teacher takes
+[dump]      views, codec, method, ...      what dump-logits takes; method: all that the students need
+[[student]] name, method, model, ...       what train-student takes, once for each seed
+            pseudo = { accuracy = "0.7" }  instead of the teacher: what pseudo-teacher takes
+            series, x                      where its point lies in the plot
+[plot]      title, x
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache import choice
 from kdcache.cache import open_cache
+from kdcache.codecs import CODECS
 from kdcache.errors import UsageError
+from kdcache.methods import build as build_method
+from kdcache.methods import knowledge_of, parse
+from kdcache.models import find
+from kdcache.models.network import check_output, shapes
 from kdcache.plot import Series, draw
-from kdcache.runs import free_name
+from kdcache.runs import folder_name, free_name
 from kdcache.sources.arrays import quiet
 from kdcache.table import row_of, save_tables, table_text
 from kdcache.teachers import Forward
 from kdcache.train import Settings
 
-SETTINGS = {f.name for f in dataclasses.fields(Settings)}
-PSEUDO = {"accuracy", "confusion", "like", "errors", "confidence", "spread", "temperature", "calibrated", "shape"}
-KEYS = {
-    "": {"title", "data", "augment", "fraction", "seeds", "settings", "teacher", "dump", "student", "show", "plot"},
+SETTINGS = {f.name: object for f in dataclasses.fields(Settings)}  # these check their own types
+PSEUDO = dict.fromkeys(("accuracy", "confusion", "like", "errors", "confidence", "spread", "shape"), str)
+KEYS: dict[str, dict[str, type]] = {
+    "": {
+        "title": str, "data": str, "augment": str, "fraction": float, "seeds": int, "show": bool,
+        "settings": dict, "teacher": dict, "dump": dict, "plot": dict, "student": list,
+    },
     "settings": SETTINGS,
-    "teacher": {"model", "fraction", *SETTINGS},
-    "dump": {"views", "codec", "method", "seed", "batch", "dtype"},
-    "plot": {"title", "x"},
-    "student": {"name", "model", "method", "live", "pseudo", "series", "x", *SETTINGS},
-}
+    "teacher": {"model": str, "fraction": float, **SETTINGS},
+    "dump": {"views": object, "codec": str, "method": str, "seed": int, "batch": int, "dtype": str},
+    "plot": {"title": str, "x": str},
+    "student": {
+        "name": str, "model": str, "method": str, "live": bool, "pseudo": dict, "series": str, "x": float, **SETTINGS
+    },
+    "pseudo": {**PSEUDO, "temperature": float, "calibrated": bool},
+}  # fmt: skip
+NAMES = {str: "a text in quotes", float: "a number", int: "a whole number", bool: "true or false", dict: "a table"}
 
 
 @dataclass
 class Recipe:
     """A recipe as it was read, with every key known."""
 
-    name: str
-    text: str
+    path: str
+    text: str  # what the folder of its results is kept for
     data: str = choice.DEFAULT_DATA
     seeds: int = 3
     augment: str | None = None
@@ -69,23 +83,30 @@ class Recipe:
             raise UsageError(path, "a TOML file", str(error), "mend that line") from None
         check_keys(path, table)
         overruled = {k: v for k, v in (("data", data), ("seeds", seeds)) if v is not None}
-        return cls(Path(path).stem, f"{text}\n# {overruled}\n", **(table | overruled))
+        recipe = cls(path, f"{text}\n# --data {data or 'as above'}\n", **(table | overruled))  # more seeds are welcome
+        recipe.check_values()
+        return recipe
 
-    def run(self, root: str, device: str = "cpu", progress=quiet) -> dict:
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+    def run(self, root: str, device: str = "cpu", progress=quiet, workers: int | None = None) -> dict:
         """Trains the teacher, dumps, trains every student with every seed; the table."""
         started = time.monotonic()
-        folder = self.folder(root)
-        data = choice.Data.open(self.data, self.augment, self.fraction)
         model = self.teacher["model"]
-        whole = choice.Data.open(self.data, self.augment, self.teacher.get("fraction", self.fraction))
+        with blamed(self.path):
+            data = choice.Data.open(self.data, self.augment, self.fraction)
+            whole = choice.Data.open(self.data, self.augment, self.teacher.get("fraction", self.fraction))
+            self.check_fit(data)
+        folder = self.folder(root, whole.train.fingerprint())
         settings = self.settings_of(self.teacher)
-        taught = choice.train_teacher(
-            model, whole, settings, root=folder, device=device, resume=True, progress=progress
-        )
-        path = self.make_cache(model, data, folder, device, progress)
+        how = {"device": device, "workers": choice.workers_for(data, workers)}
+        taught = choice.train_teacher(model, whole, settings, root=folder, resume=True, progress=progress, **how)
+        path = self.make_cache(model, data, folder, how, progress)
         rows = [row_of({"name": "teacher"}, [taught | {"student": model}])]
         for student in self.student:
-            found = [self.one(student, seed, data, path, folder, device, progress) for seed in range(self.seeds)]
+            found = [self.one(student, seed, data, path, folder, how, progress) for seed in range(self.seeds)]
             rows.append(row_of(student, found))
         facts = {"recipe": self.name, "title": self.title, "data": self.data, "seeds": self.seeds, "rows": rows}
         facts["seconds"] = round(time.monotonic() - started, 1)
@@ -96,24 +117,82 @@ class Recipe:
         save_tables(folder, facts)
         return facts | {"text": table_text(facts)}
 
-    def folder(self, root: str) -> Path:
-        """Where all of it is kept; what another recipe of this name left there is moved aside."""
-        folder = Path(root) / self.name
+    def check_values(self) -> None:
+        """Refuses what cannot be meant, as far as can be known without the images."""
+        path = self.path
+        if self.seeds < 1:
+            raise UsageError(f"{path} seeds", "a number from 1", str(self.seeds), "3 is a good one")
+        dump = {"views": 10, "codec": "f16", "batch": 256, "dtype": "f32", "seed": 0} | self.dump
+        with blamed(f"{path} [teacher]"):
+            find(self.teacher["model"])
+            self.settings_of(self.teacher)
+        with blamed(f"{path} [dump]"):
+            parse(self.dump.get("method", "st"))
+            if not (dump["views"] == "all" or (type(dump["views"]) is int and dump["views"] > 0)):
+                raise UsageError("views", 'a number from 1, or "all"', repr(dump["views"]), "try 10")
+            if dump["codec"] != "auto" and dump["codec"].partition(":")[0] not in CODECS:
+                raise UsageError("codec", f"auto or one of {', '.join(CODECS)}", repr(dump["codec"]), "choose one")
+            if dump["batch"] < 1 or dump["seed"] < 0 or dump["dtype"] not in ("f32", "bf16"):
+                found = f"batch {dump['batch']}, seed {dump['seed']}, dtype {dump['dtype']}"
+                raise UsageError("the forward", "batch from 1, seed from 0, dtype f32 or bf16", found, "mend it")
+        folders = [folder_name("", student_name(student)) for student in self.student]
+        for student, folder in zip(self.student, folders, strict=True):
+            with blamed(f"{path} [[student]] {student_name(student)}"):
+                if folders.count(folder) > 1:
+                    raise UsageError("name", "one of its own for each student", "two the same", "give it another name")
+                if student.get("live") and "pseudo" in student:
+                    raise UsageError("live", "no pseudo teacher beside it", "both", "leave one out")
+                parse(student.get("method", "st"))
+                find(student.get("model", "tiny"))
+                self.settings_of(student)
+        if self.plot is not None and not any("series" in student for student in self.student):
+            raise UsageError(f"{path} [plot]", "a student with a series", "none", "give one: series = ..., x = ...")
+
+    def check_fit(self, data: choice.Data) -> None:
+        """Refuses networks and methods that do not fit the images or each other, before the first is trained."""
+        teacher = data.network(self.teacher["model"], 0)
+        check_output(teacher, data.image)
+        shown = shapes(teacher, teacher.taps, data.image)
+        stored = knowledge_of(self.dump["method"], shown) if "method" in self.dump else None
+        for student in self.student:
+            text = student.get("method", "st")
+            network = data.network(student.get("model") or choice.default_student(data), 0)
+            with blamed(f"[[student]] {student_name(student)}"):
+                check_output(network, data.image)
+                own = shapes(network, network.taps, data.image)
+                method = build_method(text, own, shown)
+                asked = not student.get("pseudo") and method.students == 1
+                for what, taps in (("student", own), ("teacher", shown if asked else own)):
+                    if strange := [tap for tap in method.taps if tap not in taps]:
+                        raise UsageError(
+                            f"method {text}", f"{strange[0]} of the {what}", ", ".join(taps), "take another"
+                        )
+                if "pseudo" in student:
+                    choice.pseudo_teacher(data, 1, 0, student["pseudo"])
+                elif stored is not None and not student.get("live"):
+                    needs = [name for part in choice.asking(text) for name in knowledge_of(part, shown)]
+                    if missing := [name for name in needs if name not in stored]:
+                        remedy = "leave method out of [dump], and it stores what the students need"
+                        raise UsageError("method", f"{missing[0]} in the cache", ", ".join(stored), remedy)
+
+    def folder(self, root: str, images: str) -> Path:
+        """Where all of it is kept; what another recipe of this name, or other images, left there is moved aside."""
+        folder, text = Path(root) / self.name, f"{self.text}# images {images}\n"
         copy = folder / "recipe.toml"
-        if copy.exists() and copy.read_text() != self.text:
+        if copy.exists() and copy.read_text() != text:
             folder.rename(free_name(folder))
         folder.mkdir(parents=True, exist_ok=True)
-        copy.write_text(self.text)
+        copy.write_text(text)
         return folder
 
     def settings_of(self, part: dict, seed: int = 0) -> Settings:
-        return Settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
+        return choice.settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
 
-    def make_cache(self, model: str, data: choice.Data, folder: Path, device: str, progress: Callable) -> Path:
+    def make_cache(self, model: str, data: choice.Data, folder: Path, how: dict, progress: Callable) -> Path:
         network = choice.load_teacher(model, str(self.weights(model, folder)), data)
         given = {"method": self.needed()} | self.dump
         forward = Forward(**{key: given.pop(key) for key in ("batch", "dtype") if key in given})
-        options = choice.DumpOptions(folder / "logits.h5", **given, forward=forward, device=device)
+        options = choice.DumpOptions(folder / "logits.h5", **given, forward=forward, **how)
         with choice.make_dump(network, data, options) as dump:
             return dump.run(progress)
 
@@ -125,7 +204,7 @@ class Recipe:
         methods = dict.fromkeys(s.get("method", "st") for s in self.student if not s.get("pseudo"))
         return "+".join(dict.fromkeys(part for m in methods for part in choice.asking(m))) or "st"
 
-    def one(self, student: dict, seed: int, data, path: Path, folder: Path, device: str, progress) -> dict:
+    def one(self, student: dict, seed: int, data, path: Path, folder: Path, how: dict, progress) -> dict:
         cache = open_cache(path)
         opened = choice.Data.of_cache(cache, self.data)
         settings = self.settings_of(student, seed)
@@ -136,10 +215,10 @@ class Recipe:
             pseudo = choice.pseudo_teacher(opened, cache.views, seed, student["pseudo"])
         chosen = choice.Student(
             opened, student.get("model") or choice.default_student(data), student.get("method", "st"), settings,
-            cache, live, pseudo, device=device,
+            cache, live, pseudo, **how,
         )  # fmt: skip
-        name = f"{student.get('name', chosen.method)}-seed{seed}".replace("/", "-").replace(" ", "-")
-        return choice.train_student(chosen, out=str(folder / name), resume=True, progress=progress)
+        out = folder_name(folder, student_name(student), f"seed{seed}")
+        return choice.train_student(chosen, out=str(out), resume=True, progress=progress)
 
     def draw(self, rows: list[dict], path: Path) -> Path:
         """Accuracy over x, a line for each series; students without x are levels."""
@@ -151,19 +230,43 @@ class Recipe:
         return draw(path, self.plot.get("title", self.title), self.plot.get("x", ""), "accuracy %", [*series.values()])
 
 
+def student_name(student: Mapping) -> str:
+    return student.get("name") or student.get("method", "st")
+
+
+@contextlib.contextmanager
+def blamed(place: str) -> Iterator[None]:
+    """Says where in the recipe an error lies; it may name a flag of a command."""
+    try:
+        yield
+    except UsageError as error:
+        inner = error.place.removeprefix("--")
+        raise UsageError(f"{place}, {inner}", error.expected, error.found, error.remedy) from None
+
+
 def check_keys(path: str, table: dict) -> None:
-    """Refuses what no part knows: a misspelt key would silently be a default."""
-    parts = [("", table), *((name, table.get(name, {})) for name in ("settings", "teacher", "dump", "plot"))]
-    parts += [("student", student) for student in table.get("student", [])]
-    for part, keys in parts:
-        place = f"{path} [{part}]" if part else path
-        for key in keys:
-            if key not in KEYS[part]:
-                raise UsageError(place, f"keys out of {', '.join(sorted(KEYS[part]))}", key, "check the spelling")
+    """Refuses what no part knows, since a misspelt key would silently be a default, and values of another type."""
+    check_part(path, "", table)
+    for part in ("settings", "teacher", "dump", "plot"):
+        check_part(f"{path} [{part}]", part, table.get(part, {}))
     for student in table.get("student", []):
-        for key in student.get("pseudo", {}):
-            if key not in PSEUDO:
-                place = f"{path} [student] pseudo"
-                raise UsageError(place, f"keys out of {', '.join(sorted(PSEUDO))}", key, "check the spelling")
+        place = f"{path} [[student]]"
+        if not isinstance(student, dict):
+            raise UsageError(place, "a table", repr(student), "write [[student]] above its keys")
+        check_part(place, "student", student)
+        check_part(f"{place} pseudo", "pseudo", student.get("pseudo", {}))
     if "model" not in table.get("teacher", {}) or not table.get("student"):
         raise UsageError(path, "[teacher] with a model, and one [[student]] or more", "less", "see pipelines/")
+
+
+def check_part(place: str, part: str, keys: Mapping) -> None:
+    for key, value in keys.items():
+        if key not in KEYS[part]:
+            close = difflib.get_close_matches(key, KEYS[part], 1)
+            remedy = f"did you mean {close[0]}?" if close else "check the spelling"
+            raise UsageError(place, f"keys out of {', '.join(sorted(KEYS[part]))}", key, remedy)
+        wanted = KEYS[part][key]
+        allowed = (int, float) if wanted is float else wanted
+        if not isinstance(value, allowed) or (isinstance(value, bool) and wanted in (int, float)):
+            what = "[[student]] tables" if wanted is list else NAMES[wanted]
+            raise UsageError(f"{place} {key}".strip(), what, repr(value), "mend it")

@@ -1,8 +1,19 @@
-"""A contact sheet: what the teacher saw, and what it said."""
+"""A contact sheet: what the teacher saw, and what it said.
+
+caption
+            view 0    view 1    ...
+label       pixels    pixels         one line for each image
+row         top three as bars
+"""
 
 from __future__ import annotations
 
+import unicodedata
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -12,54 +23,173 @@ from kdcache.cache import Cache
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.seeds import CANARY, permutation
 
-TILE, BAR, GAP, TOP = 96, 13, 10, 3
-INK, PAPER, RIGHT, WRONG = (30, 30, 34), (252, 252, 250), (46, 134, 92), (200, 92, 60)
+COLUMN, LARGEST, MARGIN = 96, 160, 150  # pixels: the narrowest column, the largest picture, the widest label
+BAR, GAP, TOP = 14, 10, 3
+INK, FAINT, PAPER, TRACK = (30, 30, 34), (120, 120, 124), (252, 252, 250), (236, 236, 232)
+RIGHT, WRONG, OPEN = (140, 208, 168), (240, 176, 148), (172, 190, 220)  # the label's bar, another's, without a label
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "Arial.ttf")
+
+Answer: TypeAlias = list[tuple[float, int]]
+"""The likeliest classes of a teacher for one rendering, each with its share."""
 
 
 def contact_sheet(cache: Cache, loader: Loader, rows: int, views: int, path: Path) -> Path:
     """One line per image, one column per view; under each the three classes the teacher found likeliest."""
-    from PIL import Image, ImageDraw, ImageFont
-
     if "logits" not in cache.names:
         raise CacheError(cache.path, "logits", f"only {', '.join(cache.names)}", "dump with --method st as well")
-    views = min(views, cache.views)
     chosen = np.sort(permutation(len(cache), 0, use=CANARY)[:rows])
-    font, small = ImageFont.load_default(13), ImageFont.load_default(10)
-    names = [cache.classes[label] if label >= 0 else "no label" for label in cache.labels[chosen]]
-    margin = GAP + 8 + int(max(font.getlength(f"{row}") for row in [*names, "row 0000000"]))
-    cell = TILE + TOP * BAR + GAP
-    sheet = Image.new("RGB", (margin + views * (TILE + GAP) + GAP, 30 + len(chosen) * cell + GAP), PAPER)
-    pen = ImageDraw.Draw(sheet)
+    views = min(views, cache.views)
+    answers = [likeliest(cache.read(np.full_like(chosen, v), chosen, ["logits"])["logits"]) for v in range(views)]
+    sheet = Sheet(cache, chosen, answers, tuple(loader.view.size))
     for view in range(views):
-        pen.text((margin + view * (TILE + GAP), 9), f"view {view}", INK, small)
-        images = loader.images(view * len(cache) + chosen)
-        shares = cache.read(view, chosen, ["logits"])["logits"].softmax(1)
-        for line, (image, share) in enumerate(zip(images, shares, strict=True)):
-            place = (margin + view * (TILE + GAP), 30 + line * cell)
-            pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-            scale = Image.Resampling.NEAREST if image.shape[1] < TILE else Image.Resampling.LANCZOS
-            sheet.paste(pixels.resize((TILE, TILE), scale), place)
-            draw_bars(pen, (place[0], place[1] + TILE + 2), share, cache, int(cache.labels[chosen[line]]), small)
-    for line, (row, name) in enumerate(zip(chosen, names, strict=True)):
-        pen.text((GAP, 30 + line * cell + TILE // 2 - 14), name, INK, font)
-        pen.text((GAP, 30 + line * cell + TILE // 2 + 4), f"row {row}", (120, 120, 124), small)
+        for line, image in enumerate(loader.images(view * len(cache) + chosen)):
+            sheet.add(view, line, image)
     try:
-        sheet.save(path, "PNG")
+        sheet.image.save(path, "PNG")
     except OSError as error:
         raise KdcacheError(path, "a picture to write", error.strerror or str(error), "choose another -o") from None
     return path
 
 
-def draw_bars(pen, place: tuple[int, int], share: Tensor, cache: Cache, label: int, font) -> None:
-    """Green for the label's own bar."""
-    top = share.topk(min(TOP, len(share)))
-    for line, (p, c) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True)):
-        x, y = place[0], place[1] + line * BAR
-        pen.rectangle((x, y + 1, x + TILE - 1, y + BAR - 2), fill=(234, 234, 230))
-        if p * TILE >= 1:
-            pen.rectangle((x, y + 1, x + round(p * (TILE - 1)), y + BAR - 2), fill=RIGHT if c == label else WRONG)
-        inside = p > 0.3
-        text = cache.classes[c][:12]
-        pen.text((x + 3, y), text, PAPER if inside else INK, font)
-        number = f"{100 * p:.0f}"
-        pen.text((x + TILE - 3 - font.getlength(number), y), number, PAPER if p > 0.85 else INK, font)
+def likeliest(logits: Tensor) -> list[Answer]:
+    """Of each row."""
+    top = logits.softmax(1).topk(min(TOP, logits.shape[1]))
+    return [list(zip(*row, strict=True)) for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+
+
+class Sheet:
+    """The picture, measured out before anything is drawn, so that nothing overlaps and nothing is cut off."""
+
+    def __init__(self, cache: Cache, chosen: np.ndarray, answers: list[list[Answer]], size: tuple[int, int]):
+        from PIL import Image, ImageDraw
+
+        self.answers, self.labels, views = answers, cache.labels[chosen], len(answers)
+        self.height, self.width = tile(size)
+        self.column = max(COLUMN, self.width)
+        names = [cache.classes[label] if label >= 0 else "no label" for label in self.labels]
+        said = {c: cache.classes[c] for view in answers for answer in view for _, c in answer}
+        self.small, self.font = (Script([*said.values(), *names], size) for size in (10, 13))
+        self.names = self.small.short(said, self.column - 8 - self.small.width("100"))
+        names = [self.font.named(label, name) for label, name in zip(self.labels, names, strict=True)]
+        labels = [self.font.wrapped(name, MARGIN, (self.height + 20) // 17) for name in names]
+        rows = [f"row {row:,}" for row in chosen]
+        written = [*(self.font.width(text) for label in labels for text in label), *map(self.small.width, rows)]
+        self.left = GAP + max(written) + GAP
+        across = self.left + views * (self.column + GAP)
+        caption = self.small.wrapped(caption_of(cache), across - 2 * GAP, 9)
+        self.top = GAP + 13 * len(caption) + 24
+        self.cell = self.height + 4 + min(TOP, len(cache.classes)) * BAR + GAP
+        self.image = Image.new("RGB", (across, self.top + len(chosen) * self.cell), PAPER)
+        self.pen = ImageDraw.Draw(self.image)
+        for line, text in enumerate(caption):
+            self.pen.text((GAP, GAP + 13 * line), text, FAINT, self.small.font)
+        for view in range(views):
+            self.pen.text((self.left + view * (self.column + GAP), self.top - 18), f"view {view}", INK, self.small.font)
+        for line, (label, row) in enumerate(zip(labels, rows, strict=True)):
+            for i, text in enumerate((*label, row)):
+                script, colour = (self.small, FAINT) if text is row else (self.font, INK)
+                self.pen.text((GAP, self.top + line * self.cell + 17 * i), text, colour, script.font)
+
+    def add(self, view: int, line: int, image: Tensor) -> None:
+        """One rendering and the answer to it."""
+        from PIL import Image
+
+        x, y = self.left + view * (self.column + GAP), self.top + line * self.cell
+        pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        way = Image.Resampling.NEAREST if image.shape[1] <= self.height else Image.Resampling.LANCZOS
+        self.image.paste(pixels.resize((self.width, self.height), way), (x, y))
+        for place, (share, c) in enumerate(self.answers[view][line]):
+            self.bar(x, y + self.height + 4 + place * BAR, share, c, int(self.labels[line]))
+
+    def bar(self, x: int, y: int, share: float, c: int, label: int) -> None:
+        colour = OPEN if label < 0 else RIGHT if c == label else WRONG
+        self.pen.rectangle((x, y, x + self.column - 1, y + BAR - 2), TRACK)
+        if (length := round(share * self.column)) > 0:
+            self.pen.rectangle((x, y, x + length - 1, y + BAR - 2), colour)
+        number = f"{100 * share:.0f}"
+        self.pen.text((x + 3, y + 6), self.names[c], INK, self.small.font, "lm")
+        self.pen.text((x + self.column - 3, y + 6), number, INK, self.small.font, "rm")
+
+
+class Script:
+    """A font of one size, and texts made to fit; letters that no font here has become plain ones."""
+
+    def __init__(self, texts: Sequence[str], size: int):
+        from PIL import ImageFont
+
+        letters = {letter for text in texts for letter in text if not (letter.isascii() or letter.isspace())}
+        self.font = ImageFont.load_default(size)
+        self.known = drawn(self.font, letters)
+        for name in FONTS if len(self.known) < len(letters) else ():
+            try:
+                font = ImageFont.truetype(name, size - 1)
+            except OSError:
+                continue
+            if len(known := drawn(font, letters)) > len(self.known):
+                self.font, self.known = font, known
+
+    def plain(self, text: str) -> str:
+        """The text in letters that the font has: é as e, others as a question mark."""
+
+        def letter(one: str) -> str:
+            if one in self.known or one.isascii():
+                return one if one.isprintable() else " "
+            return unicodedata.normalize("NFKD", one).encode("ascii", "ignore").decode() or "?"
+
+        return "".join(map(letter, text))
+
+    def width(self, text: str) -> int:
+        return int(np.ceil(self.font.getlength(text)))
+
+    def cut(self, text: str, width: int) -> str:
+        """The text, its middle left out where it is too wide."""
+        text = self.plain(text)
+        if self.width(text) <= width:
+            return text
+        fits = bisect_right(range(len(text)), width, key=lambda kept: self.width(middle_out(text, kept)))
+        return middle_out(text, max(0, fits - 1))
+
+    def short(self, names: Mapping[int, str], width: int) -> dict[int, str]:
+        """Names that fit; those that would look alike begin with the number of their class."""
+        shown = {c: self.cut(self.named(c, name), width) for c, name in names.items()}
+        times = Counter(shown.values())
+        return {c: self.cut(f"{c} {names[c]}", width) if times[text] > 1 else text for c, text in shown.items()}
+
+    def named(self, c: int, name: str) -> str:
+        """The class by name, with its number where some letters cannot be drawn."""
+        return f"{c} {name}" if self.plain(name).count("?") > name.count("?") else name
+
+    def wrapped(self, text: str, width: int, most: int) -> list[str]:
+        """The text in lines, broken after blanks, dashes and underscores where there are some; the last one is cut."""
+        rest, lines = self.plain(text).strip(), []
+        while rest and len(lines) < most - 1 and self.width(rest) > width:
+            fits = max(n for n in range(1, len(rest) + 1) if n == 1 or self.width(rest[:n]) <= width)
+            breaks = [n for n in range(fits // 2, fits + 1) if rest[n - 1 : n] in (" ", "-", "_", ",")]
+            end = breaks[-1] if breaks else fits
+            lines.append(rest[:end].rstrip())
+            rest = rest[end:].lstrip()
+        return [*lines, self.cut(rest, width)] if rest else lines or [""]
+
+
+def drawn(font, letters: set[str]) -> set[str]:
+    """Those that a font has: what it lacks, it draws as it draws what no font has."""
+    lacking = bytes(font.getmask("\uffff"))
+    return {letter for letter in letters if bytes(font.getmask(letter)) != lacking}
+
+
+def middle_out(text: str, kept: int) -> str:
+    return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def tile(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the pictures: small ones enlarged by whole pixels, large ones shrunk, none distorted."""
+    longer = max(size)
+    scale = max(1, round(COLUMN / longer + 0.2)) if longer < COLUMN else min(1.0, LARGEST / longer)
+    return tuple(max(1, round(side * scale)) for side in size)
+
+
+def caption_of(cache: Cache) -> str:
+    meta = cache.meta
+    teacher = meta["teacher"].get("model", meta["teacher"].get("kind", "the teacher"))
+    source, view = meta["source"]["spec"], meta["view"]["view"]
+    return f"{source} as {view}, and what {teacher} makes of it, in percent; green is the label"

@@ -66,19 +66,23 @@ class LiveTeacher:
     sees = True  # it needs the pixels of a batch
 
     def __call__(self, batch: Batch) -> Knowledge:
-        return self.method.project(self.show(batch))
+        """One row alone is shown and projected twice: alone it would round differently."""
+        alone = len(batch) == 1
+        images = torch.cat([batch.images, batch.images]) if alone else batch.images
+        knowledge = self.method.project(self.looks(images))
+        return {name: value[:1] for name, value in knowledge.items()} if alone else knowledge
 
     def show(self, batch: Batch) -> Look:
         return self.looks(batch.images)
 
     @torch.no_grad()
     def looks(self, images: Tensor) -> dict[str, Tensor]:
-        """What the network shows, in f32. One row alone is shown twice: alone it would round differently."""
+        """What the network shows, in f32, whatever the layout of the images."""
         alone = len(images) == 1
         if alone:
             images = torch.cat([images, images])
-        if self.forward.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self.forward.channels_last else torch.contiguous_format
+        images = images.contiguous(memory_format=layout)
         with self.numerics():
             look = self.look(images)
         return {name: (value[:1] if alone else value).float() for name, value in look.items()}

@@ -10,7 +10,7 @@ import torch
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
-from kdcache.dump import library_versions, pixel_crcs, thumbs
+from kdcache.dump import changed_libraries, pixel_crcs, thumbs
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.sources import Source
 from kdcache.sources.arrays import quiet
@@ -63,7 +63,7 @@ def require_pixels(cache: Cache, loader: Loader) -> str:
         return f"{differ} of {len(rows)} canaries differ by rounding only (at most {drift} levels in an 8x8 average)"
     place, expected = f"{cache.path}, view {loader.view.name}", "the pixels the teacher saw"
     found = f"other pixels in {differ} of {len(rows)} canaries"
-    changed = changed_libraries(cache)
+    changed = changed_libraries(cache.meta)
     if changed and not loader.view.native:
         raise LibraryChanged(place, expected, f"{found}, with {changed}", "install the version it was made with")
     raise PipelineChanged(place, expected, found, "restore the pipeline it was made with, or dump again")
@@ -89,13 +89,6 @@ def require_answers(cache: Cache, loader: Loader, teacher: LiveTeacher) -> str:
         place, found = f"{cache.path}, teacher", f"logits that differ by {error:.3g}"
         raise TeacherChanged(place, "the answers in the file", found, "give the same weights, or dump again")
     return f"{len(images)} canaries answered within {error:.1e}"
-
-
-def changed_libraries(cache: Cache) -> str:
-    """Image libraries that have another version now."""
-    now = library_versions()
-    stored = {k: v for k, v in cache.meta["libraries"].items() if k not in ("torch", "numpy")}
-    return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)
 
 
 def check_blocks(cache: Cache, progress=quiet) -> Iterator[Check]:

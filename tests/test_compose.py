@@ -9,7 +9,7 @@ from relation_cases import CLASSES, ROWS, SHAPES, STAGES, batch_of, draw
 from torch import nn
 
 from kdcache.errors import UsageError
-from kdcache.methods import METHODS, Method, Part, Sum, build, default_knowledge, parse
+from kdcache.methods import METHODS, Method, Part, Sum, build, knowledge_of, parse
 from kdcache.methods.compose import merged
 
 RAW = {f"f{i}.raw": shape for i, shape in enumerate([(3, 3, 3), *STAGES.values()])}
@@ -163,7 +163,7 @@ def test_the_initialisation_holds_the_terms_of_the_methods_that_have_one():
 
 
 def test_a_sum_caches_shared_knowledge_once():
-    assert default_knowledge("st+dkd+kdsvd+kdeid+at") == (
+    assert tuple(knowledge_of("st+dkd+kdsvd+kdeid+at")) == (
         "logits",
         "svd.f1",
         "svd.f2",
@@ -172,13 +172,13 @@ def test_a_sum_caches_shared_knowledge_once():
         "at.f2",
         "at.f3",
     )
-    assert default_knowledge("ls") == ()
-    assert default_knowledge("rkd", {"logits": (3,), "emb": (5,)}) == ("emb",)
+    assert tuple(knowledge_of("ls")) == ()
+    assert tuple(knowledge_of("rkd", {"logits": (3,), "emb": (5,)})) == ("emb",)
 
 
 def test_asking_for_names_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    assert default_knowledge("ft+vid+mhgd")[0] == "ft.factor"
+    assert next(iter(knowledge_of("ft+vid+mhgd"))) == "ft.factor"
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
     {"types", "errors", "seeds"},
     {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo", "plot", "table"},
-    {"cache", "batches", "teachers", "known"},
+    {"cache", "batches", "teachers", "known", "joined"},
     {"dump", "train", "verify", "show"},
     {"choice", "recipe", "api"},
     {"bench"},
@@ -22,6 +22,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
     "known": {"teachers"},
+    "joined": {"cache"},
     "verify": {"dump"},
     "recipe": {"choice"},
     "api": {"choice"},

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdcache.errors import UsageError
-from kdcache.methods import METHODS, Method, build, default_knowledge
+from kdcache.methods import METHODS, Method, build, knowledge_of
 from kdcache.types import Batch
 
 CLASSES, ROWS = 6, 4
@@ -102,7 +102,7 @@ def test_loss_is_named_terms_that_sum_to_a_scalar_with_a_gradient(text):
 def test_projecting_a_batch_equals_projecting_its_rows(text):
     method, look = made(text), draw(3)
     whole = method.project(look)
-    assert tuple(whole) == default_knowledge(text)
+    assert tuple(whole) == tuple(knowledge_of(text))
     for name, value in whole.items():
         rows = [method.project({k: v[i : i + 1] for k, v in look.items()})[name] for i in range(ROWS)]
         torch.testing.assert_close(torch.cat(rows), value, rtol=1e-6, atol=1e-6)

@@ -1,6 +1,7 @@
 """One HDF5 file of records, seeds and identities."""
 
+from kdcache.cache.create import create
 from kdcache.cache.reader import Cache, open_cache
-from kdcache.cache.writer import Writer, create
+from kdcache.cache.writer import Writer
 
 __all__ = ["Cache", "Writer", "create", "open_cache"]

@@ -18,10 +18,10 @@ X.part until its last block and its seal are on disk. No pickle. A row of zeros 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,15 +29,18 @@ import h5py
 import numpy as np
 
 from kdcache import codecs
+from kdcache.cache.meta import LONGEST, REMEDY, parse
 from kdcache.codecs import Codec
 from kdcache.errors import CacheError
 
-FORMAT, VERSION = "kdcache", 1
-FEATURES: frozenset[str] = frozenset()  # required features that this reader understands
 DONE = 0x6B64_0001 << 32
 BLOCK_ROWS = 1024
 ALIGNMENT = 4096
 SEALED = ("meta", "labels")  # with canaries and constants: what the seal covers
+CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits` and `thumb`, where there are some
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+DEPTH, OBJECTS = 4, 10_000  # no file of ours nests deeper or holds more
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Layout:
 
     def filled(self) -> list[str]:
         """The datasets that are filled in block by block."""
-        return [name for name in self.places if f"blocks/{name}" in self.places]
+        parts = [f"{part}/{name}" for part in ("eval", "knowledge") for name in self.codecs]
+        return [name for name in ("digests", *parts, "seeds") if name in self.places]
 
     def blocks(self, dataset: str) -> tuple[int, int]:
         """How many views and blocks of rows a dataset has."""
@@ -114,67 +118,83 @@ def filled_datasets(meta: dict, place: object) -> tuple[dict[str, tuple[np.dtype
 
 def read_layout(path: Path) -> Layout:
     """Opens, checks and closes a file. Whatever is wrong with it is one clear error."""
+    try:
+        require_file(path)
+        # nothing of ours ever changes what HDF5 itself wrote, so there is nothing to lock
+        with h5py.File(path, "r", locking=False) as file:
+            places = collect(path, file)
+        with open(path, "rb") as file:
+            meta = parse(path, read_meta(path, places, file))
+        shapes, found = filled_datasets(meta, path)
+        layout = Layout(path, meta, places, found)
+        check(layout, shapes)
+    except PermissionError:
+        raise CacheError(path, "a readable file", "no permission", "check its mode and owner") from None
+    except CacheError:
+        raise
+    except Exception as error:  # a damaged or hostile file may lead HDF5 and JSON anywhere
+        found = " ".join(str(error).split())[:160] or type(error).__name__
+        raise CacheError(path, "a whole cache file", found, REMEDY) from None
+    return layout
+
+
+def require_file(path: Path) -> None:
+    """Refuses what is no HDF5 file, or one that is shorter or longer than it says itself."""
     if not path.exists():
         part = part_of(path)
         found = f"an unfinished one, {part.name}" if part.exists() else "no such file"
         remedy = "run the same dump-logits again to finish it" if part.exists() else "make it with dump-logits"
         raise CacheError(path, "a finished cache", found, remedy)
-    if path.is_dir():
-        raise CacheError(path, "a cache file", "a folder", "name the .h5 file")
-    try:
-        with open(path, "rb") as file:
-            if file.read(8) != b"\x89HDF\r\n\x1a\n":
-                raise CacheError(path, "an HDF5 file", "something else", "check the name")
-        with h5py.File(path, "r") as file:
-            meta = read_meta(path, file)
-            shapes, found = filled_datasets(meta, path)
-            places = collect(path, file)
-    except PermissionError:
-        raise CacheError(path, "a readable file", "no permission", "check its mode and owner") from None
-    except CacheError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        found = " ".join(str(error).split())[:160]
-        if "truncated" in found:
-            found = f"a file that was cut off ({path.stat().st_size} bytes are left)"
-        raise CacheError(path, "a whole cache file", found, "copy or dump it again") from None
-    layout = Layout(path, meta, places, found)
-    check(layout, shapes)
-    return layout
+    if not path.is_file():
+        raise CacheError(path, "a cache file", "a folder" if path.is_dir() else "no regular file", "name the .h5 file")
+    with open(path, "rb") as file:
+        head, size = file.read(48), os.fstat(file.fileno()).st_size
+    if not head.startswith(SIGNATURE):
+        raise CacheError(path, "an HDF5 file", "something else" if head else "an empty file", "check the name")
+    if len(head) == 48 and head[8] != 2:  # other ones may carry no checksums, so that damage could go unseen
+        raise CacheError(path, "a file as kdcache lays it out", f"a version {head[8]} of HDF5's", "give the original")
+    end = int.from_bytes(head[28:36], "little")
+    if size < max(end, 48):
+        raise CacheError(path, f"{end} bytes", f"a file that was cut off ({size} bytes are left)", REMEDY)
+    if size > end:
+        raise CacheError(path, f"{end} bytes", f"{size - end} more behind its end", REMEDY)
 
 
-def read_meta(path: Path, file: h5py.File) -> dict:
-    if "meta" not in file:
+def read_meta(path: Path, places: dict[str, Place], file) -> bytes:
+    place = places.get("meta")
+    if place is None or place.dtype != np.uint8 or len(place.shape) != 1 or "seal" not in places:
         raise CacheError(path, "a kdcache file", "another kind of HDF5 file", "see import-logits to wrap logits")
-    meta = json.loads(bytes(file["meta"][:]))
-    if meta.get("format") != FORMAT or meta.get("version") != VERSION:
-        found = f"{meta.get('format')} version {meta.get('version')}"
-        raise CacheError(path, f"{FORMAT} version {VERSION}", found, "read it with the kdcache that wrote it")
-    if strange := set(meta["requires"]) - FEATURES:
-        raise CacheError(path, "features that this version knows", ", ".join(sorted(strange)), "update kdcache")
-    counts = [meta["source"]["rows"], meta["views"], meta["block_rows"]]
-    if not all(type(n) is int and 0 < n < 1 << 40 for n in counts) or meta["eval"]["rows"] < 0:
-        raise CacheError(path, "sensible numbers of rows and views", str(counts), "copy or dump it again")
-    return meta
+    if place.nbytes > LONGEST:
+        raise CacheError(path, f"a header of at most {LONGEST} bytes", f"{place.nbytes}", REMEDY)
+    return os.pread(file.fileno(), place.nbytes, place.offset)
 
 
 def collect(path: Path, file: h5py.File) -> dict[str, Place]:
     """The place of every dataset, refused unless it is contiguous and inside the file."""
     places, size = {}, os.path.getsize(path)
-
-    def visit(name: str, item) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
+    for name, item in datasets(path, file):
         place = Place(item.id.get_offset(), item.dtype, item.shape)
-        if item.chunks or place.offset is None:
-            raise CacheError(f"{path}:/{name}", "a contiguous dataset", "a chunked or empty one", "dump it again")
+        if item.chunks or item.external or place.offset is None or place.shape is None:
+            raise CacheError(f"{path}:/{name}", "a contiguous dataset", "a chunked, outside or empty one", REMEDY)
         if place.offset < 0 or place.offset + place.nbytes > size:
             found = f"bytes up to {place.offset + place.nbytes} of {size}"
-            raise CacheError(f"{path}:/{name}", "data inside the file", found, "copy or dump it again")
+            raise CacheError(f"{path}:/{name}", "data inside the file", found, REMEDY)
         places[name] = place
-
-    file.visititems(visit)
     return places
+
+
+def datasets(path: Path, group: h5py.Group, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every dataset below a group, by its full name; links that lead elsewhere are refused, not followed."""
+    if not depth or len(group) > OBJECTS:
+        raise CacheError(f"{path}:/{prefix}", "the groups of a cache", "more or deeper ones", REMEDY)
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise CacheError(f"{path}:/{prefix}{name}", "data of this file", "a link to elsewhere", REMEDY)
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from datasets(path, item, f"{prefix}{name}/", depth - 1)
+        elif isinstance(item, h5py.Dataset):
+            yield f"{prefix}{name}", item
 
 
 def check(layout: Layout, shapes: dict) -> None:
@@ -184,13 +204,17 @@ def check(layout: Layout, shapes: dict) -> None:
         expected[f"blocks/{name}"] = (np.dtype("<u8"), (*shape[:-1], -(-shape[-1] // layout.block_rows)))
     expected["labels"] = (np.dtype("<i4"), (layout.rows,))
     expected["seal"] = (np.dtype("<u4"), (1,))
+    shown = layout.places["canaries/row"].shape[:1] if "canaries/row" in layout.places else (0,)
+    expected |= {f"canaries/{name}": (np.dtype(kind), shown) for name, kind in CANARIES.items()}
     for name, (dtype, shape) in expected.items():
         place = layout.places.get(name)
-        base = Place(0, dtype, shape)
-        if place is None or place.nbytes != base.nbytes or place.shape != shape or place.dtype != dtype:
+        if place is None or place.shape != shape or place.dtype != dtype:
             found = "none" if place is None else f"{place.dtype}{list(place.shape)}"
-            remedy = "copy or dump it again"
-            raise CacheError(f"{layout.path}:/{name}", f"{dtype}{list(shape)}", found, remedy)
+            raise CacheError(f"{layout.path}:/{name}", f"{dtype}{list(shape)}", found, REMEDY)
+    for name, place in layout.places.items():
+        aside = name.startswith(("constants/", "canaries/"))
+        if aside and (place.dtype.kind not in "iufb" or (name.startswith("canaries/") and place.shape[:1] != shown)):
+            raise CacheError(f"{layout.path}:/{name}", "numbers, a row each", f"{place.dtype}{place.shape}", REMEDY)
 
 
 def sealed_crc(layout: Layout, file) -> int:
@@ -199,7 +223,8 @@ def sealed_crc(layout: Layout, file) -> int:
     for name, place in sorted(layout.places.items()):
         if name in SEALED or name.startswith(("canaries/", "constants/")):
             crc = zlib.crc32(f"{name}:{place.dtype.str}:{place.shape}".encode(), crc)
-            crc = zlib.crc32(os.pread(file.fileno(), place.nbytes, place.offset), crc)
+            for start in range(0, place.nbytes, CHUNK):
+                crc = zlib.crc32(os.pread(file.fileno(), min(CHUNK, place.nbytes - start), place.offset + start), crc)
     return crc
 
 

@@ -6,6 +6,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ from torch import Tensor
 
 from kdcache.cache.layout import DONE, Layout, read_layout, sealed_crc
 from kdcache.errors import CacheError, UsageError
+
+
+@dataclass
+class Table:
+    """A dataset as this process sees it."""
+
+    flat: np.ndarray  # one record after the other; what is no plain number is opaque bytes, which NumPy gathers fastest
+    unchecked: np.ndarray | None  # which blocks' CRC was not looked at so far; None once nothing is left to look at
 
 
 class Cache:
@@ -30,10 +39,10 @@ class Cache:
         self.path = Path(path)
         self.layout: Layout = read_layout(self.path)
         self.check = check
+        self.seal = require_finished(self.layout)
+        self._rows, self._views = self.layout.rows, self.layout.views
         self._map: mmap.mmap | None = None
-        self._tables: dict[str, np.ndarray] = {}  # a dataset as a flat array of records
-        self._trusted: dict[str, np.ndarray] = {}  # its blocks whose CRC was right
-        require_finished(self.layout)
+        self._tables: dict[str, Table] = {}
 
     @property
     def meta(self) -> dict:
@@ -42,7 +51,7 @@ class Cache:
 
     @property
     def views(self) -> int:
-        return self.layout.views
+        return self._views
 
     @property
     def classes(self) -> list[str]:
@@ -56,38 +65,40 @@ class Cache:
     @property
     def labels(self) -> np.ndarray:
         """int64 [N]; -1 where there is none."""
-        return self._table("labels").astype(np.int64)
+        return self._table("labels").flat.astype(np.int64)
 
     @property
     def digests(self) -> np.ndarray:
-        return self._table("digests").copy()
+        """uint64 [N]: a hash of each image."""
+        return self._gather("digests", np.arange(len(self)))
 
     @property
     def constants(self) -> dict[str, Tensor]:
         """What a method made of the teacher before the dump."""
-        return {n.removeprefix("constants/"): torch.from_numpy(a) for n, a in self._small("constants/").items()}
+        return {name: torch.from_numpy(array) for name, array in self._below("constants/").items()}
 
     @property
     def canaries(self) -> dict[str, np.ndarray]:
         """Some sample-views that prove that replay still gives what the teacher saw."""
-        return {name.removeprefix("canaries/"): array for name, array in self._small("canaries/").items()}
+        return self._below("canaries/")
 
     def __len__(self) -> int:
-        return self.layout.rows
+        return self._rows
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_map": None, "_tables": {}, "_trusted": {}}
+        return self.__dict__ | {"_map": None, "_tables": {}}
 
-    def read(self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"):
+    def read(
+        self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"
+    ) -> dict[str, Tensor]:
         """Knowledge of these rows in a view (or in one view each), decoded to f32, in the order asked for."""
         items = self._items(view, rows)
-        return {name: self._decode(f"knowledge/{name}", items, name, device) for name in names or self.names}
+        return {name: self._decode("knowledge", name, items, device) for name in self._known(names)}
 
     def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         """What the teacher said of un-augmented evaluation images."""
-        rows = np.asarray(rows, dtype=np.int64)
-        held = [name for name in names or self.names if f"eval/{name}" in self.layout.places]
-        return {name: self._decode(f"eval/{name}", rows, name, device) for name in held}
+        rows = numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
+        return {name: self._decode("eval", name, rows, device) for name in self._known(names) if self.has_eval(name)}
 
     def seeds(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The augmentation seeds of sample-views, as int64 bit patterns."""
@@ -95,74 +106,99 @@ class Cache:
 
     def records(self, name: str, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The stored bytes of knowledge, undecoded: uint8 [n, record size]."""
-        return self._bytes(f"knowledge/{name}", self._items(view, rows))
+        return self._bytes(f"knowledge/{self._known([name])[0]}", self._items(view, rows))
 
-    def _items(self, view, rows) -> np.ndarray:
-        rows, view = np.asarray(rows, dtype=np.int64), np.asarray(view, dtype=np.int64)
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise UsageError(self.path, f"rows from 0 to {len(self) - 1}", f"{rows.min()} to {rows.max()}", "check them")
-        if view.size and (view.min() < 0 or view.max() >= self.views):
-            found = f"{view.min()} to {view.max()}"
-            raise UsageError(self.path, f"views from 0 to {self.views - 1}", found, "take the view modulo `views`")
-        return view * len(self) + rows
-
-    def _decode(self, dataset: str, items: np.ndarray, name: str, device) -> Tensor:
-        records = torch.from_numpy(self._bytes(dataset, items)).to(device, non_blocking=True)
-        return self.layout.codecs[name].decode(records)
-
-    def _bytes(self, dataset: str, items: np.ndarray) -> np.ndarray:
-        return self._gather(dataset, items).view(np.uint8).reshape(len(items), -1)
-
-    def _gather(self, dataset: str, items: np.ndarray) -> np.ndarray:
-        table = self._table(dataset)
-        if self.check:
-            self._trust(dataset, items)
-        return table.take(items)
-
-    def _trust(self, dataset: str, items: np.ndarray) -> None:
-        """Checks the CRC of every block that is touched for the first time."""
-        rows = self.layout.places[dataset].shape[-1]
-        per_view = self.layout.blocks(dataset)[1]
-        blocks = items // self.layout.block_rows if rows == len(self._table(dataset)) else (
-            items // rows * per_view + items % rows // self.layout.block_rows
-        )
-        trusted = self._trusted.get(dataset)
-        if trusted is None:
-            trusted = self._trusted[dataset] = np.zeros(self._table(f"blocks/{dataset}").size, dtype=bool)
-        seen = trusted.take(blocks)
-        if not seen.all():
-            for block in np.unique(blocks[~seen]).tolist():
-                if not self.block_is_right(dataset, block // per_view, block % per_view):
-                    remedy = "`kdcache verify` shows the extent; copy or dump it again"
-                    place = f"{self.path}:/{dataset}"
-                    raise CacheError(place, "intact data", f"a wrong CRC in block {block}", remedy)
-                trusted[block] = True
+    def has_eval(self, name: str) -> bool:
+        """Whether it holds this knowledge of the evaluation images, too."""
+        return f"eval/{name}" in self.layout.places
 
     def block_is_right(self, dataset: str, view: int, block: int) -> bool:
         """Whether a block is marked done and its bytes have the stored CRC."""
         offset, length, _ = self.layout.span(dataset, view, block)
-        word = int(self._table(f"blocks/{dataset}")[view * self.layout.blocks(dataset)[1] + block])
+        word = int(self._table(f"blocks/{dataset}").flat[view * self.layout.blocks(dataset)[1] + block])
         return word == DONE | zlib.crc32(memoryview(self._open())[offset : offset + length])
+
+    def _items(self, view, rows) -> np.ndarray:
+        rows = numbers(self.path, "rows", rows, self._rows)
+        if isinstance(view, int) and 0 <= view < self._views:  # by far the most frequent
+            return rows + view * self._rows if view else rows
+        if np.ndim(view) == 0:
+            view = int(numbers(self.path, "views", [view], self._views)[0])
+        else:
+            view = numbers(self.path, "views", view, self._views)
+            if len(view) != len(rows):
+                raise UsageError(self.path, f"one view, or {len(rows)}", f"{len(view)}", "give one for each row")
+        return view * self._rows + rows
+
+    def _known(self, names: Sequence[str] | None) -> Sequence[str]:
+        if names is None:
+            return self.names
+        names = [names] if isinstance(names, str) else names
+        for name in names:
+            if name not in self.layout.codecs:
+                raise UsageError(
+                    self.path, f"knowledge out of {', '.join(self.names)}", repr(name), "name one of these"
+                )
+        return names
+
+    def _decode(self, kind: str, name: str, items: np.ndarray, device) -> Tensor:
+        records = torch.from_numpy(self._bytes(f"{kind}/{name}", items))
+        if device != "cpu":
+            records = records.to(device, non_blocking=True)
+        return self.layout.codecs[name].decode(records)
+
+    def _bytes(self, dataset: str, items: np.ndarray) -> np.ndarray:
+        records = self._gather(dataset, items)
+        return records.view(np.uint8).reshape(len(items), records.itemsize)
+
+    def _gather(self, dataset: str, items: np.ndarray) -> np.ndarray:
+        table = self._table(dataset)
+        if table.unchecked is not None:
+            self._look_at(dataset, table, items)
+        return table.flat.take(items)
+
+    def _look_at(self, dataset: str, table: Table, items: np.ndarray) -> None:
+        """Checks the CRC of every block that is touched for the first time."""
+        per_view = self.layout.blocks(dataset)[1]
+        views, rows = np.divmod(items, self.layout.places[dataset].shape[-1])
+        blocks = views * per_view + rows // self.layout.block_rows
+        for block in np.unique(blocks[table.unchecked.take(blocks)]).tolist():
+            if not self.block_is_right(dataset, block // per_view, block % per_view):
+                found = f"a wrong CRC in block {block % per_view} of view {block // per_view}"
+                remedy = "`kdcache verify` shows the extent; copy or dump it again"
+                raise CacheError(f"{self.path}:/{dataset}", "intact data", found, remedy)
+            table.unchecked[block] = False
+        if not table.unchecked.any():
+            table.unchecked = None
 
     def _open(self) -> mmap.mmap:
         if self._map is None:
-            with open(self.path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with open(self.path, "rb") as file:
+                    found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise CacheError(self.path, "the file that was opened", str(error), "put it back") from None
+            place = self.layout.places["seal"].offset
+            if int.from_bytes(found[place : place + 4], "little") != self.seal:  # a worker may open it much later
+                raise CacheError(self.path, "the file that was opened", "another one under its name", "open it again")
+            self._map = found
         return self._map
 
-    def _table(self, dataset: str) -> np.ndarray:
-        """A dataset as a flat array; records as opaque bytes, which NumPy gathers fastest."""
-        if dataset not in self._tables:
+    def _table(self, dataset: str) -> Table:
+        table = self._tables.get(dataset)
+        if table is None:
             place = self.layout.places[dataset]
-            plain = place.dtype.kind in "iuf" and place.dtype.subdtype is None
+            plain = place.dtype.kind in "iufb"
             dtype = place.dtype if plain else np.dtype((np.void, place.dtype.itemsize))
-            count = place.nbytes // dtype.itemsize
-            self._tables[dataset] = np.frombuffer(self._open(), dtype, count, place.offset)
-        return self._tables[dataset]
+            flat = np.frombuffer(self._open(), dtype, place.nbytes // dtype.itemsize, place.offset)
+            to_check = self.check and dataset in self.layout.filled()
+            unchecked = np.ones(self.layout.places[f"blocks/{dataset}"].nbytes // 8, dtype=bool) if to_check else None
+            table = self._tables[dataset] = Table(flat, unchecked)
+        return table
 
-    def _small(self, prefix: str) -> dict[str, np.ndarray]:
+    def _below(self, prefix: str) -> dict[str, np.ndarray]:
         places = {name: place for name, place in self.layout.places.items() if name.startswith(prefix)}
-        return {name: self._table(name).reshape(place.shape).copy() for name, place in places.items()}
+        return {n.removeprefix(prefix): self._table(n).flat.reshape(p.shape).copy() for n, p in places.items()}
 
 
 def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
@@ -170,19 +206,41 @@ def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
     return Cache(path, check)
 
 
-def require_finished(layout: Layout) -> None:
-    """Refuses a file with open blocks or a wrong seal, whatever its name."""
+def numbers(place: object, what: str, values, count: int) -> np.ndarray:
+    """Whole numbers from 0 to count-1 as int64 [n]; others are refused, not rounded or counted from the end."""
+    array = np.asarray(values)
+    if array.dtype != np.int64 and (array.dtype.kind in "iu" or not array.size):
+        array = array.astype(np.int64)
+    if array.dtype != np.int64 or array.ndim != 1:
+        found = f"{array.dtype}{list(array.shape)}"
+        raise UsageError(place, f"{what} as a list of whole numbers", found, "numpy.flatnonzero makes one of a mask")
+    if array.size and np.maximum.reduce(array.view(np.uint64)) >= count:  # a negative number is a huge one here
+        found = f"{array.min()} to {array.max()}"
+        raise UsageError(place, f"{what} from 0 to {count - 1}", found, "take views modulo `views`, rows below len()")
+    return array
+
+
+def require_finished(layout: Layout) -> int:
+    """Refuses a file with open blocks or a wrong seal, whatever its name; its seal."""
     with open(layout.path, "rb") as file:
+
+        def content(name: str) -> np.ndarray:
+            place = layout.places[name]
+            return np.frombuffer(os.pread(file.fileno(), place.nbytes, place.offset), place.dtype)
+
         for name in layout.filled():
-            place = layout.places[f"blocks/{name}"]
-            words = np.frombuffer(os.pread(file.fileno(), place.nbytes, place.offset), dtype="<u8")
+            words = content(f"blocks/{name}")
             missing = int((words >> np.uint64(32) != DONE >> 32).sum())
             if missing:
                 found = f"{missing} of {words.size} blocks of {name} missing"
                 raise CacheError(layout.path, "a finished cache", found, "run the same dump-logits again to finish it")
-        place = layout.places["seal"]
-        seal = int.from_bytes(os.pread(file.fileno(), 4, place.offset), "little")
+        seal = int(content("seal")[0])
         if seal != sealed_crc(layout, file):
             raise CacheError(layout.path, "an intact header", "a wrong seal", "copy or dump it again")
-
-
+        bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
+        for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
+            values = content(name)
+            if values.size and not (low <= values.min() and values.max() < high):
+                found = f"{values.min()} to {values.max()}"
+                raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
+    return seal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
-from kdcache.errors import TeacherError, UsageError
-from kdcache.models import build
+from kdcache.errors import KdcacheError, TeacherError, UsageError
+from kdcache.models import build, find
 from kdcache.models.network import Network, check_output
 from kdcache.models.weights import fingerprint, load
 from kdcache.runs import ROOT, folder_name
 from kdcache.sources import Source, open_source
-from kdcache.train import Evaluation
+from kdcache.train import Evaluation, Settings
 from kdcache.verify import require_source
 from kdcache.views import View, from_json, open_view
 
@@ -29,11 +30,45 @@ def choose_device(name: str | None) -> str:
     if name in (None, "auto"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type not in ("cpu", "cuda", "mps", "xpu"):
+            raise ValueError("nothing to train on")
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        found = str(error).splitlines()[0][:100]
-        raise UsageError("--device", "a device of this machine", f"{name!r} ({found})", "try cpu") from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        cuda = torch.cuda.device_count()
+        found = f"{name!r} where there is no CUDA device" if name.startswith("cuda") and not cuda else repr(name)
+        known = ", ".join(["auto", "cpu", *(f"cuda:{i}" for i in range(cuda))])
+        raise UsageError("--device", f"a device of this machine ({known})", found, "choose one of these") from error
     return name
+
+
+def workers_for(data: Data, wanted: int | None) -> int:
+    """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest."""
+    if wanted is not None:
+        return wanted
+    return 0 if data.train.resident is not None and data.view.native else len(os.sched_getaffinity(0))
+
+
+def settings(**given) -> Settings:
+    """Settings whose parts make sense together, too."""
+    chosen = Settings(**given)
+    if chosen.warmup > chosen.epochs:
+        raise UsageError("--warmup", f"at most all {chosen.epochs} epochs", f"{chosen.warmup:g}", "choose fewer")
+    return chosen
+
+
+def require_place(path: str | os.PathLike) -> Path:
+    """Refuses a file that cannot be written, before hours are spent on what should be in it."""
+    path = Path(path)
+    folder = path.absolute().parent
+    place, remedy = f"--out {path}", "make it, or choose another -o"
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise UsageError(place, f"a folder {folder}", found, remedy)
+    if path.is_dir():
+        raise UsageError(place, "the name of a file", "a folder", "name a file in it")
+    if not path.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        raise KdcacheError(place, f"permission to write in {folder}", "none", "choose another -o")
+    return path
 
 
 @dataclass
@@ -77,10 +112,13 @@ def teacher_folder(root: str | os.PathLike, data: str, model: str) -> Path:
 
 def load_teacher(model: str, weights: str | None, data: Data, root: str | os.PathLike = ROOT) -> Network:
     """The teacher from a file, or from where `train-teacher` leaves it."""
+    find(model)  # a name that nobody can train needs no advice on how to train it
     classes = len(data.train.classes)
     path = Path(weights) if weights else teacher_folder(root, data.train.spec, model) / "last.safetensors"
     if not weights and not path.exists():
-        remedy = f"make them with `kdcache train-teacher --model {model} --data {data.train.spec}` or give --weights"
+        where = "" if os.fspath(root) == os.fspath(ROOT) else f" --runs {shlex.quote(os.fspath(root))}"
+        made = f"kdcache train-teacher --model {shlex.quote(model)} --data {shlex.quote(data.train.spec)}{where}"
+        remedy = f"make them with `{made}`, or give --weights"
         raise TeacherError(f"teacher {model}", f"weights in {path}", "none", remedy)
     network = load(path, model, classes, data.train.mean, data.train.std)
     if network.arch["model"] != model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import torch
 from kdcache import verify as checks
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.choice.data import Data, describe, load_teacher
+from kdcache.choice.data import Data, describe, load_teacher, require_place, workers_for
 from kdcache.choice.student import Student
 from kdcache.codecs import CODECS
-from kdcache.errors import SourceError, UsageError
+from kdcache.errors import SourceError, TeacherError, UsageError
 from kdcache.methods import METHODS
 from kdcache.methods import build as build_method
 from kdcache.models import MODELS, build
@@ -33,11 +34,13 @@ def verify(
     file, data, no_data: bool, teacher: str | None, weights: str | None, device: str, root, progress=quiet
 ) -> Iterator[Check]:
     """Every check of a cache, with its data and, where one is named, its teacher."""
+    if no_data and (data or teacher):
+        raise UsageError("--no-data", f"no {'--data' if data else '--teacher'} beside it", "both", "leave one out")
+    if weights and not teacher:
+        raise UsageError("--weights", "--teacher beside it", "none", "name the model that the weights belong to")
     cache = open_cache(file, check=False)
     view = from_json(cache.path, cache.meta["view"])
     if no_data:
-        if teacher:
-            raise UsageError("--no-data", "no --teacher beside it", "both", "leave one out")
         yield from checks.verify(cache, None, view, None, {}, progress)
         return
     stored = cache.meta["source"]
@@ -60,23 +63,41 @@ def verify(
 
 def show(file: str, out: str, rows: int, views: int, data: str | None) -> Path:
     """The contact sheet of a cache."""
+    place = require_place(out)
+    if place.suffix.lower() not in (".png", ""):
+        raise UsageError(f"--out {out}", "a name that ends in .png", place.suffix, "the contact sheet is a PNG")
     cache = open_cache(file)
     opened = Data.of_cache(cache, data)
-    return contact_sheet(cache, Loader(opened.train, opened.view, cache.seeds), rows, views, Path(out))
+    return contact_sheet(cache, Loader(opened.train, opened.view, cache.seeds), rows, views, place)
 
 
 def evaluate(
-    checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int
+    checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int | None
 ) -> dict:
-    """The measures of a checkpoint on the evaluation images."""
+    """The measures of a checkpoint on the evaluation images: of --data, of the cache, else those of its own run."""
     store = open_cache(cache) if cache else None
-    opened = Data.of_cache(store, data) if store else Data.open(data, None)
+    opened = Data.of_cache(store, data) if store else as_trained(checkpoint, data)
     train = opened.train
     network = load(checkpoint, model, len(train.classes), train.mean, train.std)
+    if model and network.arch["model"] != model:
+        raise TeacherError(checkpoint, f"weights of {model}", f"of {network.arch['model']}", "leave --model out")
     check_output(network, opened.image)
     judged = Student(opened, "", "none", Settings(), store).judged()
-    evaluation = opened.evaluation(judged, device, workers)
-    return {"model": network.arch["model"], "rows": len(opened.held_out)} | evaluation(network)
+    evaluation = opened.evaluation(judged, device, workers_for(opened, workers))
+    return {"model": network.arch["model"], "rows": len(opened.held_out)} | evaluation.full(network)
+
+
+def as_trained(checkpoint: str, data: str | None) -> Data:
+    """Images and view of the run that a checkpoint lies in, unless others are named."""
+    try:
+        run = json.loads((Path(checkpoint).parent / "run.json").read_text())
+        spec, view = run["data"]["spec"], run["view"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Data.open(data, None)
+    opened = Data.open(data or spec, None)
+    if opened.train.spec == spec:
+        opened.view = from_json(checkpoint, view)
+    return opened
 
 
 def tables(names: list[str]) -> dict[str, dict[str, str]]:
@@ -98,4 +119,4 @@ def tables(names: list[str]) -> dict[str, dict[str, str]]:
 def parameters(model: str) -> str:
     with torch.device("meta"):
         network = build(model, 10, (0.0,) * 3, (1.0,) * 3)
-    return f"{sum(p.numel() for p in network.parameters()):>10,} weights for 10 classes"
+    return f"{sum(p.numel() for p in network.parameters()):,} weights for 10 classes"

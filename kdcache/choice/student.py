@@ -14,9 +14,9 @@ from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.choice.data import Data, describe, load_teacher
 from kdcache.choice.teacher import result
-from kdcache.errors import CacheError, UsageError
+from kdcache.errors import CacheError, TeacherError, UsageError
 from kdcache.known import KnownTeacher
-from kdcache.methods import Method, default_knowledge, split
+from kdcache.methods import Method, knowledge_of, split
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.pseudo import PseudoTeacher
@@ -43,8 +43,8 @@ class Student:
     device: str = "cpu"
     workers: int = 0
 
-    def train(self, run: Run | None = None, resume: bool = False, progress=quiet) -> tuple[list[Network], list[dict]]:
-        """The trained networks, and the records of all epochs."""
+    def train(self, run: Run | None = None, progress=quiet) -> tuple[list[Network], list[dict]]:
+        """The trained networks, and the records of all epochs; a run says whether they go on from earlier."""
         networks = [self.data.network(self.model, self.settings.seed)]
         check_output(networks[0], self.data.image)
         method = self.built(networks[0])
@@ -57,24 +57,40 @@ class Student:
         with contextlib.ExitStack() as stack:
             teacher = self.teacher(method, loader, stack)
             evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
-            records = fit(networks, method, teacher, loader, views, self.settings, evaluation, run, resume, progress)
+            records = fit(networks, method, teacher, loader, views, self.settings, evaluation, run, progress)
         return networks, records
 
     def built(self, network: Network) -> Method:
         """The method, for the shapes of this student and of the teacher."""
         student = shapes(network, network.taps, self.data.image)
-        teacher = student  # of methods that have none
+        teacher = self.shown() or student  # of methods that have none
+        if teacher.get("logits", student["logits"]) != student["logits"]:
+            expected, found = f"{student['logits'][0]} logits, as the student has", f"{teacher['logits'][0]}"
+            raise TeacherError("teacher", expected, found, "give a teacher of the same classes")
+        method = build_method(self.method, student, teacher, seed=self.settings.seed)
+        if method.students > 1 and any(True for _ in method.parameters()):
+            expected = f"parts without connectors beside {method.students} students"
+            found = f"{self.method}, whose connectors belong to one student"
+            raise UsageError("--method", expected, found, "take st or at beside dml")
+        return method
+
+    def shown(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of one row of what the teacher shows, and of what is stored of it."""
         if self.live:
-            teacher = shapes(self.live, self.live.taps, self.data.image)
-        elif self.cache:
-            teacher = {name: tuple(shape) for name, shape in self.cache.meta["teacher"].get("shapes", {}).items()}
-        return build_method(self.method, student, teacher)
+            return shapes(self.live, self.live.taps, self.data.image)
+        if self.pseudo or not self.cache:
+            return {}
+        stored = {name: codec.shape for name, codec in self.cache.layout.codecs.items()}
+        return {name: tuple(shape) for name, shape in (stored | self.cache.meta["teacher"].get("shapes", {})).items()}
 
     def teacher(self, method: Method, loader: Loader, stack: contextlib.ExitStack) -> Teacher:
         """Whoever answers: a network in the loop, the cache, or nobody."""
-        if not method.taps or method.students > 1:
+        if not method.taps:
             return no_teacher
         if self.pseudo:
+            if strange := [tap for tap in method.taps if tap != "logits"]:
+                found, remedy = "a pseudo teacher, who has logits alone", "take a method that reads logits, such as st"
+                raise UsageError(f"--method {self.method}", strange[0], found, remedy)
             return KnownTeacher(self.pseudo, self.device)
         if self.live:
             if self.cache:
@@ -86,30 +102,44 @@ class Student:
         if self.cache is None:
             remedy = "give --cache, or --live --teacher"
             raise UsageError(f"--method {self.method}", "a teacher's answers", "neither a cache nor --live", remedy)
-        method.use(self.cache.constants)
         return CacheTeacher(self.cache, self.names(method), self.device)
 
     def names(self, method: Method) -> list[str]:
         """The knowledge that a method reads: what its projection of such a teacher would be called."""
-        stored = self.cache.meta["teacher"].get("shapes", {})
-        missing = [tap for tap in method.taps if tap not in stored]
-        if missing:
-            found = f"a cache of {', '.join(self.cache.names)}"
+        codecs, shown = self.cache.layout.codecs, self.shown()
+
+        def refuse(expected: str, found: str):
             remedy = f"dump again with --method {self.method}"
-            raise CacheError(self.cache.path, f"knowledge for {self.method}", found, remedy)
+            raise CacheError(self.cache.path, f"{expected}, which {self.method} needs", found, remedy)
+
+        if missing := [tap for tap in method.taps if tap not in shown]:
+            refuse(f"knowledge of {missing[0]}", f"only {', '.join(codecs)}")
+        try:
+            method.use(self.cache.constants)
+        except UsageError as error:
+            refuse(f"the constant {error.expected}", error.found)
         with torch.no_grad():
-            return list(method.project({tap: torch.zeros(2, *stored[tap]) for tap in method.taps}))
+            wanted = method.project({tap: torch.zeros(2, *shown[tap]) for tap in method.taps})
+        for name, value in wanted.items():
+            if name not in codecs:
+                refuse(f"knowledge {name!r}", f"only {', '.join(codecs)}")
+            if tuple(codecs[name].shape) != value.shape[1:]:
+                refuse(f"{name} of shape {tuple(value.shape[1:])}", f"{tuple(codecs[name].shape)}")
+        return list(wanted)
 
     def judged(self) -> Tensor | None:
         """The teacher's logits on the evaluation images, for agreement; a teacher that never existed has none."""
         if self.pseudo:
             return None
+        held_out = self.data.held_out
+        if not len(held_out):
+            return None
+        if self.cache and "eval/logits" in self.cache.layout.places:
+            stored = self.cache.meta["eval"]
+            if (stored["rows"], stored.get("fingerprint")) == (len(held_out), held_out.fingerprint()):
+                return self.cache.read_eval(np.arange(len(held_out)), ["logits"])["logits"]
         if self.live:
             return self.data.evaluation(None, self.device, self.workers).logits(self.live)
-        if self.cache and "eval/logits" in self.cache.layout.places:
-            rows = self.cache.meta["eval"]["rows"]
-            if rows == len(self.data.held_out):
-                return self.cache.read_eval(np.arange(rows), ["logits"])["logits"]
         return None
 
 
@@ -120,6 +150,8 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
         "kind": "student", "model": student.model, "method": student.method, "data": student.data.train.identity(),
         "view": student.data.view.to_json(), "settings": student.settings.to_json(),
         "teacher": cache.meta["teacher"] if cache else describe(student.live) if student.live else None,
+        "cache": {name: cache.meta[name] for name in ("views", "run_key", "method", "knowledge")} if cache else None,
+        "views": student.views, "key": student.key,
         "live": student.live is not None,
         "pseudo": student.pseudo.to_json() if student.pseudo else None,
     }  # fmt: skip
@@ -127,7 +159,7 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
     name = folder_name(root, "student", student.data.train.spec, student.model, student.method, source)
     folder = Path(out) if out else name.with_name(f"{name.name}-seed{student.settings.seed}")
     run = Run(folder, facts, resume)
-    _, records = student.train(run, resume, progress)
+    _, records = student.train(run, progress)
     return {"student": student.model, "method": student.method, "seed": student.settings.seed} | result(run, records)
 
 
@@ -163,4 +195,4 @@ def live_teacher(
 
 def asking(text: str) -> list[str]:
     """The parts of a method that ask a teacher who can be cached."""
-    return [part for part in split(text) if default_knowledge(part)]
+    return [part for part in split(text) if knowledge_of(part)]

@@ -24,7 +24,9 @@ def train_teacher(
     resume: bool = False, device: str = "cpu", workers: int = 0, progress=quiet,
 ) -> dict:  # fmt: skip
     """Trains a network on labels alone, and saves it where `dump` looks first."""
-    method = build_method(f"ls:eps={label_smoothing}" if label_smoothing else "none")
+    if not 0 <= label_smoothing < 1:
+        raise UsageError("--label-smoothing", "a share from 0, below 1", str(label_smoothing), "try 0.1")
+    method = build_method(f"ls:{label_smoothing}" if label_smoothing else "none")
     facts = {
         "kind": "teacher", "model": model, "data": data.train.identity(), "view": data.view.to_json(),
         "label_smoothing": label_smoothing, "settings": settings.to_json(),
@@ -34,7 +36,7 @@ def train_teacher(
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
     evaluation = data.evaluation(None, device, workers, settings.dtype)
-    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, resume, progress)
+    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, progress)
     return result(run, records)
 
 

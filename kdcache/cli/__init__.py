@@ -5,15 +5,27 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import look, make, soft, study
-from kdcache.cli.common import Door
+from kdcache.cli import look, make, plan, soft, study
+from kdcache.cli.door import Door
 
 
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Door,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    example="""
+        kdcache train-teacher --model tiny-32
+        kdcache dump-logits --teacher tiny-32 --views 30
+        kdcache train-student --cache logits.h5
+        eval "$(_KDCACHE_COMPLETE=bash_source kdcache)"  # completion; or zsh_source
+    """,
+)
 @click.version_option(__version__, prog_name="kdcache")
 def main():
-    """Run the teacher once, train any number of students from its stored answers, on exactly the pixels it saw."""
+    """Run the teacher once, train any number of students from its stored answers, on exactly the pixels it saw.
+
+    Exit codes: 0 done, 1 a check or the run failed, 2 wrong use, 130 interrupted.
+    """
 
 
-for command in (*make.commands, *soft.commands, *look.commands, *study.commands):
+for command in (*make.commands, *soft.commands, *plan.commands, *look.commands, *study.commands):
     main.add_command(command)

@@ -6,79 +6,86 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
+from kdcache.cli.facts import made, summary
+from kdcache.cli.values import COUNT, SEED, Number, OneOf
 
 
 @click.command(
     "train-teacher",
     cls=Command,
-    example="kdcache train-teacher --model resnet8 --data digits --epochs 20",
+    example="""
+        kdcache train-teacher --model tiny-32
+        kdcache train-teacher --model resnet110 --data cifar10 --epochs 200
+    """,
 )
-@click.option("--model", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
+@click.option("--model", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
 @common.data_option
 @common.fraction_option
 @common.augment_option
-@click.option("--label-smoothing", default=0.0, show_default=True)
+@common.training("--label-smoothing", type=Number(least=0, below=1), default=0.0, show_default=True)
 @training_options
 @json_option
 def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, device, workers, runs, as_json, **rest):
-    """Train a teacher, and save it where dump-logits looks first."""
+    """Train a teacher; save it where dump-logits looks first."""
     from kdcache import choice
 
     settings = common.settings_of(rest)
+    device = choice.choose_device(device)
     opened = choice.Data.open(data, augment, fraction)
     common.announce(opened)
     found = choice.train_teacher(
         model, opened, settings, label_smoothing=label_smoothing, root=runs, out=out, resume=resume,
-        device=choice.choose_device(device), workers=common.workers_for(opened, workers), progress=bar,
+        device=device, workers=choice.workers_for(opened, workers), progress=bar,
     )  # fmt: skip
     put({"model": model, "data": opened.train.spec} | found, as_json, lines({"model": model} | found))
-
-
-def views_number(ctx, param, value):
-    if value == "all" or (value.isdecimal() and int(value)):
-        return value
-    raise click.BadParameter(f"{value!r} is neither a number from 1 nor all")
 
 
 @click.command(
     "dump-logits",
     cls=Command,
-    example="kdcache dump-logits --teacher resnet8 --data digits --views 10 -o logits.h5",
+    example="""
+        kdcache dump-logits --teacher tiny-32 --views 30
+        kdcache dump-logits --teacher resnet110 --data cifar10 --views all
+    """,
 )
-@click.option("--teacher", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
-@click.option("--weights", metavar="F", help="Its weights.  [default: where train-teacher leaves them]")
+@click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
+@common.weights_option
 @common.data_option
 @common.fraction_option
 @common.augment_option
-@click.option("--views", default="10", show_default=True, callback=views_number, help="How many, or all.")
-@click.option("--method", default="st", show_default=True, help="What is stored: what these methods need.")
-@click.option("--codec", default="f16", show_default=True, help="Of the logits; `kdcache list codecs`.")
-@click.option("--seed", default=0, show_default=True, help="Of the views: caches of different teachers should agree.")
-@click.option("-o", "--out", default="logits.h5", show_default=True)
-@click.option("--batch", default=256, show_default=True, help="Of the teacher's forward.")
-@click.option("--dtype", default="f32", show_default=True, type=click.Choice(["f32", "bf16"]))
-@click.option("--channels-last", is_flag=True)
-@click.option("--tf32", is_flag=True)
-@click.option("--compile", "compiled", is_flag=True)
+@common.views_option
+@click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
+@common.codec_option
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the views: the same for teachers that agree.")
+@click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
+@common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
+@common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True)
+@common.forward("--channels-last", is_flag=True, help="Memory layout.")
+@common.forward("--tf32", is_flag=True, help="Allow TF32.")
+@common.forward("--compile", "compiled", is_flag=True, help="torch.compile it.")
 @common.device_option
 @common.workers_option
 @common.runs_option
 @json_option
 def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs, as_json, **rest):
-    """Run the teacher once over every view, and store what it says. Resumes by itself."""
-    from kdcache import choice
-    from kdcache.cli.look import summary
+    """Run the teacher once over every view; store its answers.
 
+    Interrupted or killed, the same command goes on where it was.
+    """
+    from kdcache import choice
+
+    device = choice.choose_device(device)
+    choice.require_place(rest["out"])
     opened = choice.Data.open(data, augment, fraction)
     common.announce(opened)
     network = choice.load_teacher(teacher, weights, opened, runs)
     if network.assumed_normalisation:
         say(f"{weights}: no mean and std in it; those of {opened.train.spec} are taken")
-    chosen = choice.dump_options(rest, device=choice.choose_device(device), workers=common.workers_for(opened, workers))
+    chosen = choice.dump_options(rest, device=device, workers=choice.workers_for(opened, workers))
     with choice.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
     facts = summary(path)
-    put(facts, as_json, f"{path}: {facts['rows']} rows, {facts['views']} views, {facts['bytes'] / 1e6:.1f} MB")
+    put(facts, as_json, made(facts))
 
 
 @click.command(
@@ -87,35 +94,41 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
     example="""
         kdcache train-student --cache logits.h5 --student tiny --method st
         kdcache train-student --method none --student tiny        # the plain baseline
-        kdcache train-student --cache logits.h5 --live --teacher resnet8
+        kdcache train-student --cache logits.h5 --live --teacher tiny-32
     """,
 )
-@click.option("--cache", metavar="F", help="What dump-logits made; it names its data and view.")
-@click.option("--student", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")
-@click.option("--method", default="st", show_default=True, help="`kdcache list methods`; none: labels alone.")
+@click.option("--cache", type=common.FILE, metavar="F", help="What dump-logits made; it names its data and view.")
+@click.option("--student", metavar="M", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")
+@click.option("--method", metavar="M", default="st", show_default=True, help="`kdcache list methods`; none: labels.")
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
-@click.option("--teacher", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
-@click.option("--weights", metavar="F", help="Of the --live teacher.  [default: where train-teacher leaves them]")
+@click.option("--teacher", metavar="M", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
+@common.weights_option
 @common.data_option
 @common.fraction_option
 @common.augment_option
-@click.option("--views", type=click.IntRange(1), help="Without a cache: views before they repeat.  [default: no end]")
+@click.option("--views", type=COUNT, help="Without a cache: views before they repeat.  [default: no end]")
 @training_options
 @json_option
 def train_student(cache, student, live, teacher, weights, data, augment, fraction, runs, out, resume, as_json, **rest):
-    """Train a student on exactly the pixels that the teacher saw."""
+    """Train a student on the pixels that the teacher saw."""
     from kdcache import choice
+    from kdcache.errors import UsageError
 
+    if cache and rest["views"]:
+        raise UsageError("--views", "none beside --cache, which has its own", str(rest["views"]), "leave it out")
+    settings = common.settings_of(rest)
+    device = choice.choose_device(rest["device"])
     opened, store = choice.open_student_data(cache, data, augment, fraction)
     common.announce(opened)
-    settings = common.settings_of(rest)
     pseudo = None
     if teacher and teacher.startswith("pseudo:"):
+        if live or weights:
+            raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
         pseudo, teacher = choice.pseudo_from_text(teacher, opened, settings.seed), None
     network = choice.live_teacher(live, teacher, weights, store, opened, runs)
     chosen = choice.Student(
         opened, student or choice.default_student(opened), rest["method"], settings, store, network, pseudo,
-        rest["views"], settings.seed, choice.choose_device(rest["device"]), common.workers_for(opened, rest["workers"]),
+        views=rest["views"], key=settings.seed, device=device, workers=choice.workers_for(opened, rest["workers"]),
     )  # fmt: skip
     found = choice.train_student(chosen, root=runs, out=out, resume=resume, progress=bar)
     put(found, as_json, lines(found))

@@ -90,20 +90,26 @@ def merged(kind: str, dicts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor
     found: dict[str, Tensor] = {}
     for several in dicts:
         for name, value in several.items():
-            if name in found and not torch.equal(found[name], value):
+            if name in found and found[name] is not value and not torch.equal(found[name], value):
                 remedy = "give both the same options, or train with one of them at a time"
                 raise UsageError(f"{kind} {name}", "one meaning in a sum of methods", "two", remedy)
             found[name] = value
     return found
 
 
-def build(text: str, student_shapes: Shapes | None = None, teacher_shapes: Shapes | None = None) -> Method:
+def build(
+    text: str, student_shapes: Shapes | None = None, teacher_shapes: Shapes | None = None, *, seed: int = 0
+) -> Method:
     """The method that a text describes: a leaf, or a Sum of several.
+
+    Its connectors depend on the seed alone; torch's own generator is left as it was.
 
     >>> build("st:0.9+at:1000").ce
     0.1
     """
-    parts = [part.build(student_shapes, teacher_shapes) for part in parse(text)]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs
+        parts = [part.build(student_shapes, teacher_shapes) for part in parse(text)]
     return parts[0] if len(parts) == 1 else Sum(parts)
 
 
@@ -193,10 +199,10 @@ def number(place: str, key: str, text: str, whole: bool) -> float:
     raise UsageError(place, expected, repr(text), f"write it like {key}={'2' if whole else '0.5'}")
 
 
-def default_knowledge(text: str, shapes: Shapes | None = None) -> tuple[str, ...]:
-    """The names of the knowledge that a method caches and reads.
+def knowledge_of(text: str, shapes: Shapes | None = None) -> dict[str, tuple[int, ...]]:
+    """Name and row shape of the knowledge that a method caches and reads; by default, of a small ResNet on CIFAR.
 
-    Names depend on the options of a method, so it is asked: it projects one made-up image of a small ResNet.
+    Names depend on the options of a method, so it is asked: it projects one made-up image.
     """
     stages = {f"{tap}.{kind}": shape for tap, shape in CIFAR.items() for kind in ("raw", "pre", "post")}
     shapes = {"logits": (10,), "emb": (64,), **stages} if shapes is None else shapes
@@ -207,7 +213,7 @@ def default_knowledge(text: str, shapes: Shapes | None = None) -> tuple[str, ...
             if hasattr(part, "passes"):
                 part.passes = 1  # what a teacher-side module learns has no influence on names
         method.use(method.prepare(MadeUp(shapes), lambda: [look, look]))
-        return tuple(method.project(look))
+        return {name: tuple(value.shape[1:]) for name, value in method.project(look).items()}
 
 
 class MadeUp(nn.Module):

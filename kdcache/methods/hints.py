@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import both, on_smaller_grid, refuse, regressor, row_shape
+from kdcache.methods.bridges import both, known_shape, on_smaller_grid, refuse, regressor, row_shape
 from kdcache.methods.response import kl
 
 
@@ -49,10 +49,12 @@ class FitNet(Method):
         self.weight, self.tap, self.hint_stage, self.T, self.anneal = weight, tap, hint_stage, T, anneal
         self.taps = (tap, "logits") if hint_stage else (tap,)
         self.init_share = (0.3 if hint_stage else 0.0) if init_share is None else init_share
-        self.connector = nn.Identity()
+        self.connector, place = nn.Identity(), f"method fitnet at {tap}"
         if connector:
             shapes = [row_shape("method fitnet", *side, tap) for side in (("student", student), ("teacher", teacher))]
-            self.connector = regressor(f"method fitnet at {tap}", *shapes, relu)
+            self.connector = regressor(place, *shapes, relu)
+        elif (mine := known_shape(student, tap)) != (theirs := known_shape(teacher, tap)) and mine and theirs:
+            refuse(place, "equal shapes", mine, theirs, "build it with connector=True")
 
     def init_terms(self, look, knowledge, batch):
         mine, theirs = both(look, knowledge, self.tap)

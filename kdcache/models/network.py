@@ -96,10 +96,12 @@ def watch(network: Network, names: Iterable[str]) -> Iterator[Callable[[Tensor],
     hooks = []
 
     def look(images: Tensor) -> Look:
-        seen.clear()
-        seen[OUTPUT] = network(images)
-        shown = {name: seen.get(place) for name, place in places.items()}
-        seen.clear()  # or the graph of this batch would live until the next
+        seen.update(dict.fromkeys(places.values()))
+        try:
+            seen[OUTPUT] = network(images)
+            shown = {name: seen[place] for name, place in places.items()}
+        finally:
+            seen.clear()  # or the graph of this batch would live until the next; hooks fill in only what is asked for
         for name, tensor in shown.items():
             if not isinstance(tensor, Tensor):
                 expected, found = f"a tensor at tap {name} {places[name]}", type(tensor).__name__
@@ -134,11 +136,12 @@ def _listen(network: Network, place: Place, seen: dict[Place, Tensor]):
     path, side = place
 
     def keep_input(module, args):
-        if args:
+        if args and place in seen:
             seen[place] = args[0]
 
     def keep_output(module, args, output):
-        seen[place] = output
+        if place in seen:
+            seen[place] = output
 
     module = _submodule(network, path, ADVICE)
     return module.register_forward_pre_hook(keep_input) if side == "in" else module.register_forward_hook(keep_output)

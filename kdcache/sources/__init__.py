@@ -6,16 +6,19 @@ import difflib
 from collections.abc import Callable
 
 from kdcache.errors import UsageError
-from kdcache.sources.arrays import ArraySource, Source, cifar10, cifar100, digits, synthetic
-from kdcache.sources.folder import folder
+from kdcache.sources.arrays import Source, digits, synthetic
+from kdcache.sources.cifar import cifar10, cifar100
+from kdcache.sources.folder import image_folder
 
 SOURCES: dict[str, tuple[Callable[..., Source], str]] = {
     "digits": (digits, "1 797 handwritten digits, embedded: 32x32, 10 classes"),
     "cifar10": (cifar10, "50 000 + 10 000 photographs: 32x32, 10 classes"),
     "cifar100": (cifar100, "50 000 + 10 000 photographs: 32x32, 100 classes"),
-    "folder": (folder, "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, JPEG and PNG"),
+    "folder": (image_folder, "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, JPEG and PNG"),
     "synthetic": (synthetic, "synthetic:ROWS,CLASSES,SIZE made-up images that can be learnt"),
 }
+
+ARGUMENTS = {"folder": "folder:PATH", "synthetic": "synthetic:ROWS,CLASSES,SIZE"}
 
 
 def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Source:
@@ -25,11 +28,14 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
     >>> len(source), source.read([0, 5]).shape
     (1437, torch.Size([2, 3, 32, 32]))
     """
-    name, _, argument = spec.partition(":")
+    name, colon, argument = spec.partition(":")
     if name not in SOURCES:
         close = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {close[0]}?" if close else "`kdcache list sources` explains them"
         raise UsageError("--data", f"one of {', '.join(SOURCES)}", repr(spec), hint)
+    if bool(argument) != (name in ARGUMENTS) or (colon and not argument):
+        expected = ARGUMENTS.get(name, name)
+        raise UsageError("--data", expected, repr(spec), f"write {expected}")
     if not 0 < fraction <= 1:
         raise UsageError("--fraction", "a number above 0, up to 1", str(fraction), "0.25 takes a quarter")
     source = SOURCES[name][0](argument, split)

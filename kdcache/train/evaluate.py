@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor
 
 from kdcache.batches import Loader, straight_plan
-from kdcache.metrics import summary
-from kdcache.models.network import Network
+from kdcache.metrics import calibration, summary
+from kdcache.models.network import Network, evaluating
 
 BATCH = 256
 
@@ -18,20 +16,26 @@ class Evaluation:
     """network -> top1, top5, agreement. The teacher's logits are given where there are some."""
 
     def __init__(self, loader: Loader, teacher: Tensor | None = None, dtype: str = "f32"):
-        self.loader, self.teacher, self.dtype = loader, teacher, dtype
+        self.loader, self.dtype = loader, dtype
+        self.teacher = None if teacher is None else teacher.to(loader.device)
 
     def __call__(self, network: Network) -> dict[str, float]:
-        teacher = None if self.teacher is None else self.teacher.to(self.loader.device)
-        return summary(self.logits(network), self.loader.targets, teacher)
+        """Measured after every epoch; of no images, nothing."""
+        if not len(self.loader.source):
+            return {}
+        return summary(self.logits(network), self.loader.targets, self.teacher)
 
-    @torch.no_grad()
+    def full(self, network: Network) -> dict[str, float]:
+        """All that there is to say of a checkpoint: nll and ece, too."""
+        if not len(self.loader.source):
+            return {}
+        logits = self.logits(network)
+        shares = summary(logits, self.loader.targets, self.teacher)
+        return summary(logits, self.loader.targets) | calibration(logits, self.loader.targets) | shares
+
     def logits(self, network: Network) -> Tensor:
-        """f32 [M, C]; the network's mode is left as it was."""
-        was_training = network.training
-        network.to(self.loader.device).eval()
-        bf16 = self.dtype == "bf16"
-        with contextlib.ExitStack() as stack:
-            stack.callback(network.train, was_training)
-            stack.enter_context(torch.autocast(self.loader.device.type, torch.bfloat16, enabled=bf16))
-            plan = straight_plan(range(len(self.loader.source)), BATCH)
+        """f32 [M, C]; every part of the network is left in the mode that it was in."""
+        network.to(self.loader.device)
+        plan = straight_plan(range(len(self.loader.source)), BATCH)
+        with evaluating(network), torch.autocast(self.loader.device.type, torch.bfloat16, self.dtype == "bf16"):
             return torch.cat([network(batch.images).float() for batch in self.loader.run(plan)])

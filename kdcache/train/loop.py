@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.batches import Loader, training_plan
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.methods import Method, clipped_gradients
 from kdcache.models.network import Network, watch
 from kdcache.models.weights import save
@@ -24,7 +24,7 @@ from kdcache.sources.arrays import quiet
 from kdcache.teachers import Teacher
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.optim import Settings, lr_at, make_optimizer
-from kdcache.train.state import read_state, restore, save_state
+from kdcache.train.state import modules, read_state, restore, save_state
 from kdcache.types import Batch
 
 
@@ -38,9 +38,13 @@ class Stage:
 
 
 def stages(method: Method, epochs: int) -> list[Stage]:
-    init = min(epochs - 1, round(method.init_share * epochs))
-    main = Stage("main", init + 1, epochs - init)
-    return [Stage("init", 1, init), main] if init else [main]
+    """A method that begins with an initialisation gets at least one epoch of it, and one of what follows."""
+    if not method.init_share:
+        return [Stage("main", 1, epochs)]
+    if epochs < 2:
+        raise UsageError("--epochs", "2 or more, for the method has an initialisation stage", f"{epochs}", "raise it")
+    init = min(epochs - 1, max(1, round(method.init_share * epochs)))
+    return [Stage("init", 1, init), Stage("main", init + 1, epochs - init)]
 
 
 def fit(
@@ -52,18 +56,16 @@ def fit(
     settings: Settings,
     evaluation: Evaluation | None = None,
     run: Run | None = None,
-    resume: bool = False,
     progress: Callable = quiet,
 ) -> list[dict]:
-    """Trains the students together, and gives the records of all epochs."""
+    """Trains the students together, and gives the records of all epochs; a run says whether it goes on from earlier."""
     trainer = Trainer(students, method, teacher, loader, views, settings)
-    records, done, best = [], 0, -1.0
-    if run and resume and run.path("state.safetensors").exists():
-        done, best = trainer.load(run)
-        run.forget_after(done)
-        records = list(run.records())
+    records, best = [], None
     with trainer.watching():
-        for stage, epoch in trainer.remaining(done):
+        if run and run.begin():
+            done, best = trainer.load(run)
+            records = run.forget_after(done)
+        for stage, epoch in trainer.remaining(len(records)):
             record = trainer.epoch(stage, epoch, progress)
             if evaluation:
                 record |= evaluation(students[0])
@@ -75,14 +77,15 @@ def fit(
     return records
 
 
-def keep(run: Run, student: Network, record: dict, best: float) -> float:
+def keep(run: Run, student: Network, record: dict, best: float | None) -> float:
     """Saves the last network, and the best by accuracy; the score of the best."""
     score = record.get("top1", -record["total"])
     facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
     save(student, run.path("last.safetensors"), **facts)
-    if score > best:
-        save(student, run.path("best.safetensors"), **facts)
-    return max(best, score)
+    if best is not None and score <= best:
+        return best
+    save(student, run.path("best.safetensors"), **facts)
+    return score
 
 
 class Trainer:
@@ -92,12 +95,13 @@ class Trainer:
         self.students, self.method, self.teacher = list(students), method, teacher
         self.loader, self.views, self.settings = loader, views, settings
         self.device = loader.device
-        self.stage: Stage | None = None
+        self.stages, self.stage = stages(method, settings.epochs), None
         for student in self.students:
             student.to(self.device)
             if settings.channels_last:
                 student.to(memory_format=torch.channels_last)
         method.to(self.device)
+        self.trained = [p for _, p in self.parameters() if p.requires_grad]
         self.looks: list[Callable] = []
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -115,7 +119,7 @@ class Trainer:
             yield
 
     def remaining(self, done: int) -> Iterator[tuple[Stage, int]]:
-        for stage in stages(self.method, self.settings.epochs):
+        for stage in self.stages:
             for epoch in range(max(stage.first, done + 1), stage.first + stage.epochs):
                 yield stage, epoch
 
@@ -123,82 +127,107 @@ class Trainer:
         """Every stage has an optimiser and a schedule of its own."""
         if self.stage is None or self.stage.name != stage.name:
             self.stage = stage
-            self.optimizer = make_optimizer((p for _, p in self.parameters()), self.settings)
+            self.optimizer = make_optimizer(self.trained, self.settings)
 
     def epoch(self, stage: Stage, epoch: int, progress: Callable) -> dict:
         """One pass over the data; its record."""
         self.enter(stage)
-        settings, n = self.settings, len(self.loader.source)
-        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # for networks with dropout: resuming must not shift it
         for network in (*self.students, self.method):
             network.train()
-        plan = training_plan(n, self.views, epoch, settings.batch, settings.seed)
-        label = f"epoch {epoch}/{settings.epochs}" + (" (init)" if stage.name == "init" else "")
-        totals: dict[str, Tensor] = {}
+        plan = training_plan(len(self.loader.source), self.views, epoch, self.settings.batch, self.settings.seed)
+        label = f"epoch {epoch}/{self.settings.epochs}" + (" (init)" if stage.name == "init" else "")
+        batches = progress(self.loader.run(plan, epoch - stage.first + 1), total=len(plan), desc=label)
         started, images = time.perf_counter(), sum(len(items) for items in plan)
-        for step, batch in enumerate(
-            progress(self.loader.run(plan, epoch - stage.first + 1), total=len(plan), desc=label)
-        ):
-            lr = lr_at(settings, epoch - stage.first + step / len(plan), stage.epochs)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            for name, value in self.step(batch).items():
-                totals[name] = totals.get(name, 0) + value.detach() * len(batch)
+        totals: dict[str, Tensor] = {}
+        with drawing(self.device, self.settings.seed * 1_000_003 + epoch):
+            for step, batch in enumerate(batches):
+                lr = lr_at(self.settings, epoch - stage.first + step / len(plan), stage.epochs)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
+                for name, value in self.step(batch).items():
+                    totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=len(batch))
         losses = {name: float(value) / images for name, value in totals.items()}
-        seconds = time.perf_counter() - started
-        total = sum(losses.values())
-        if not math.isfinite(total):
-            found = f"{total} in epoch {epoch}"
-            raise KdcacheError("training", "a finite loss", found, "try a smaller --lr, a longer --warmup or --clip 1")
-        speed = round(images / seconds, 1)
-        return {"epoch": epoch, "stage": stage.name, "lr": lr, "loss": losses, "total": total} | {
-            "images_per_second": speed,
-            "seconds": round(seconds, 3),
-        }
+        seconds, total = time.perf_counter() - started, sum(losses.values())
+        self.require_finite(total, epoch)
+        measures = {"images_per_second": round(images / seconds, 1), "seconds": round(seconds, 3)}
+        return {"epoch": epoch, "stage": stage.name, "lr": lr, "loss": losses, "total": total} | measures
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of the optimiser; the terms of the loss."""
+        """One step of the optimiser; the terms of the loss, free of their graph."""
+        knowledge, images = self.teacher(batch), batch.images
         if self.settings.channels_last:
-            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-        knowledge = self.teacher(batch)
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16"):
-            looks = [look(batch.images) for look in self.looks]
+            looks = [look(images) for look in self.looks]
         terms: dict[str, Tensor] = {}
+        clipped: set[str] = set()
         for number, look in enumerate(looks):
             peers = {"peers": others(looks, number)} if len(looks) > 1 else {}
+            suffix = f".{number}" if number else ""
             found = self.method.loss(look, {**knowledge, **peers}, batch, self.stage.name)
-            terms |= {name if number == 0 else f"{name}.{number}": value for name, value in found.items()}
-        self.backward(terms, batch)
+            terms |= {name + suffix: value for name, value in found.items()}
+            clipped |= {name + suffix for name in self.method.clipped}
+        self.backward(terms, clipped, batch)
         if self.settings.clip:
-            nn.utils.clip_grad_norm_([p for _, p in self.parameters()], self.settings.clip)
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return terms
+        for parameter in self.trained:
+            parameter.grad = None
+        return {name: value.detach() for name, value in terms.items()}
 
-    def backward(self, terms: dict[str, Tensor], batch: Batch) -> None:
-        """Gradients of the sum; those of a method's clipped terms are held to the size of all others'."""
-        clipped = sum(value for name, value in terms.items() if name in self.method.clipped)
-        rest = sum(value for name, value in terms.items() if name not in self.method.clipped)
-        if isinstance(clipped, int):
-            rest.backward()
+    def backward(self, terms: dict[str, Tensor], clipped: set[str], batch: Batch) -> None:
+        """Gradients of the sum; those of the clipped terms are held to the size of all others'."""
+        held = [value for name, value in terms.items() if name in clipped]
+        rest = [value for name, value in terms.items() if name not in clipped]
+        if not rest:
+            found = "nothing" if not held else f"only {', '.join(terms)}, clipped against it"
+            place, remedy = f"stage {self.stage.name}", "give cross-entropy a weight, as with ce=1"
+            raise UsageError(place, "a loss to minimise", found, remedy)
+        if not held:
+            sum(rest).backward()
             return
-        parameters = [p for _, p in self.parameters() if p.requires_grad]
-        first = torch.autograd.grad(rest, parameters, retain_graph=True, allow_unused=True)
-        second = torch.autograd.grad(clipped, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, clipped_gradients(first, second, batch.epoch), strict=True):
+        first = torch.autograd.grad(sum(rest), self.trained, retain_graph=True, allow_unused=True)
+        second = torch.autograd.grad(sum(held), self.trained, allow_unused=True)
+        for parameter, gradient in zip(self.trained, clipped_gradients(first, second, batch.epoch), strict=True):
+            if gradient is not None and gradient.stride() != parameter.stride():
+                gradient = torch.empty_like(parameter).copy_(gradient)  # fused optimisers do not look at strides
             parameter.grad = gradient
+
+    def require_finite(self, total: float, epoch: int) -> None:
+        """Refuses to go on, and so to save, once a loss or a weight is lost."""
+        weights = [value for _, value in modules(self) if value.is_floating_point()]
+        if not math.isfinite(total):
+            expected, found = "a finite loss", f"{total} in epoch {epoch}"
+        elif not torch.stack([value.isfinite().all() for value in weights]).all():
+            expected, found = "finite weights", f"NaN or infinity after epoch {epoch}"
+        else:
+            return
+        raise KdcacheError("training", expected, found, "try a smaller --lr, a longer --warmup or --clip 1")
 
     def save(self, run: Run, epoch: int, best: float) -> None:
         save_state(run.path("state.safetensors"), self, epoch, best)
 
     def load(self, run: Run) -> tuple[int, float]:
         """Continues where a run was left: the epochs that are done, and the best score."""
-        facts, tensors = read_state(run.path("state.safetensors"))
-        self.enter(next(s for s in stages(self.method, self.settings.epochs) if s.name == facts["stage"]))
-        restore(self, tensors)
+        path = run.path("state.safetensors")
+        facts, tensors = read_state(path)
+        self.enter(next(s for s in self.stages if s.name == facts["stage"]))
+        restore(path, self, tensors)
         return facts["epoch"], facts["best"]
 
 
 def others(looks: list[dict], number: int) -> Tensor:
     """The peers' logits, as constants: [n, K-1, C]."""
     return torch.stack([look["logits"].detach() for i, look in enumerate(looks) if i != number], 1)
+
+
+@contextlib.contextmanager
+def drawing(device: torch.device, seed: int) -> Iterator[None]:
+    """torch's generators, which only networks with dropout use, begin at a seed and are left as they were."""
+    own = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(own):
+        torch.default_generator.manual_seed(seed % 2**63)  # torch.manual_seed would reseed every GPU
+        if own:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed % 2**63)
+        yield

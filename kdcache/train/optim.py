@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Real
 
 import torch
 from torch import nn
@@ -13,6 +15,55 @@ from kdcache.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "onecycle")
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16")}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have; `open` leaves out the lower end, `below` is above them all."""
+
+    least: float
+    below: float = math.inf
+    whole: bool = False
+    open: bool = False
+    remedy: str = "choose another"
+
+    def checked(self, name: str, value: object) -> float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if number and self.least <= value < self.below and not (self.open and value == self.least):
+            if not self.whole:
+                return float(value)
+            if value == int(value):
+                return int(value)
+        what = "a whole number" if self.whole else "a number"
+        expected = f"{what} {'above' if self.open else 'from'} {self.least:g}"
+        if self.below < math.inf:
+            expected += f" and below {self.below:g}"
+        raise UsageError(flag(name), expected, repr(value), self.remedy)
+
+
+SHARE = Range(0, 1, remedy="milestones are shares of the epochs, such as 0.5 0.75; betas are such as 0.9 0.999")
+NUMBERS = {
+    "epochs": Range(1, whole=True),
+    "batch": Range(2, whole=True),
+    "lr": Range(0, open=True, remedy="try 0.1 for sgd, 0.001 for adam"),
+    "momentum": Range(0, 1),
+    "weight_decay": Range(0),
+    "warmup": Range(0),
+    "gamma": Range(0, open=True),
+    "clip": Range(0),
+    "seed": Range(0, 2**63, whole=True),
+}
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def listed(name: str, values: object) -> Sequence:
+    if isinstance(values, (tuple, list)):
+        return values
+    raise UsageError(flag(name), "a list of numbers", repr(values), "write it like 0.5 0.75")
 
 
 @dataclass(frozen=True)
@@ -37,21 +88,22 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        for value, known, flag in (
-            (self.optimizer, OPTIMIZERS, "--optimizer"),
-            (self.schedule, SCHEDULES, "--schedule"),
-            (self.dtype, ("f32", "bf16"), "--dtype"),
-        ):
-            if value not in known:
-                raise UsageError(flag, f"one of {', '.join(known)}", repr(value), "choose one")
-        for value, least, flag in (
-            (self.epochs, 1, "--epochs"), (self.batch, 2, "--batch"), (self.weight_decay, 0, "--weight-decay"),
-            (self.warmup, 0, "--warmup"), (self.clip, 0, "--clip"),
-        ):  # fmt: skip
-            if not value >= least:
-                raise UsageError(flag, f"a number from {least}", str(value), "choose a larger one")
-        if self.lr is not None and not self.lr > 0:
-            raise UsageError("--lr", "a number above 0", str(self.lr), "try 0.1 for sgd, 0.001 for adam")
+        """Refuses what cannot be meant, by the name of its flag; 3.0 epochs become 3, lists become tuples."""
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(flag(name), f"one of {', '.join(known)}", repr(getattr(self, name)), "choose one")
+        for name, allowed in NUMBERS.items():
+            value = getattr(self, name)
+            if name != "lr" or value is not None:
+                object.__setattr__(self, name, allowed.checked(name, value))
+        for name in ("betas", "milestones"):
+            values = tuple(SHARE.checked(name, value) for value in listed(name, getattr(self, name)))
+            object.__setattr__(self, name, values)
+        if len(self.betas) != 2:
+            raise UsageError("--betas", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
+        for name in ("nesterov", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(flag(name), "true or false", repr(getattr(self, name)), "choose one")
 
     @property
     def top_lr(self) -> float:
@@ -61,32 +113,48 @@ class Settings:
         return asdict(self)
 
 
+def light(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser without the wrappers for torch's compiler, whose import takes seconds in every process."""
+    bare = {"step": torch.no_grad()(inspect.unwrap(base.step)), "add_param_group": inspect.unwrap(base.add_param_group)}
+    return type(base.__name__, (base,), bare)
+
+
+SGD, Adam, AdamW = map(light, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+
+
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
     """Weight decay spares what has one dimension under adamw, and nothing under the others, as is usual."""
     parameters = [p for p in parameters if p.requires_grad]
+    if not parameters:
+        raise UsageError("training", "a network with weights to train", "none", "choose another network")
     lr, decay = settings.top_lr, settings.weight_decay
     if settings.optimizer == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
-        return torch.optim.SGD(parameters, lr, settings.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+        return SGD(parameters, lr, settings.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr, settings.betas, weight_decay=decay, fused=True)
+        return Adam(parameters, lr, settings.betas, weight_decay=decay, fused=True)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr, settings.betas, weight_decay=decay, fused=True)
+    return AdamW([g for g in groups if g["params"]], lr, settings.betas, weight_decay=decay, fused=True)
 
 
 def lr_at(settings: Settings, epoch: float, epochs: int) -> float:
     """The learning rate after `epoch` epochs, a fraction within an epoch."""
     top, warmup = settings.top_lr, min(settings.warmup, epochs / 2)
-    if settings.schedule == "onecycle":  # up for three tenths, down for the rest, both as half a cosine
+    if settings.schedule == "onecycle":  # from 1/25 up for three tenths, then down to 1/250 000: torch's own numbers
         rise = 0.3 * epochs
         if epoch < rise:
-            return top * (0.04 + 0.96 * (1 - math.cos(math.pi * epoch / rise)) / 2)
-        return top * (1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (epoch - rise) / (epochs - rise))) / 2)
+            return top * (1 / 25 + 24 / 25 * half_cosine(1 - epoch / rise))
+        return top * (4e-6 + (1 - 4e-6) * half_cosine((epoch - rise) / (epochs - rise)))
     if epoch < warmup:
         return top * max(epoch / warmup, 0.01)
     if settings.schedule == "step":
         return top * settings.gamma ** sum(epoch >= share * epochs for share in settings.milestones)
-    return top * (1 + math.cos(math.pi * min(1.0, (epoch - warmup) / (epochs - warmup)))) / 2
+    return top * half_cosine((epoch - warmup) / (epochs - warmup))
+
+
+def half_cosine(share: float) -> float:
+    """From 1 to 0 as the share goes from 0 to 1."""
+    return (1 + math.cos(math.pi * min(1.0, share))) / 2

@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import json
-import os
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kdcache.errors import KdcacheError
+from kdcache.models.network import one_line
+from kdcache.runs import replace, writing
+
+REMEDY = "leave --resume out to start over"
 
 
-def save_state(path: Path, trainer, epoch: int, best: float) -> None:
+def save_state(path: Path, trainer, epoch: int, best: float | None) -> None:
     """Students, the method's parts and the optimiser's buffers, after an epoch."""
-    from safetensors.torch import save_file
+    import safetensors.torch
 
-    tensors = {name: value.contiguous() for name, value in modules(trainer)}
+    tensors = dict(modules(trainer))
     for name, parameter in trainer.parameters():
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer/{key}/{name}"] = value.contiguous()
-    facts = {"epoch": epoch, "best": best, "stage": trainer.stage.name}
-    private = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: value.cpu() for name, value in tensors.items()}, private, {"kdcache": json.dumps(facts)})
-    os.replace(private, path)
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{key}/{name}"] = value
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    facts = {"epoch": epoch, "best": best, "stage": trainer.stage.name, "crc": checksum(tensors)}
+    with writing(path.parent):
+        replace(path, safetensors.torch.save(tensors, {"kdcache": json.dumps(facts)}))
 
 
-def read_state(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """What `save_state` wrote: the facts, and the tensors by name."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["kdcache"])
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise KdcacheError(path, "a saved training state", str(error), "leave --resume out") from None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        right = facts["crc"] == checksum(tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise KdcacheError(path, "a whole training state", one_line(error), REMEDY) from None
+    if not right:
+        raise KdcacheError(path, "a whole training state", "one whose checksum is wrong", REMEDY)
+    return facts, tensors
 
 
-def restore(trainer, tensors: dict[str, torch.Tensor]) -> None:
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """safetensors has none of its own, and a flipped bit would train on unnoticed."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+    return crc
+
+
+def restore(path: Path, trainer, tensors: Mapping[str, Tensor]) -> None:
     """Puts saved tensors into a trainer that has entered the stage they were saved in."""
-    for name, value in modules(trainer):
-        value.data.copy_(tensors[name])
-    parameters = dict(trainer.parameters())
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, key, parameter = name.split("/", 2)
-            place = parameters[parameter]
-            trainer.optimizer.state[place][key] = value.to(place.device)
+    own, parameters = dict(modules(trainer)), dict(trainer.parameters())
+    saved = {name: value for name, value in tensors.items() if not name.startswith("optimizer/")}
+    for name in sorted(own.keys() | saved.keys()):
+        theirs, ours = (tuple(side[name].shape) if name in side else "nothing" for side in (saved, own))
+        if theirs != ours:
+            raise KdcacheError(path, f"{ours} as {name}", f"{theirs}: of another version?", REMEDY)
+    for name, value in saved.items():
+        own[name].copy_(value)
+    for name in tensors.keys() - saved.keys():
+        _, key, parameter = name.split("/", 2)
+        place = parameters[parameter]
+        trainer.optimizer.state[place][key] = like(place, tensors[name])
 
 
-def modules(trainer):
+@torch.no_grad()
+def like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A buffer in the layout of its parameter: fused optimisers walk through both without looking at strides."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)  # a number of steps
+    return torch.empty_like(parameter).copy_(value)
+
+
+def modules(trainer) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the students and the method, by name."""
     for number, student in enumerate(trainer.students):
         yield from ((f"student{number}/{name}", value) for name, value in student.state_dict().items())

@@ -19,7 +19,7 @@ VIEWS: dict[str, str] = {
     "crop": "pad 4, random crop: 81 renderings; for images that a flip would falsify",
     "crop-flip": "pad 4, random crop, flip: 162 renderings; the standard of CIFAR",
     "crop-flip-cutout": "crop-flip, and a grey 16x16 square",
-    "resized-crop": "resized-crop:SIZE, a box of 8 to 100 % of the image, resized and flipped; the standard of ImageNet",
+    "resized-crop": "resized-crop:SIZE, a box of 8 to 100 % of the image, resized, flipped; the standard of ImageNet",
     "centre": "centre:SIZE, the middle of the image, resized",
     "albumentations": "albumentations:FILE, a pipeline saved by albumentations as JSON or YAML",
 }
@@ -48,7 +48,8 @@ def from_json(place: object, header: dict) -> View:
     try:
         size, name = tuple(int(n) for n in header["size"]), header["view"]
         if name == "albumentations":
-            return Albumentations(size, header["pipeline"])
+            source = header.get("source_size")
+            return Albumentations(size, header["pipeline"], source and tuple(int(n) for n in source))
         if name.startswith("crop"):
             crop = Crop(size, header["pad"], header["flip"], header["cutout"])
             return Enumerated(size, crop) if header.get("enumerated") else crop

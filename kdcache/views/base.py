@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 
+REMEDY = "take resized-crop:SIZE, or a pipeline that ends in one size"
 Images = Tensor | Sequence[Tensor]
 
 
@@ -42,12 +43,13 @@ class View:
         raise NotImplementedError
 
 
-def stacked(name: str, images: Images) -> Tensor:
-    """Images as one tensor, for views that cannot do with several sizes."""
-    if isinstance(images, Tensor):
-        return images
-    same_size(name, images[0].shape[1:] if len({image.shape for image in images}) == 1 else None)
-    return torch.stack(list(images))
+def stacked(view: View, images: Images) -> Tensor:
+    """Images as one tensor, for views that cannot do with another size than their own."""
+    sizes = {tuple(image.shape[-2:]) for image in ([images] if isinstance(images, Tensor) else images)}
+    if sizes - {view.size}:
+        expected, found = ("an image of {} x {}".format(*size) for size in (view.size, (sizes - {view.size}).pop()))
+        raise UsageError(f"view {view.name}", expected, found, REMEDY)
+    return images if isinstance(images, Tensor) else torch.stack(list(images))
 
 
 def host(seeds: Tensor) -> np.ndarray:
@@ -58,8 +60,7 @@ def host(seeds: Tensor) -> np.ndarray:
 def same_size(spec: str, size: tuple[int, int] | None) -> tuple[int, int]:
     """The size of the images, for views that cannot do with several."""
     if size is None:
-        remedy = "take resized-crop:224, or a pipeline that ends in one size"
-        raise UsageError(f"view {spec}", "images of one size", "images of several sizes", remedy)
+        raise UsageError(f"view {spec}", "images of one size", "images of several sizes", REMEDY)
     return size
 
 

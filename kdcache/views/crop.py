@@ -41,7 +41,8 @@ def gathered(images: Tensor, top, left, flip, pad: int) -> Tensor:
 
 def erase(images: Tensor, top: np.ndarray, left: np.ndarray, side: int, value: int) -> Tensor:
     """The images, in place, with a square of one value each, which may reach over the edge."""
-    rows, columns = (_within(start, side, n, images.device) for start, n in zip((top, left), images.shape[2:], strict=True))
+    rows = _within(top, side, images.shape[2], images.device)
+    columns = _within(left, side, images.shape[3], images.device)
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], value)
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from kdcache.seeds import ERASING, GEOMETRY, below, draw
 from kdcache.views.base import View, host, stacked
@@ -28,7 +26,7 @@ class Untouched(View):
         return 1
 
     def render(self, images, seeds):
-        return stacked(self.name, images)
+        return stacked(self, images)
 
     def evaluation(self):
         return self
@@ -66,7 +64,7 @@ class Crop(View):
 
     def render(self, images, seeds):
         seeds = host(seeds)
-        out = crop(stacked(self.name, images), *self.parameters(seeds), self.pad)
+        out = crop(stacked(self, images), *self.parameters(seeds), self.pad)
         return erase(out, *self.square(seeds), self.cutout, GREY) if self.cutout else out
 
     def evaluation(self):
@@ -94,7 +92,7 @@ class Enumerated(View):
     def render(self, images, seeds):
         side = 2 * self.of.pad + 1
         place, flip = np.divmod(host(seeds), 1 + self.of.flip)
-        return crop(stacked(self.name, images), *np.divmod(place, side), flip, self.of.pad)
+        return crop(stacked(self, images), *np.divmod(place, side), flip, self.of.pad)
 
     def evaluation(self):
         return self.of.evaluation()
@@ -110,10 +108,7 @@ class ResizedCrop(View):
     name: ClassVar[str] = "resized-crop"
 
     def render(self, images, seeds):
-        seeds = host(seeds)
-        boxes = random_boxes(*heights_and_widths(images), seeds)
-        flip = (draw(seeds, 0, GEOMETRY)[2] >> 31) & 1
-        return resize_each(images, boxes, flip, self.size)
+        return resize_each(images, *random_boxes(*heights_and_widths(images), host(seeds)), self.size)
 
     def evaluation(self):
         return Centre(self.size)

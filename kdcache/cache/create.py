@@ -1,0 +1,159 @@
+"""Creating a cache file at its full size, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+import re
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from kdcache.cache.layout import ALIGNMENT, DONE, filled_datasets, part_of
+from kdcache.cache.meta import to_bytes
+from kdcache.errors import CacheError
+
+
+SLACK = 4 * ALIGNMENT  # of each dataset: for its alignment, its header and its share of the groups
+
+
+def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
+    """Makes X.part at its full size, or none at all. `known` are the datasets whose content is known already."""
+    part = part_of(path)
+    shapes, content = outline(meta, known)
+    require_room(path, bytes_of(meta, known))
+    try:
+        clear_leftovers(part)
+        with private_file(part) as (private, descriptor):
+            # HDF5 takes a full disk badly: what it is going to need is asked for before, and freed again by `lay_out`
+            os.posix_fallocate(descriptor, 0, bytes_of(meta, known) + len(shapes) * SLACK)
+            lay_out(private, shapes, content)
+            os.posix_fallocate(descriptor, 0, os.path.getsize(private))
+            os.fsync(descriptor)
+            # whoever was first, here or with the whole dump: that file serves as well
+            if not path.exists():
+                with contextlib.suppress(FileExistsError):
+                    os.link(private, part)
+        sync_folder(part)
+    except (OSError, RuntimeError) as error:  # h5py has both for a disk that is full
+        raise refused(path, error) from None
+
+
+def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str, np.ndarray]]:
+    """Type and shape of every dataset, and the content of those that have some from the beginning."""
+    rows = meta["block_rows"]
+    shapes, _ = filled_datasets(meta, "/meta")
+    content = {"meta": to_bytes(meta), "seal": np.zeros(1, "<u4")} | dict(known)
+    content |= {f"blocks/{name}": words_of(known[name], rows) for name in shapes if name in known}
+    words = {f"blocks/{name}": (np.dtype("<u8"), (*s[:-1], -(-s[-1] // rows))) for name, (_, s) in shapes.items()}
+    return shapes | words | {name: (array.dtype, array.shape) for name, array in content.items()}, content
+
+
+def bytes_of(meta: dict, known: Mapping[str, np.ndarray]) -> int:
+    """What a file takes on disk, within a few pages."""
+    shapes, _ = outline(meta, known)
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes.values())
+
+
+@contextlib.contextmanager
+def private_file(part: Path) -> Iterator[tuple[Path, int]]:
+    """A new file under a name of its own, locked for as long as its maker lives, and gone afterwards."""
+    while True:
+        private = part.with_name(f"{part.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(private, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: then nobody clears leftovers, either
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if private.exists():  # it was not taken for a leftover before it was locked
+                yield private, descriptor
+                return
+        finally:
+            private.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def clear_leftovers(part: Path) -> None:
+    """Removes private files whose makers were killed."""
+    for entry in part.absolute().parent.iterdir():
+        if entry.name.startswith(f"{part.name}.") and re.fullmatch("[0-9a-f]{16}", entry.name[len(part.name) + 1 :]):
+            with contextlib.suppress(OSError):  # gone by now, or locked by its maker
+                descriptor = os.open(entry, os.O_RDWR)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    entry.unlink(missing_ok=True)
+                finally:
+                    os.close(descriptor)
+
+
+def lay_out(path: Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], content: Mapping[str, np.ndarray]):
+    """Writes HDF5's own structures, once and for all, and what is known already."""
+    # version 2 of HDF5's structures carries checksums, and any tool since 1.8 reads it
+    v108 = ("v108", "v108")
+    with h5py.File(path, "w", libver=v108, locking=False, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+        for name, (dtype, shape) in sorted(shapes.items()):
+            allocate(file, name, dtype, shape)
+        for name, array in sorted(content.items()):
+            file[name][...] = array
+
+
+def words_of(array: np.ndarray, rows: int) -> np.ndarray:
+    """The words of a one-dimensional dataset that is done."""
+    return np.array([word_of(array[start : start + rows]) for start in range(0, len(array), rows)], dtype="<u8")
+
+
+def word_of(data) -> int:
+    return DONE | zlib.crc32(data)
+
+
+def allocate(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """A contiguous dataset whose place in the file is fixed now; nothing is written to it."""
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_layout(h5py.h5d.CONTIGUOUS)
+    created.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    created.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    created.set_obj_track_times(False)  # the time of day is no part of the file
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), created, links)
+
+
+def require_room(path: Path, need: int = 0) -> None:
+    """Refuses a folder that is missing, read-only or too full for so many bytes."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise CacheError(path, "an existing folder", f"no {folder}", "make it, or choose another -o")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CacheError(path, "permission to write there", f"a read-only {folder}", "choose another -o")
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        remedy = "free some, choose another -o, fewer --views or a smaller --codec"
+        raise CacheError(path, f"{need / 1e6:.1f} MB of free space", f"{free / 1e6:.1f} MB", remedy)
+
+
+def sync_folder(path: Path) -> None:
+    folder = os.open(path.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def refused(path: Path, error: Exception) -> CacheError:
+    """What the file system said, as one line."""
+    # HDF5 tells the number in words only
+    number = getattr(error, "errno", None) or int((re.findall(r"errno = (\d+)", str(error)) or [0])[0])
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return CacheError(path, "room for the whole file", os.strerror(number), "free some space or choose another -o")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return CacheError(path, "permission to write there", os.strerror(number), "choose another -o")
+    found = os.strerror(number) if number else str(error)
+    return CacheError(path, "to write the file", found, "see the message; what was done before is kept")

@@ -1,0 +1,110 @@
+"""What /meta must say before anything believes it: the header is the one part of a file that can hold anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.errors import CacheError
+
+FORMAT, VERSION = "kdcache", 1
+FEATURES: frozenset[str] = frozenset()  # required features that this reader understands
+LONGEST = 64 << 20  # bytes of a header; one of 20 000 classes has less than one of them
+REMEDY = "copy or dump it again"
+
+
+def text(value) -> bool:
+    return isinstance(value, str)
+
+
+def count(value) -> bool:
+    return type(value) is int and 0 < value < 1 << 40
+
+
+def count_or_none(value) -> bool:
+    return value == 0 or count(value)
+
+
+def key(value) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 64
+
+
+def share(value) -> bool:
+    return type(value) in (int, float) and 0 < value <= 1
+
+
+def side(value) -> bool:
+    return type(value) is int and 0 < value <= 1 << 15
+
+
+def table(value) -> bool:
+    return isinstance(value, dict)
+
+
+EVERY = "*"  # stands for any key: all its values have the form that follows
+FORM = {
+    "source": {"spec": text, "split": text, "rows": count, "classes": [text], "fraction": share, "fingerprint": text},
+    "eval": {"rows": count_or_none},
+    "view": {"view": text, "size": [side]},
+    "views": count,
+    "block_rows": count,
+    "run_key": key,
+    "teacher": table,
+    "forward": table,
+    "method": text,
+    "codec": text,
+    "knowledge": {EVERY: table},
+    "libraries": {EVERY: text},
+}
+"""A dict asks for these keys (others are welcome), a list for that form of each element, a function for True."""
+
+
+def parse(path: Path, data: bytes) -> dict:
+    """The header, once it is known that every part has the form that the code behind relies on."""
+    try:
+        meta = json.loads(data.decode(), parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{path}:/meta", "JSON", str(error), REMEDY) from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or type(meta.get("version")) is not int:
+        raise CacheError(path, f"{FORMAT} version {VERSION}", "another header", "see import-logits to wrap logits")
+    if meta["version"] != VERSION:
+        remedy = "read it with the kdcache that wrote it" if meta["version"] > VERSION else REMEDY
+        raise CacheError(path, f"{FORMAT} version {VERSION}", f"version {meta['version']}", remedy)
+    require_form(path, meta.get("requires"), [text], "requires")
+    if strange := set(meta["requires"]) - FEATURES:
+        raise CacheError(path, "features that this version knows", repr(sorted(strange)), "update kdcache")
+    require_form(path, meta, FORM, "header")
+    if not meta["knowledge"] or len(meta["view"]["size"]) != 2:
+        found = f"{len(meta['knowledge'])} kinds of knowledge, a view of size {meta['view']['size']}"
+        raise CacheError(path, "some knowledge, and a view of height and width", found, REMEDY)
+    return meta
+
+
+def refuse_constant(name: str):
+    raise ValueError(f"{name} in it")
+
+
+def require_form(path: Path, value, form, where: str) -> None:
+    """Refuses a value that has another form, and says where it stands."""
+    if isinstance(form, dict) and isinstance(value, dict):
+        for name in value if EVERY in form else form:
+            if name not in value:
+                raise CacheError(path, f"{where}.{name}", "no such entry", REMEDY)
+            require_form(path, value[name], form.get(EVERY) or form[name], f"{where}.{name}")
+    elif isinstance(form, list) and isinstance(value, list):
+        for element in value:
+            require_form(path, element, form[0], where)
+    elif isinstance(form, dict | list) or not form(value):
+        raise CacheError(path, f"a sensible {where}", repr(value)[:80], REMEDY)
+
+
+def to_bytes(meta: dict) -> np.ndarray:
+    """The header as it lies in the file; the same dict gives the same bytes."""
+    try:
+        return np.frombuffer(json.dumps(meta, sort_keys=True, allow_nan=False).encode(), dtype=np.uint8)
+    except ValueError:
+        raise CacheError(
+            "/meta", "finite numbers", "NaN or an infinity", "leave it out of the view's pipeline"
+        ) from None

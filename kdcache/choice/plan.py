@@ -1,0 +1,85 @@
+"""What a dump would cost, before it is begun."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from kdcache import codecs
+from kdcache.batches import Loader, straight_plan
+from kdcache.choice.data import Data
+from kdcache.codecs.choose import auto
+from kdcache.methods import Method, knowledge_of
+from kdcache.methods import build as build_method
+from kdcache.models.network import shapes
+from kdcache.teachers import Forward, LiveTeacher
+from kdcache.views import enumerate_all
+
+SECONDS = 1.0  # of measuring the teacher
+
+
+def plan(
+    data: Data, path: Path, device: str, *, teacher: str, views: int | str, method: str, codec: str,
+    epochs: int, students: int, batch: int, dtype: str, channels_last: bool,
+) -> dict:  # fmt: skip
+    """Bytes a row and in all, free space, seconds of the dump, and what it saves against a live teacher.
+
+    The teacher's weights do not matter to any of this, so it is built with fresh ones.
+    """
+    network = data.network(teacher, 0)
+    view = enumerate_all(data.view) if views == "all" else data.view
+    count = view.count if views == "all" else int(views)
+    every = shapes(network, network.taps, data.image)
+    built = build_method(method, every, every)
+    loader = Loader(data.train, view, 0, device)
+    n = len(data.train)
+    forward = Forward(batch, dtype, channels_last)
+    with LiveTeacher(network, build_method("st"), forward, device) as live:
+        rate, logits = measured_rate(live, loader, batch)
+    sizes = record_sizes(method, built, every, codec, logits)
+    row = sum(sizes.values())
+    dump, looped = count * n / rate, epochs * students * n / rate
+    folder = path.absolute().parent
+    return {
+        "rows": n,
+        "views": count,
+        "bytes_per_row": sizes,
+        "seed_bytes_per_row": 8,
+        "bytes": count * n * (row + 8) + len(data.held_out) * row + 12 * n,
+        "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
+        "teacher_images_per_second": round(rate, 1),
+        "dump_seconds": round(dump, 1),
+        "live_seconds": round(looped, 1),
+        "saved_seconds": round(looped - dump, 1),
+    }
+
+
+def measured_rate(teacher: LiveTeacher, loader: Loader, batch: int) -> tuple[float, torch.Tensor]:
+    """Images a second through the teacher on this machine, and the logits of some of them."""
+    order = straight_plan(range(min(len(loader.source), 16 * batch)), batch)
+    full = [items for items in order if len(items) == len(order[0])]
+    logits = [teacher.show(b)["logits"].cpu() for b in loader.run(full[:1])]  # the first call pays for set-up
+    images, started = 0, time.perf_counter()
+    for items in itertools.cycle(full):
+        batch_ = next(iter(loader.run([items])))
+        logits.append(teacher.show(batch_)["logits"].cpu())
+        images += len(items)
+        if time.perf_counter() - started > SECONDS:
+            break
+    return images / (time.perf_counter() - started), torch.cat(logits)[:4096]
+
+
+def record_sizes(text: str, method: Method, every: dict, codec: str, logits: torch.Tensor) -> dict[str, int]:
+    """Bytes of one record of each knowledge; for `auto`, of the codec that these logits would get."""
+    sizes = {}
+    for name, shape in knowledge_of(text, every).items():
+        wanted = codec if name == "logits" else method.codecs.get(name) or ("f32" if codec == "f32" else "f16")
+        if wanted == "auto":
+            sizes[name] = auto(logits, shift_matters=method.shift_matters)[0].size
+        else:
+            sizes[name] = codecs.named(wanted, logits if name == "logits" else torch.ones(2, *shape)).size
+    return sizes

@@ -1,0 +1,169 @@
+"""The frame of every command: help with an example, one line for what goes wrong, and the exit code.
+
+0 done, 1 a check or the run failed, 2 wrong use, 130 interrupted. Only a bug of ours shows a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import click
+
+from kdcache.cli.values import name_of
+from kdcache.errors import KdcacheError, UsageError
+
+LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
+FURTHER = {"--device", "--workers", "--runs", "--out", "--resume", "--json", "--help"}
+
+
+class Exampled(click.Command):
+    """A help page in sections, which ends in an example, laid out as written."""
+
+    def __init__(self, *args, example: str = "", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.example = example
+
+    def format_options(self, ctx, formatter):
+        sections: dict[str, list] = {"Options": []}
+        several = any(isinstance(param, Option) for param in self.params)  # a short page needs no sections
+        for param in self.get_params(ctx):
+            own = getattr(param, "section", LAST if several and FURTHER & {*param.opts} else "Options")
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                sections.setdefault(own, []).append(record)
+        sections[LAST] = sections.pop(LAST, [])
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+
+    def format_epilog(self, ctx, formatter):
+        if self.example:
+            with formatter.section("Example"):
+                for line in self.example.strip().splitlines():
+                    formatter.write(f"  {line.strip()}\n")
+
+
+class Command(Exampled):
+    """A command; with --json, whatever else is printed on the way goes to standard error."""
+
+    def invoke(self, ctx):
+        ctx.meta["output"] = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr if ctx.params.get("as_json") else sys.stdout):
+            return super().invoke(ctx)
+
+
+class Option(click.Option):
+    """An option in a section of its own on the help page."""
+
+    def __init__(self, *args, section: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Door(Exampled, click.Group):
+    """The group of all commands: where every way to end becomes an exit code."""
+
+    def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra):
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = 2
+        except click.ClickException as error:
+            say(f"kdcache: {wrong_use(error)}")
+            code = error.exit_code
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx):
+        with signals() as caught:
+            try:
+                return super().invoke(ctx)
+            except click.exceptions.Exit:
+                raise
+            except click.UsageError as error:
+                error.ctx = error.ctx or ctx
+                raise
+            except BaseException as error:
+                # whoever is interrupted in the middle of an import may raise anything
+                if isinstance(error, KeyboardInterrupt | click.Abort) or (caught and isinstance(error, Exception)):
+                    say("kdcache: interrupted; the same dump goes on where it was, a training with --resume")
+                    ctx.exit(130)
+                if (problem := explained(error)) is None:
+                    raise
+                say(f"kdcache: {problem}")
+                ctx.exit(problem.exit_code)
+
+    def list_commands(self, ctx):
+        return list(self.commands)  # in the order of the work, not of the alphabet
+
+
+def say(text: str) -> None:
+    """A remark to the person at the terminal, beside the output."""
+    with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is listening
+        click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM unwind the command; the list tells whether Ctrl-C was pressed."""
+    caught: list[int] = []
+
+    def interrupt(number, frame):
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there has handlers of their own
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def explained(error: BaseException) -> KdcacheError | None:
+    """The error as a line for the user; None where it can only be a bug."""
+    if isinstance(error, KdcacheError):
+        return error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+        found = " ".join(str(error).split())[:120] or "none left"
+        return KdcacheError("memory", "enough of it", found, "take a smaller --batch or fewer --workers")
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):  # a closed pipe is click's to handle
+        place = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
+        remedy = "free some space, then go on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check that place"
+        return KdcacheError(place, "to read or write there", error.strerror or str(error), remedy)
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        found = " ".join(str(error).split())[:200]
+        return KdcacheError("--workers", "workers that live", found, "take fewer workers, or a smaller --batch")
+    return None
+
+
+def wrong_use(error: click.ClickException) -> str:
+    """What click has to say of a command line, in our four parts where it can be taken apart."""
+    ctx = getattr(error, "ctx", None)
+    command = ctx and (ctx.info_name if ctx.parent else ctx.invoked_subcommand)
+    place = command or "the command line"
+    remedy = f"see `kdcache {command} --help`" if command else "see `kdcache --help`"
+    if names := getattr(error, "possibilities", None):
+        remedy = f"did you mean {' or '.join(names)}?"
+    if (name := getattr(error, "command_name", None)) is not None:
+        return str(UsageError(place, "a command", repr(name), remedy))
+    match error:
+        case click.NoSuchOption():
+            return str(UsageError(place, "an option that it has", error.option_name, remedy))
+        case click.MissingParameter() if error.param:
+            return str(UsageError(place, name_of(error.param), "none", remedy))
+        case click.BadParameter() if error.param:
+            return str(UsageError(name_of(error.param), "another value", error.message.rstrip("."), remedy))
+    return f"{place}: {error.format_message().rstrip('.')}; {remedy}"

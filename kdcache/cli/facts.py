@@ -1,0 +1,162 @@
+"""What is in a cache file, as facts for a script and as a page for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+
+from kdcache.errors import CacheError
+
+SEED_BYTES = 8
+
+
+def summary(path: str | Path) -> dict:
+    """What a cache file holds, finished or not."""
+    from kdcache.cache.layout import read_layout
+    from kdcache.cache.reader import require_finished
+    from kdcache.cache.writer import blocks_done
+
+    layout = read_layout(Path(path))
+    meta = layout.meta
+    done, total = blocks_done(layout)
+    complete = done == total
+    if complete:
+        try:
+            require_finished(layout)  # a header that was damaged later has nothing to tell
+        except CacheError:
+            if layout.path.suffix != ".part":  # one that was killed before its seal
+                raise
+            complete = False
+    knowledge = {name: codec.to_json() | {"bytes_per_row": codec.size} for name, codec in layout.codecs.items()}
+    return {
+        "file": str(path),
+        "rows": layout.rows,
+        "views": layout.views,
+        "classes": len(meta["source"]["classes"]),
+        "complete": complete,
+        "bytes": layout.path.stat().st_size,
+        "knowledge": knowledge,
+        "seed_bytes_per_row": SEED_BYTES,
+        "blocks_done": done,
+        "blocks": total,
+        "block_rows": layout.block_rows,
+        "eval_rows": meta["eval"]["rows"],
+        "class_names": meta["source"]["classes"],
+        "source": {key: value for key, value in meta["source"].items() if key != "classes"},
+        **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},
+        "measured": meta.get("measured", {}),
+    }
+
+
+def made(facts: dict) -> str:
+    """The line at the end of a command that made a cache."""
+    size = f"{facts['rows']:,} rows, {facts['views']} views, {readable(facts['bytes'])}"
+    each = ", ".join(f"{name} {label(one)}" for name, one in facts["knowledge"].items())
+    return f"{facts['file']}: {size}; {each}, {bytes_a_row(facts)} bytes a row with its seed"
+
+
+def bytes_a_row(facts: dict) -> int:
+    """Of one sample-view: all its knowledge, and its seed."""
+    return sum(one["bytes_per_row"] for one in facts["knowledge"].values()) + SEED_BYTES
+
+
+def described(facts: dict) -> str:
+    """The page."""
+    page = [[name, text] for name, text in identity(facts).items()]
+    parts = [f"{facts['file']}: {readable(facts['bytes'])}, {progress_of(facts)}", columns(page)]
+    sample_views = facts["rows"] * facts["views"]
+    sizes = [(name, label(one), one["shape"], one["bytes_per_row"]) for name, one in facts["knowledge"].items()]
+    sizes += [("seeds", "", (), SEED_BYTES), ("together", "", (), bytes_a_row(facts))]
+    rows = [["knowledge", "codec", "values", "bytes a row", "in the file"]]
+    for name, codec, shape, size in sizes:
+        rows.append([name, codec, "x".join(map(str, shape)), str(size), readable(size * sample_views)])
+    parts.append(columns(rows, right={2, 3, 4}))
+    parts += [measured_table(name, facts, table) for name, table in facts["measured"].items() if table]
+    return "\n\n".join(parts)
+
+
+def progress_of(facts: dict) -> str:
+    if facts["complete"]:
+        return "complete"
+    share = 100 * facts["blocks_done"] / facts["blocks"]
+    return f"unfinished: {facts['blocks_done']:,} of {facts['blocks']:,} blocks done, {share:.0f} %"
+
+
+def identity(facts: dict) -> dict[str, str]:
+    """Who, what and how, in words."""
+    source, view, teacher = facts["source"], facts["view"], facts["teacher"]
+    part = "" if source["fraction"] == 1 else f", {source['fraction']} of it"
+    names = ", ".join(facts["class_names"])
+    kept = {"view", "size", "pipeline", "enumerated", "source_size"}
+    given = {key: value for key, value in sorted(view.items()) if key not in kept and value not in (False, 0)}
+    options = [key if value is True else f"{key} {value}" for key, value in given.items()]
+    options += [step.split(".")[-1] for step in steps(view.get("pipeline"))]
+    every = "all " if view.get("enumerated") else ""
+    shape = "x".join(map(str, view["size"]))
+    forward = facts["forward"]
+    on = [key.replace("_", " ") for key, value in forward.items() if value is True]
+    weights = f", weights {teacher['fingerprint'][:12]}" if "fingerprint" in teacher else ""
+    return {
+        "images": f"{source['spec']} {source['split']}{part}: {facts['rows']:,} rows",
+        "classes": f"{facts['classes']}: {names if len(names) < 60 else names[:57] + '...'}",
+        "views": f"{every}{facts['views']} of {view['view']} {shape}{', '.join(['', *options])}",
+        "seed": str(facts["run_key"]),
+        "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}",
+        "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
+        "method": facts["method"],
+        "evaluation": f"{facts['eval_rows']:,} un-augmented images" if facts["eval_rows"] else "none",
+        "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
+    }
+
+
+def steps(pipeline) -> list[str]:
+    """The names of the transforms of an albumentations pipeline."""
+    try:
+        return [step["__class_fullname__"] for step in pipeline["transform"]["transforms"]]
+    except (TypeError, KeyError):
+        return []
+
+
+def measured_table(name: str, facts: dict, table: list[dict]) -> str:
+    """What each codec would have cost and got wrong; a mark at the one that was taken."""
+    taken = facts["knowledge"][name]
+    warm = sorted({t for row in table for t in row.get("kl", {})}, key=float)
+    rows = [["", "codec", "bytes a row", "and its seed", "in the file", *(f"KL at T={t}" for t in warm), ""]]
+    for row in table:
+        mark = ">" if row["codec"] == label(taken) else ""
+        size = row["bytes"]
+        errors = [f"{row['kl'][t]['mean']:.1e}" if t in row.get("kl", {}) else "" for t in warm]
+        remarks = [f"not taken: {row['refused']}"] if row.get("refused") else []
+        remarks += [f"{row[key]} rows {what}" for key, what in REMARKS.items() if row.get(key)]
+        total = readable((size + SEED_BYTES) * facts["rows"] * facts["views"])
+        rows.append([mark, row["codec"], str(size), str(size + SEED_BYTES), total, *errors, "; ".join(remarks)])
+    return f"{name}, as measured before the dump:\n{columns(rows, right=set(range(2, 5 + len(warm))))}"
+
+
+REMARKS = {"flips": "change their top class", "clipped": "are clipped"}
+
+
+def label(codec: dict) -> str:
+    """As a user names it."""
+    return f"{codec['codec']}:{codec['k']}" if "k" in codec else codec["codec"]
+
+
+def columns(rows: list[list[str]], right: Set[int] = frozenset()) -> str:
+    """Cells side by side; some columns, of numbers, to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+    def line(row: list[str]) -> str:
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(line, rows))
+
+
+def readable(size: float) -> str:
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= least:
+            return f"{size / least:,.2f} {unit}"
+    return f"{size} B"

@@ -1,0 +1,59 @@
+"""What a dump would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcache.cli import common
+from kdcache.cli.common import Command, json_option, lines, put
+from kdcache.cli.values import COUNT, OneOf, Views
+
+
+@click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
+@click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY; no weights.")
+@common.data_option
+@common.fraction_option
+@common.augment_option
+@click.option("--views", type=Views(), default="10", show_default=True, help="How many, or all.")
+@click.option("--method", default="st", show_default=True, help="What is stored: what these methods need.")
+@click.option("--codec", default="f16", show_default=True, help="Of the logits; auto chooses by measured error.")
+@click.option("--epochs", default=200, show_default=True, type=COUNT, help="Of each student.")
+@click.option("--students", default=1, show_default=True, type=COUNT)
+@click.option("--batch", default=256, show_default=True, type=COUNT, help="Of the teacher's forward.")
+@click.option("--dtype", default="f32", show_default=True, type=OneOf(["f32", "bf16"]), metavar="D")
+@click.option("--channels-last", is_flag=True)
+@click.option("-o", "--out", default="logits.h5", show_default=True)
+@common.device_option
+@json_option
+def plan(data, fraction, augment, out, device, as_json, **rest):
+    """Say what a dump would cost, and what it would save."""
+    from kdcache import choice
+
+    opened = choice.Data.open(data, augment, fraction)
+    facts = choice.plan(opened, Path(out), choice.choose_device(device), **rest)
+    put(facts, as_json, described(facts))
+
+
+def described(facts: dict) -> str:
+    sizes = facts["bytes_per_row"]
+    text = {f"/knowledge/{name}": f"{size} bytes a row" for name, size in sizes.items()}
+    text["a sample-view"] = f"{sum(sizes.values())} + 8 bytes (8: its seed)"
+    text["the file"] = f"{facts['rows']} rows x {facts['views']} views: {facts['bytes'] / 1e6:,.1f} MB"
+    if facts["free_bytes"] is not None:
+        text["free"] = f"{facts['free_bytes'] / 1e6:,.1f} MB"
+    text["teacher here"] = f"{facts['teacher_images_per_second']:,.0f} images/s"
+    text["the dump"] = clock(facts["dump_seconds"])
+    text["a live teacher"] = f"{clock(facts['live_seconds'])} for these students and epochs"
+    text["saved"] = clock(facts["saved_seconds"])
+    return lines(text)
+
+
+def clock(seconds: float) -> str:
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{sign}{hours}:{rest // 60:02}:{rest % 60:02} h"
+
+
+commands = (plan,)

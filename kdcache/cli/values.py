@@ -1,0 +1,112 @@
+"""What an option takes, checked at the door: nonsense is refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+
+import click
+
+from kdcache.errors import UsageError
+
+FILE = click.Path(readable=False)  # for its completion; whoever opens a file says what is wrong with it
+MOST_SEED = 2**32 - 1
+
+
+class Number(click.ParamType):
+    """A finite number within limits; `above` and `below` leave the limit itself out."""
+
+    def __init__(self, *, whole=False, least=None, most=None, above=None, below=None):
+        self.whole, self.name = whole, "N" if whole else "X"
+        limits = (("above", above), ("from", least), ("up to", most), ("below", below))
+        words = [f"{word} {limit}" for word, limit in limits if limit is not None]
+        self.expected = f"{'a whole number' if whole else 'a number'} {', '.join(words)}"
+        self.least, self.most, self.above, self.below = least, most, above, below
+
+    def convert(self, value, param, ctx):
+        try:
+            number = (int if self.whole else float)(value)
+        except ValueError:
+            number = math.nan
+        fits = (
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+        if not fits:
+            raise UsageError(name_of(param), self.expected, repr(str(value)), "choose another")
+        return number
+
+
+class OneOf(click.Choice):
+    """One of a few words; an unknown one is answered with the closest."""
+
+    def convert(self, value, param, ctx):
+        if value in self.choices:
+            return value
+        close = difflib.get_close_matches(str(value), self.choices, 1, 0.5)
+        remedy = f"did you mean {close[0]}?" if close else "take one of them"
+        raise UsageError(name_of(param), f"one of {', '.join(self.choices)}", repr(value), remedy)
+
+
+class Views(click.ParamType):
+    """How many views: a number, or all."""
+
+    name = "N|all"
+
+    def convert(self, value, param, ctx):
+        text = str(value)
+        if text == "all" or (text.isdecimal() and int(text)):
+            return text
+        raise UsageError(name_of(param), "a number from 1, or all", repr(text), "try 10")
+
+
+class Shares(click.ParamType):
+    """Growing numbers between 0 and 1, with commas."""
+
+    name = "X,X"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            shares = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            shares = ()
+        if not shares or not all(a < b for a, b in zip((0.0, *shares), (*shares, 1.0), strict=True)):
+            raise UsageError(name_of(param), "growing shares between 0 and 1", repr(value), "write it like 0.5,0.75")
+        return shares
+
+
+class NewPath(click.Path):
+    """The name of something to write: a file, a folder, or a folder of its own, which may be moved aside one day."""
+
+    def __init__(self, folder: bool = False, own: bool = False):
+        super().__init__(readable=False)
+        self.folder, self.own = folder, own
+
+    def convert(self, value, param, ctx):
+        name, place = name_of(param), Path(value)
+        if not str(value):
+            raise UsageError(name, "a name", "an empty one", "leave it out for the default")
+        if self.folder and place.is_file():
+            raise UsageError(name, "a folder", f"the file {value}", "choose another name")
+        if not self.folder and place.is_dir():
+            raise UsageError(name, "a file", f"the folder {value}", "name a file in it")
+        if self.own and place.name in ("", ".."):
+            raise UsageError(name, "a folder of its own", str(value), "name a folder in it")
+        return str(value)
+
+
+def name_of(param: click.Parameter | None) -> str:
+    """As the user wrote it, or would have."""
+    if isinstance(param, click.Argument):
+        return param.name.upper()
+    return max(param.opts, key=len) if param else "the value"
+
+
+COUNT = Number(whole=True, least=1)
+SEED = Number(whole=True, least=0, most=MOST_SEED)

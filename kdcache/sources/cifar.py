@@ -1,0 +1,65 @@
+"""CIFAR-10 and CIFAR-100, read and perhaps fetched by torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdcache.errors import SourceError
+from kdcache.sources.arrays import ArraySource, Source
+
+PATIENCE = 5  # seconds without an answer from the network
+
+
+def cifar10(argument: str, split: str) -> Source:
+    return _cifar("CIFAR10", split)
+
+
+def cifar100(argument: str, split: str) -> Source:
+    return _cifar("CIFAR100", split)
+
+
+def _cifar(name: str, split: str) -> Source:
+    from torchvision import datasets  # seconds to import
+
+    made = getattr(datasets, name)
+    root = Path(os.environ.get("KDCACHE_DATA", "data"))
+    folder = root / made.base_folder
+    missing = not folder.is_dir()
+    try:
+        with warnings.catch_warnings(), _tidy(root, folder, root / made.filename):
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)  # the files were written in 2009
+            data = made(root, train=split == "train", download=missing)
+    except Exception as error:
+        found = f"neither ({' '.join(str(error).split())[:100]})"
+        remedy = f"put {folder.name}/ or {made.filename} into {root}/, or name its folder in KDCACHE_DATA"
+        raise SourceError(name.lower(), f"{folder} or a download", found, remedy) from None
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return ArraySource(split, images, data.targets, list(data.classes), "crop-flip")
+
+
+@contextlib.contextmanager
+def _tidy(root: Path, *parts: Path) -> Iterator[None]:
+    """A download that fails does so soon, and leaves none of these behind; what was there before stays."""
+    new = [path for path in (*parts, root) if not path.exists()]
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            remove = path.unlink if path.is_file() else path.rmdir if path == root else partial(shutil.rmtree, path)
+            with contextlib.suppress(OSError):  # it was never made, or others have put something into the root
+                remove()
+        raise
+    finally:
+        socket.setdefaulttimeout(patience)

@@ -1,0 +1,65 @@
+"""What several test files share: a small teacher, and finished caches of its answers."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdcache.cache import Cache, open_cache
+from kdcache.choice import Data, DumpOptions, make_dump
+from kdcache.models import build
+from kdcache.models.network import Network
+from kdcache.teachers import Forward
+
+torch.set_num_threads(1)  # the machine is shared, and nothing here is large
+ROWS, VIEWS, BATCH = 1300, 3, 64  # a block is 1024 rows, so that every view has a second one, which is not full
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    """1300 training and 260 evaluation images of 8x8, in 10 classes."""
+    return Data.open(f"synthetic:{ROWS},10,8", None)
+
+
+@pytest.fixture(scope="session")
+def teacher(data) -> Network:
+    """A network with fresh weights; its logits are of ordinary size."""
+    return fresh_teacher(data, seed=1)
+
+
+def fresh_teacher(data: Data, seed: int) -> Network:
+    network = build("tiny-3", len(data.train.classes), data.train.mean, data.train.std, seed=seed).train()
+    with torch.no_grad():
+        network(data.train.read(range(128)))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def dump(data, teacher):
+    """Dumps to a path with options of `DumpOptions`; other data and another teacher can be given."""
+
+    def run(path: Path, data=data, network=teacher, **options) -> Path:
+        chosen = DumpOptions(Path(path), **{"views": VIEWS, "forward": Forward(BATCH)} | options)
+        with make_dump(copy.deepcopy(network), data, chosen) as made:  # which gives it a memory layout, say
+            return made.run()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cache_file(dump, tmp_path_factory) -> Path:
+    """A finished cache with f16 logits. Not to be changed: see `copied`."""
+    return dump(tmp_path_factory.mktemp("cache") / "logits.h5")
+
+
+@pytest.fixture
+def cache(cache_file) -> Cache:
+    return open_cache(cache_file)
+
+
+@pytest.fixture
+def copied(cache_file, tmp_path) -> Path:
+    """A copy of the finished cache that a test may damage."""
+    return Path(shutil.copy(cache_file, tmp_path / "copy.h5"))

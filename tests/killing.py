@@ -1,0 +1,168 @@
+"""A process that runs dumps in children, and kills them; `test_dump.py` starts it, so that a kill costs no import.
+
+    python killing.py FOLDER steps K         a child is killed before its 1st write, another before its 1+K-th, ...
+    python killing.py FOLDER times N SEED    children are killed at N random times
+    python killing.py FOLDER at-once WORLD   WORLD ranks; with WORLD = 0 two strangers
+    python killing.py FOLDER once            nobody is killed
+
+It prints one JSON object on what became of them. Whenever a child has ended, the file has to be sound.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import torch
+
+from kdcache.cache import layout, open_cache, writer
+from kdcache.choice import Data, DumpOptions, make_dump
+from kdcache.errors import KdcacheError
+from kdcache.models import build
+from kdcache.teachers import Forward
+
+WRITES = [
+    (h5py.h5d, "create"), (h5py.Dataset, "__setitem__"), (h5py.File, "close"), (os, "posix_fallocate"), (os, "fsync"),
+    (os, "link"), (os, "unlink"), (os, "pwrite"), (os, "rename"),
+]  # fmt: skip
+
+
+def dump(path: Path) -> None:
+    layout.BLOCK_ROWS, writer.SYNC_SECONDS = 32, 0.0  # many small blocks, each with its word at once
+    pictures = path.with_name("pictures")
+    if pictures.exists():
+        data, workers = Data.open(f"folder:{pictures}", "resized-crop:16"), 2
+    else:
+        data, workers = Data.open("synthetic:80,10,8", None), 0
+    network = build("tiny-3", len(data.train.classes), data.train.mean, data.train.std, seed=1).eval()
+    with make_dump(network, data, DumpOptions(path, 2, forward=Forward(16), workers=workers)) as made:
+        made.run()
+
+
+def child(path: Path, prepare=lambda: None) -> int:
+    """The number of a process that dumps; it ends with 0, or with 1 and a line in `says`."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        prepare()
+        dump(path)
+        os._exit(0)
+    except KdcacheError as error:
+        path.with_suffix(".says").write_text(str(error))
+        os._exit(1)
+    finally:
+        os._exit(2)
+
+
+def killed_before(write: int) -> None:
+    """Has this process killed before so many writes."""
+    count = 0
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    for holder, name in WRITES:
+        setattr(holder, name, counted(getattr(holder, name)))
+
+
+def ended(number: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def require_sound(path: Path) -> None:
+    """No final name before the end; until then no X.part, or one that opens."""
+    part = layout.part_of(path)
+    assert not (path.exists() and part.exists())
+    if path.exists():
+        open_cache(path)
+    elif part.exists():
+        layout.read_layout(part)
+
+
+def once(folder: Path) -> dict:
+    path = folder / "x.h5"
+    code, says = ended(child(path)), path.with_suffix(".says")
+    said = says.read_text()
+    says.unlink()
+    return {"code": code, "said": said, "left": sorted(entry.name for entry in folder.iterdir())}
+
+
+def steps(folder: Path, stride: int) -> dict:
+    """One child killed before each write, another one that finishes what it left."""
+    files, left = set(), set()
+    for write in range(1, 1000, stride):
+        path = folder / f"{write}.h5"
+        code = ended(child(path, lambda n=write: killed_before(n)))
+        require_sound(path)
+        assert code in (0, -signal.SIGKILL), code
+        done = code == 0
+        assert ended(child(path)) == 0
+        files.add(path.read_bytes())
+        left |= {entry.name for entry in folder.iterdir()} - {path.name}
+        path.unlink()
+        if done:
+            return {"writes": write, "files": len(files), "left": sorted(left)}
+    raise AssertionError("no end of writes")
+
+
+def times(folder: Path, kills: int, seed: int) -> dict:
+    """Children killed at any time, each going on where the last one was."""
+    path, draw, files, done = folder / "x.h5", random.Random(seed), set(), 0
+    started = time.monotonic()
+    assert ended(child(path)) == 0
+    files, whole = {path.read_bytes()}, time.monotonic() - started
+    path.unlink()
+    while done < kills:
+        number = child(path)
+        time.sleep(draw.uniform(0, whole) * draw.random())
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+        code = ended(number)
+        done += code == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL), code
+        require_sound(path)
+        if path.exists():
+            files.add(path.read_bytes())
+            path.unlink()
+    assert ended(child(path)) == 0
+    files.add(path.read_bytes())
+    return {"kills": done, "files": len(files), "left": sorted(e.name for e in folder.iterdir() if e != path)}
+
+
+def at_once(folder: Path, world: int) -> dict:
+    """Several processes that begin together."""
+    path = folder / "x.h5"
+
+    def rank(number: int) -> None:
+        os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world)}
+        time.sleep(0.2 * number)  # one comes when the others have done something already
+
+    prepared = [lambda n=n: rank(n) for n in range(world)] or [lambda: None] * 2
+    codes = [ended(number) for number in [child(path, prepare) for prepare in prepared]]
+    says = path.with_suffix(".says")
+    said = says.read_text() if says.exists() else ""
+    says.unlink(missing_ok=True)
+    together = path.read_bytes()
+    left = sorted(entry.name for entry in folder.iterdir() if entry != path)
+    path.unlink()
+    assert ended(child(path)) == 0
+    return {"codes": codes, "said": said, "same": path.read_bytes() == together, "left": left}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    actions = {"steps": steps, "times": times, "at-once": at_once, "once": once}
+    print(json.dumps(actions[sys.argv[2]](Path(sys.argv[1]), *map(int, sys.argv[3:]))))

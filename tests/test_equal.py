@@ -1,0 +1,158 @@
+"""Training cannot tell a cache from the teacher itself: the same losses and the same weights, to the last bit."""
+
+import functools
+
+import pytest
+import torch
+from train_cases import (
+    SAME_WIDTH,
+    SPEC,
+    TEXTS,
+    Fixture,
+    asks,
+    assert_same_weights,
+    dumped,
+    measured,
+    name_of,
+    teacher_of,
+)
+
+from kdcache.choice import Data, Student
+from kdcache.errors import TeacherChanged
+from kdcache.methods import METHODS, build
+from kdcache.models.network import shapes
+from kdcache.teachers import Forward, LiveTeacher
+from kdcache.train import Settings
+from kdcache.types import Batch
+
+CACHEABLE = [text for text in TEXTS if asks(text)]
+SUMS = ["st+at", "st:0.5+ft+rkd", "fitnet/paper+kdsvd", "ab+vid", "fsp+mhgd", "st+co+tfkd", "at+dml"]
+BRIDGED = [name for name in METHODS if asks(name) and name not in SAME_WIDTH] + ["ab/rep", "at/post", "fitnet/paper"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory):
+    return Fixture(tmp_path_factory.mktemp("same"), "resnet8", CACHEABLE)
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    return Fixture(tmp_path_factory.mktemp("wider"), "wrn-16-2", BRIDGED)
+
+
+@pytest.fixture(autouse=True)
+def constants_come_from_the_cache(monkeypatch):
+    """Once the dump is made, no method prepares anything again."""
+
+    def forbidden(*_):
+        raise AssertionError("prepared again")
+
+    def forbid():
+        for method in METHODS.values():
+            monkeypatch.setattr(method, "prepare", forbidden)
+
+    return forbid
+
+
+def assert_cached_equals_live(fixture, method, **settings):
+    outcomes = [fixture.student(method, live=live, **settings).train() for live in (False, True)]
+    (cached, said), (live, repeated) = outcomes
+    assert measured(said) == measured(repeated)
+    assert len(cached) == len(live)
+    for mine, theirs in zip(cached, live, strict=True):
+        assert_same_weights(mine, theirs)
+
+
+@pytest.mark.parametrize("text", CACHEABLE + SUMS)
+def test_cached_equals_online(same, text, constants_come_from_the_cache):
+    constants_come_from_the_cache()
+    assert_cached_equals_live(same, text)
+
+
+@pytest.mark.parametrize("text", [*BRIDGED, "st+ft+co", "ab+vid", "at+dml"])
+def test_cached_equals_online_for_a_wider_teacher(wider, text, constants_come_from_the_cache):
+    constants_come_from_the_cache()
+    assert_cached_equals_live(wider, text)
+
+
+def test_every_method_that_asks_a_teacher_is_among_them():
+    assert {name_of(text) for text in CACHEABLE} == METHODS.keys() - {"none", "ls", "dml"}
+
+
+@pytest.mark.parametrize("batch", [2, 17, 48, 49])
+def test_cached_equals_online_whatever_the_batch(same, batch):
+    assert_cached_equals_live(same, "st+at+ft", batch=batch, epochs=1)
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw", "lr": 1e-3}, {"dtype": "bf16"}, {"clip": 0.5}], ids=str)
+def test_cached_equals_online_whatever_the_settings(same, settings):
+    assert_cached_equals_live(same, "st+vid+kdsvd", **settings)
+
+
+@pytest.mark.parametrize("trained_so", [False, True], ids=["student", "student channels_last"])
+@pytest.mark.parametrize("asked_so", [False, True], ids=["teacher", "teacher channels_last"])
+def test_the_teacher_keeps_its_layout_whatever_the_students_is(tmp_path, trained_so, asked_so):
+    data = Data.open(SPEC, "crop-flip")
+    network = teacher_of("resnet8", data)
+    cache = dumped(tmp_path / "a.h5", data, network, "st+at", channels_last=asked_so)
+    settings = Settings(epochs=1, batch=20, channels_last=trained_so)
+    outcomes = [Student(data, "resnet8", "st+at", settings, cache, live).train() for live in (None, network)]
+    assert measured(outcomes[0][1]) == measured(outcomes[1][1])
+    assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
+
+
+@pytest.mark.slow
+def test_cached_equals_online_on_digits(tmp_path):
+    data = Data.open("digits", None, 0.25)
+    network = teacher_of("resnet8", data)
+    cache = dumped(tmp_path / "a.h5", data, network, "st+at+mhgd+ft", batch=256)
+    for method in ("st+at", "mhgd", "ft"):
+        settings = Settings(epochs=2, batch=100)
+        outcomes = [Student(data, "resnet8", method, settings, cache, live).train() for live in (None, network)]
+        assert measured(outcomes[0][1]) == measured(outcomes[1][1])
+        assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
+
+
+def test_another_network_cannot_stand_in_for_the_teacher(same):
+    student = same.student("st")
+    student.live = teacher_of("resnet14", same.data)
+    with pytest.raises(TeacherChanged, match="resnet14"):
+        student.train()
+
+
+def batch_of(images):
+    rows = torch.arange(len(images))
+    return Batch(images, rows % 4, rows, rows * 0)
+
+
+@functools.cache
+def seen(model):
+    data = Data.open(SPEC, "crop-flip")
+    network = teacher_of(model, data)
+    return network, data.train.read(range(7)), shapes(network, network.taps, data.image)
+
+
+@pytest.mark.parametrize("model", ["resnet8", "wrn-16-2"])
+@pytest.mark.parametrize("text", CACHEABLE)
+def test_rowwise(text, model):
+    """The projection of a batch is that of its rows, seen alone or in other company: to the last bit on a CPU."""
+    network, images, every = seen(model)
+    method = build(text, every, every)
+    if hasattr(method, "passes"):
+        method.passes = 1
+    with LiveTeacher(network, method, Forward()) as teacher:
+        method.use(method.prepare(network, lambda: [teacher.looks(images)]))
+        whole = teacher(batch_of(images))
+        alone = [teacher(batch_of(images[i : i + 1])) for i in range(7)]
+        pairs = [teacher(batch_of(images[[i, 6 - i]])) for i in range(7)]
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([knowledge[name] for knowledge in alone]), value), name
+        assert torch.equal(torch.cat([knowledge[name][:1] for knowledge in pairs]), value), name

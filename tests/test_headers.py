@@ -1,0 +1,151 @@
+"""Files that are made up, with a right seal: what no header may say, and what it says has to be there."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from hostile_cases import everything, forged, refused
+
+from kdcache.cache.meta import FORM
+from kdcache.codecs import CODECS
+
+
+@pytest.fixture
+def forge(cache_file, tmp_path):
+    return partial(forged, cache_file, tmp_path / "forged.h5")
+
+
+def test_a_forged_file_without_a_change_is_fine(forge, cache_file):
+    assert everything(forge()) == everything(cache_file)
+
+
+SHAPES = {
+    "labels": [np.zeros(1299, "<i4"), np.zeros((1300, 1), "<i4"), np.zeros(1300, ">i4"), np.zeros(1300, "<f4")],
+    "seeds": [np.zeros((3, 1301), "<u8"), np.zeros((4, 1300), "<u8"), np.zeros((3, 1300), "<i8")],
+    "blocks/seeds": [np.zeros((3, 1), "<u8"), np.zeros(6, "<u8"), None],
+    "knowledge/logits": [np.zeros((3, 1300, 10), "<f2"), np.zeros((3, 1300), "V20"), np.zeros((3, 1300), "<f2")],
+    "eval/logits": [None],
+    "canaries/row": [None, np.zeros(3, "<i8"), np.full(64, 1300)],
+    "canaries/view": [np.full(64, -1)],
+    "canaries/logits": [np.zeros(64, "V8"), np.zeros((5, 10), "<f4")],
+    "constants/x": [np.zeros(4, "V8"), np.zeros(4, "<c8")],
+}
+
+
+@pytest.mark.parametrize(("name", "array"), [(n, a) for n, arrays in SHAPES.items() for a in arrays])
+def test_types_shapes_and_values_that_the_header_does_not_promise(forge, name, array):
+    refused(forge({name: array}))
+
+
+@pytest.mark.parametrize("label", [-2, 10, 2**31 - 1])
+def test_labels_beyond_the_classes(forge, label):
+    assert "/labels" in refused(forge({"labels": np.full(1300, label, "<i4")}))
+
+
+TEXTS = {
+    "empty": b" ",
+    "no JSON": b"{",
+    "no UTF-8": b"\xff\xfe{}",
+    "a list": b"[]",
+    "a string": b'"kdcache"',
+    "deep": b"[" * 200_000,
+    "deep objects": b'{"a":' * 100_000,
+    "many digits": b'{"format": ' + b"9" * 5000 + b"}",
+    "null": b"null",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_headers_that_are_no_header(forge, text):
+    refused(forge(meta=text))
+
+
+def changed(*path, value=None):
+    """A header with one entry changed, or taken out where no value is given."""
+
+    def change(meta: dict) -> dict:
+        inner = meta
+        for name in path[:-1]:
+            inner = inner[name]
+        inner.pop(path[-1]) if value is None else inner.update({path[-1]: value})
+        return meta
+
+    return change
+
+
+WRONG = [1, -1, 0, 2**70, 1.5, True, "x", [], {}, [{}], ["x"], {"x": 1}, "\ud800\n\x1b[31m"]
+FITTING = {  # what is as good as the truth, as far as a reader can know
+    "run_key": [1, -1, 0], "method": ["x", WRONG[-1]], "codec": ["x", WRONG[-1]], "teacher": [{}, {"x": 1}],
+    "forward": [{}, {"x": 1}], "libraries": [{}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORM)
+def test_header_entries_of_another_kind(forge, name):
+    for value in WRONG:
+        if not any(value is other or (value == other and value is not True) for other in FITTING.get(name, [])):
+            refused(forge(meta=changed(name, value=value)))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_does_not_have(forge, number):
+    assert "/meta: expected JSON, found" in refused(forge(meta=changed("teacher", "x", value=number)))
+
+
+@pytest.mark.parametrize("path", [(n,) for n in FORM] + [(n, m) for n in ("source", "view", "eval") for m in FORM[n]])
+def test_header_entries_that_are_missing(forge, path):
+    assert path[-1] in refused(forge(meta=changed(*path)))
+
+
+NUMBERS = [-1, 1299, 1301, 2**33, 2**39, 2**63, 1.0, True, "1300", [1300]]
+
+
+@pytest.mark.parametrize("path", [("source", "rows"), ("views",), ("block_rows",), ("eval", "rows")])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_of_rows_views_and_blocks(forge, path, number):
+    refused(forge(meta=changed(*path, value=number)))
+
+
+def test_versions_and_features(forge):
+    assert "found version 2; read it with the kdcache that wrote it" in refused(forge(meta=changed("version", value=2)))
+    assert "version" in refused(forge(meta=changed("version", value="1")))
+    assert "header" in refused(forge(meta=changed("format", value="other")))
+    found = refused(forge(meta=changed("requires", value=["sparse", "zstd\n"])))
+    assert "found ['sparse', 'zstd\\n']; update kdcache" in found
+    assert "requires" in refused(forge(meta=changed("requires", value=[[]])))
+
+
+CODEC_HEADERS = [
+    {}, {"codec": "f16"}, {"codec": "zip", "shape": [10]}, {"codec": [], "shape": [10]}, {"codec": "f16", "shape": 10},
+    *({"codec": "f16", "shape": s} for s in ([0], [-1], [2**40], [2**70], [1e400], [9] * 50, ["x"], [None], {}, [5])),
+    *({"codec": "int8", "shape": [10], "unit": u} for u in (0, 3, -1, 1e400, "x", [1], 10**400, None)),
+    *({"codec": "topk", "shape": [10], "k": k} for k in (0, 11, 2**70, "x", 1.5, None, [3])),
+    {"codec": "topk", "shape": [10], "k": 3, "wide": -1}, {"codec": "topk", "shape": [2, 5], "k": 3},
+    *({"codec": "logp8", "shape": [10], "knots": k} for k in (None, 3, [], ["x"] * 18, [0] * 18, list(range(1, 19)))),
+    {"codec": "f16", "shape": [10], "more": 1}, {"codec": "f32", "shape": [10]}, {"codec": "bits", "shape": [160]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", CODEC_HEADERS, ids=lambda header: json.dumps(header)[:60])
+def test_codec_headers(forge, header):
+    refused(forge(meta=changed("knowledge", value={"logits": header})))
+
+
+@pytest.mark.parametrize("name", ["../labels", "", "x", "logits/x", "\ud800", "a\nb"])
+def test_names_of_knowledge(forge, name):
+    refused(forge(meta=changed("knowledge", value={name: {"codec": "f16", "shape": [10]}})))
+
+
+@pytest.mark.parametrize("size", [[8], [8, 8, 8], [0, 8], [-8, 8], [8.5, 8], [2**40, 8], 8, "88", [True, 8]])
+def test_sizes_of_views(forge, size):
+    assert "view" in refused(forge(meta=changed("view", "size", value=size)))
+
+
+def test_every_codec_is_attacked():
+    assert {header.get("codec") for header in CODEC_HEADERS if isinstance(header.get("codec"), str)} >= set(CODECS)
+
+
+def test_a_header_that_is_too_long(forge, monkeypatch):
+    monkeypatch.setattr("kdcache.cache.layout.LONGEST", 100)
+    assert "a header of at most 100 bytes" in refused(forge())

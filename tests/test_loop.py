@@ -1,0 +1,269 @@
+"""The loop itself: what a step computes, waits for, holds on to, and what it does when something is lost."""
+
+import contextlib
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from train_cases import SPEC, Fixture, asks, assert_same_weights, measured
+
+from kdcache import choice
+from kdcache.batches import Loader
+from kdcache.choice import Data
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.methods import METHODS, build
+from kdcache.models import build as build_network
+from kdcache.models.weights import load
+from kdcache.runs import Run
+from kdcache.teachers import no_teacher
+from kdcache.train import Evaluation, Settings, fit
+from kdcache.train.loop import Trainer
+from kdcache.types import Batch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory):
+    return Fixture(tmp_path_factory.mktemp("same"), "resnet8", [name for name in METHODS if asks(name)])
+
+
+def trainer_of(fixture, text, **settings):
+    """A trainer with its teacher, ready for a step; and some batches."""
+    student = fixture.student(text, **settings)
+    network = fixture.data.network("resnet8", 0)
+    method = student.built(network)
+    loader = Loader(fixture.data.train, fixture.data.view, fixture.cache.seeds)
+    teacher = student.teacher(method, loader, contextlib.ExitStack())
+    trainer = Trainer([network], method, teacher, loader, 2, student.settings)
+    trainer.enter(trainer.stages[0])
+    return trainer, list(loader.run([range(0, 16), range(16, 32), range(32, 48)], 1))
+
+
+@pytest.mark.parametrize("text", ["kdsvd:1e6", "kdeid:1e6", "mhgd:1e6", "st+kdsvd:1e6"])
+def test_clipped_terms_never_pull_harder_than_the_rest(same, text):
+    trainer, [batch, *_] = trainer_of(same, text)
+    with trainer.watching():
+        look = trainer.looks[0](batch.images)
+        terms = trainer.method.loss(look, trainer.teacher(batch), batch)
+        held = {name: value for name, value in terms.items() if name in trainer.method.clipped}
+        assert held.keys() == {text.removesuffix(":1e6").split("+")[-1]}
+        rest = sum(value for name, value in terms.items() if name not in held)
+        plain = torch.autograd.grad(rest, trainer.trained, retain_graph=True)
+        trainer.backward(terms, set(held), batch)
+    for parameter, gradient in zip(trainer.trained, plain, strict=True):
+        added = (parameter.grad - gradient).norm()
+        assert added <= 0.5 * gradient.norm() * (1 + 1e-4)  # the ramp of the first epoch
+    assert any(not torch.equal(p.grad, g) for p, g in zip(trainer.trained, plain, strict=True))
+
+
+@pytest.mark.parametrize("text", ["none:ce=0", "ab/rep:ce=0", "kdsvd:ce=0", "fsp:ce=0"])
+def test_a_loss_of_nothing_is_refused(same, text):
+    with pytest.raises(UsageError, match="expected a loss to minimise"):
+        same.student(text).train()
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_generator_says(same):
+    """With connectors, which are drawn from torch's generator."""
+    outcomes = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        outcomes.append(same.student("vid+st", seed=3).train())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
+    assert measured(outcomes[0][1]) == measured(outcomes[1][1])
+    other, _ = same.student("vid+st", seed=4).train()
+    assert not torch.equal(other[0].body.fc.weight, outcomes[0][0][0].body.fc.weight)
+
+
+class Dropping(nn.Module):
+    """A body with dropout."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.dropout, self.fc = nn.Dropout(0.5), nn.Linear(3 * 16 * 16, classes)
+
+    def forward(self, x):
+        return self.fc(self.dropout(x.flatten(1)))
+
+
+def test_dropout_depends_on_the_seed_alone(same):
+    weights = []
+    for state, seed in ((1, 0), (2, 0), (1, 1)):
+        torch.manual_seed(state)
+        network = build_network(f"{__name__}:Dropping", 4, same.data.train.mean, same.data.train.std, seed=0)
+        loader = Loader(same.data.train, same.data.view, 0)
+        fit([network], build("none"), no_teacher, loader, 2, Settings(epochs=2, batch=16, seed=seed))
+        weights.append(network.body.fc.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operators that wait for a device."""
+
+    waiting = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.waiting += func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "is_nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip": 1.0, "optimizer": "adamw"}, {"dtype": "bf16"}], ids=str)
+@pytest.mark.parametrize("text", ["st+at", "vid", "kdsvd", "mhgd", "fsp", "dkd", "rkd", "co"])
+def test_a_step_waits_for_nothing(same, text, settings):
+    trainer, [first, second, _] = trainer_of(same, text, **settings)
+    with trainer.watching():
+        trainer.step(first)
+        with Counted() as counted:
+            trainer.step(second)
+    assert counted.waiting == 0
+
+
+@pytest.mark.parametrize("text", ["st+at", "vid", "kdsvd", "fsp", "fitnet/paper"])
+def test_nothing_holds_the_graph_between_steps(same, text):
+    trainer, batches = trainer_of(same, text)
+    kept = []
+    look_of = trainer.method.loss
+
+    def loss(look, *rest):
+        terms = look_of(look, *rest)
+        kept.extend(weakref.ref(value) for value in (*look.values(), *terms.values()))
+        return terms
+
+    trainer.method.loss = loss
+    with trainer.watching():
+        terms = trainer.step(batches[0])
+        assert all(value.grad_fn is None for value in terms.values())
+        gc.collect()
+        assert kept
+        assert [ref() for ref in kept if ref() is not None] == []
+        Evaluation(trainer.loader)(trainer.students[0])
+    assert all(p.grad is None for p in trainer.trained)
+
+
+def test_evaluating_leaves_every_part_in_its_mode(same):
+    network = same.data.network("resnet8", 0).train()
+    network.body.bn1.eval()
+    same.data.evaluation(None, "cpu", 0)(network)
+    assert network.body.layer1.training
+    assert not network.body.bn1.training
+
+
+def test_a_watcher_keeps_nothing_of_an_evaluation(same):
+    seen = []
+    trainer, _ = trainer_of(same, "at")
+    with trainer.watching():
+        network = trainer.students[0]
+        network.body.layer1.register_forward_hook(lambda module, args, output: seen.append(weakref.ref(output)))
+        same.data.evaluation(None, "cpu", 0)(network)
+        gc.collect()
+        assert [ref() for ref in seen] == [None]
+
+
+def test_losing_the_loss_is_told_and_the_last_good_state_stays(same, tmp_path):
+    def poisoned(items, total, desc):
+        for number, batch in enumerate(items):
+            if desc.startswith("epoch 3") and number == 1:
+                with torch.no_grad():
+                    student.fc.bias.fill_(torch.nan)
+            yield batch
+
+    folder = tmp_path / "run"
+    network = same.data.network("resnet8", 0)
+    student = network.body
+    loader = Loader(same.data.train, same.data.view, 0)
+    settings = Settings(epochs=4, batch=16)
+    with pytest.raises(KdcacheError, match="expected a finite loss, found nan in epoch 3; try a smaller --lr"):
+        fit([network], build("none"), no_teacher, loader, 2, settings, None, Run(folder, {}), poisoned)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert load(folder / "last.safetensors").facts["epoch"] == 2
+    assert all(value.isfinite().all() for value in load(folder / "last.safetensors").state_dict().values())
+    network = same.data.network("resnet8", 0)
+    records = fit([network], build("none"), no_teacher, loader, 2, settings, None, Run(folder, {}, True))
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+
+
+def test_weights_that_are_lost_in_the_last_step_are_not_saved(same, tmp_path, monkeypatch):
+    def stepping(self, batch):
+        found = step(self, batch)
+        with torch.no_grad():
+            self.students[0].body.fc.bias.fill_(torch.inf)
+        return found
+
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", stepping)
+    with pytest.raises(KdcacheError, match="finite"):
+        same.student("none", batch=49, epochs=1).train(Run(tmp_path / "run", {}))
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_bf16_trains_on_a_cpu_and_keeps_its_weights_in_f32(same):
+    (network,), records = same.student("st+at", dtype="bf16").train()
+    _, exact = same.student("st+at").train()
+    assert all(p.dtype == torch.float32 for p in network.parameters())
+    assert records[-1]["total"] == pytest.approx(exact[-1]["total"], rel=0.1)
+    assert records[-1]["total"] != exact[-1]["total"]
+
+
+@pytest.mark.parametrize("text", ["st+at", "kdsvd"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_channels_last_changes_rounding_alone(same, text, optimizer):
+    """Also where gradients are clipped: fused optimisers walk through memory without looking at strides."""
+    settings = {"optimizer": optimizer, "lr": 1e-3, "epochs": 1}
+    (plain,), _ = same.student(text, **settings).train()
+    (other,), _ = same.student(text, channels_last=True, **settings).train()
+    a, b, start = (
+        torch.cat([p.flatten() for p in n.parameters()]) for n in (plain, other, same.data.network("resnet8", 0))
+    )
+    assert 0 < (a - b).norm() <= 0.05 * (a - start).norm()
+
+
+def test_label_smoothing_reaches_the_teachers_loss(tmp_path):
+    data = Data.open(SPEC, None)
+    settings = Settings(epochs=1, batch=16)
+    found = choice.train_teacher("tiny", data, settings, label_smoothing=0.1, root=tmp_path)
+    assert found["epochs"] == 1
+    network = data.network("tiny", 0)
+    loader = Loader(data.train, data.view, 0)
+    records = fit([network], build("ls:0.1"), no_teacher, loader, 1, settings)
+    logits, targets = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    terms = build("ls:0.1").loss({"logits": logits}, {}, Batch(None, targets, targets, targets))
+    expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    torch.testing.assert_close(sum(terms.values()), expected)
+    assert records[0]["loss"].keys() == {"ce", "ls"}
+    assert_same_weights(load(found["weights"]), network)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0])
+def test_label_smoothing_is_a_share(tmp_path, value):
+    with pytest.raises(UsageError, match="--label-smoothing"):
+        choice.train_teacher("tiny", Data.open(SPEC, None), Settings(), label_smoothing=value, root=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_evaluate_says_all_there_is_to_say(same, tmp_path):
+    same.student("st", epochs=1).train(Run(tmp_path / "run", {}))
+    found = choice.evaluate(tmp_path / "run" / "best.safetensors", None, None, same.cache.path, "cpu", 0)
+    assert list(found) == ["model", "rows", "top1", "nll", "ece", "agreement"]
+    assert found["rows"] == len(same.data.held_out)
+
+
+def test_without_evaluation_images_nothing_is_measured_of_them(same, tmp_path):
+    none = same.data.held_out.take([])
+    student = same.student("st")
+    student.data = Data(same.data.train, none, same.data.view)
+    _, records = student.train(Run(tmp_path / "run", {}))
+    assert "top1" not in records[-1]
+    best = load(tmp_path / "run" / "best.safetensors").facts["epoch"]
+    assert best == min(records, key=lambda record: record["total"])["epoch"]
