@@ -21,9 +21,15 @@ class Joined:
     def __init__(self, caches: Sequence[Cache], names: Sequence[str]):
         self.caches, self.names = list(caches), list(names)
         self.first = self.caches[0]
-        self.path, self.meta, self.constants = self.first.path, self.first.meta, self.first.constants
+        self.path, self.layout, self.constants = self.first.path, self.first.layout, self.first.constants
         self.labels, self.digests, self.classes = self.first.labels, self.first.digests, self.first.classes
         self.canaries = self.first.canaries
+
+    @property
+    def meta(self) -> dict:
+        """The header of the first file, with what is known of the others."""
+        parts = [{"run_key": c.meta["run_key"], "views": c.views, "teacher": c.meta["teacher"]} for c in self.caches]
+        return self.first.meta | {"views": self.views, "joined": parts}
 
     def __len__(self) -> int:
         return len(self.first)
@@ -34,9 +40,6 @@ class Joined:
 
     def seeds(self, view, rows) -> np.ndarray:
         return self.first.seeds(view, rows)
-
-    def has_eval(self, name: str) -> bool:
-        return all(cache.has_eval(name) for cache in self.caches)
 
 
 class MoreViews(Joined):

@@ -1,13 +1,18 @@
 """What several test files share: a small teacher, and finished caches of its answers."""
 
 import copy
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache, open_cache, writer
 from kdcache.choice import Data, DumpOptions, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
@@ -63,3 +68,44 @@ def cache(cache_file) -> Cache:
 def copied(cache_file, tmp_path) -> Path:
     """A copy of the finished cache that a test may damage."""
     return Path(shutil.copy(cache_file, tmp_path / "copy.h5"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """Folders of images that are too large to be held in memory, so that workers decode them."""
+    root, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 6)):
+        for label in ("cat", "dog"):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (70, 66 + number % 3, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture
+def interrupted(dump, monkeypatch):
+    """Begins a dump and leaves it when the first blocks are written."""
+
+    def begin(path: Path, **options) -> Path:
+        def stop(self):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(writer.Writer, "finish", stop)
+            with pytest.raises(KeyboardInterrupt):
+                dump(path, **options)
+        assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(path.name)] == [
+            path.name + ".part"
+        ]
+        return path
+
+    return begin
+
+
+def killing(folder: Path, *arguments, before=()) -> dict:
+    """What `killing.py` finds."""
+    command = [*before, sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)

@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +32,8 @@ WRITES = [
     (os, "link"), (os, "unlink"), (os, "pwrite"), (os, "rename"),
 ]  # fmt: skip
 
+SAID = tempfile.TemporaryFile()  # noqa: SIM115 - the children inherit it
+
 
 def dump(path: Path) -> None:
     layout.BLOCK_ROWS, writer.SYNC_SECONDS = 32, 0.0  # many small blocks, each with its word at once
@@ -45,7 +48,7 @@ def dump(path: Path) -> None:
 
 
 def child(path: Path, prepare=lambda: None) -> int:
-    """The number of a process that dumps; it ends with 0, or with 1 and a line in `says`."""
+    """The number of a process that dumps; it ends with 0, or with 1 and a line in `SAID`."""
     number = os.fork()
     if number:
         return number
@@ -54,7 +57,8 @@ def child(path: Path, prepare=lambda: None) -> int:
         dump(path)
         os._exit(0)
     except KdcacheError as error:
-        path.with_suffix(".says").write_text(str(error))
+        SAID.write(f"{error}\n".encode())
+        SAID.flush()
         os._exit(1)
     finally:
         os._exit(2)
@@ -78,6 +82,11 @@ def killed_before(write: int) -> None:
         setattr(holder, name, counted(getattr(holder, name)))
 
 
+def said() -> str:
+    SAID.seek(0)
+    return SAID.read().decode()
+
+
 def ended(number: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
@@ -94,10 +103,8 @@ def require_sound(path: Path) -> None:
 
 def once(folder: Path) -> dict:
     path = folder / "x.h5"
-    code, says = ended(child(path)), path.with_suffix(".says")
-    said = says.read_text()
-    says.unlink()
-    return {"code": code, "said": said, "left": sorted(entry.name for entry in folder.iterdir())}
+    code = ended(child(path))
+    return {"code": code, "said": said(), "left": sorted(entry.name for entry in folder.iterdir())}
 
 
 def steps(folder: Path, stride: int) -> dict:
@@ -152,14 +159,11 @@ def at_once(folder: Path, world: int) -> dict:
 
     prepared = [lambda n=n: rank(n) for n in range(world)] or [lambda: None] * 2
     codes = [ended(number) for number in [child(path, prepare) for prepare in prepared]]
-    says = path.with_suffix(".says")
-    said = says.read_text() if says.exists() else ""
-    says.unlink(missing_ok=True)
     together = path.read_bytes()
     left = sorted(entry.name for entry in folder.iterdir() if entry != path)
     path.unlink()
     assert ended(child(path)) == 0
-    return {"codes": codes, "said": said, "same": path.read_bytes() == together, "left": left}
+    return {"codes": codes, "said": said(), "same": path.read_bytes() == together, "left": left}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hostile_cases import everything, refused
 
+from kdcache.cache import open_cache
 from kdcache.cache.layout import collect
 from kdcache.errors import CacheError
 

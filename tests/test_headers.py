@@ -28,7 +28,8 @@ SHAPES = {
     "eval/logits": [None],
     "canaries/row": [None, np.zeros(3, "<i8"), np.full(64, 1300)],
     "canaries/view": [np.full(64, -1)],
-    "canaries/logits": [np.zeros(64, "V8"), np.zeros((5, 10), "<f4")],
+    "canaries/logits": [np.zeros(64, "V8"), np.zeros((5, 10), "<f4"), np.full((64, 10), np.nan, "<f4")],
+    "canaries/thumb": [np.zeros((64, 3, 8, 7), "u1"), np.zeros((64, 3, 8, 8), "f4")],
     "constants/x": [np.zeros(4, "V8"), np.zeros(4, "<c8")],
 }
 

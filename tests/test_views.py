@@ -1,104 +1,22 @@
 """A native view gives the same pixels for a seed whatever surrounds it, and those are what a slow reference says."""
 
 import json
-import math
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from reference_views import made_images, made_seeds, reference, reference_crop
 
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.seeds import ERASING, GEOMETRY, draw, keyed, sample_seeds
 from kdcache.views import VIEWS, enumerate_all, from_json, open_view, seeds_of
 from kdcache.views.crop import gathered, windows
-from kdcache.views.native import GREY, Centre, Crop, Enumerated, ResizedCrop, Untouched
-from kdcache.views.resize import RATIOS, average, centre_boxes, random_boxes, resize
+from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
+from kdcache.views.resize import RATIOS
 
 NATIVE = [name for name in VIEWS if name != "albumentations"]
 SIZED = ["resized-crop:12", "centre:12"]
 SIZES = [(32, 32), (8, 8), (9, 13)]  # rows of whole 64-bit words and others
-
-
-def made_images(n: int, height: int, width: int, key: int = 0) -> torch.Tensor:
-    """Noise over a gradient, the same on every machine."""
-    words = keyed(key, np.arange(n * 3 * height * width, dtype=np.int64), use=4)[0]
-    ramp = np.arange(height)[:, None] * 160 // height + np.arange(width) * 60 // width
-    return torch.from_numpy(((words.reshape(n, 3, height, width) % 36) + ramp).astype(np.uint8))
-
-
-def made_seeds(n: int, key: int = 0) -> torch.Tensor:
-    return torch.from_numpy(sample_seeds(key, np.zeros(n, np.int64), np.arange(n)))
-
-
-# what a slow reader of the definition would write
-
-
-def reference_crop(image, top, left, flip, pad):
-    _, height, width = image.shape
-    out = np.zeros_like(image)
-    for y in range(height):
-        for x in range(width):
-            from_y, from_x = y + top - pad, (width - 1 - x if flip else x) + left - pad
-            if 0 <= from_y < height and 0 <= from_x < width:
-                out[:, y, x] = image[:, from_y, from_x]
-    return out
-
-
-def reference_line(length: int, out: int) -> list[tuple[int, int, int]]:
-    """For every place of a line the two places it comes from, and the second one's weight in 1/128."""
-    found = []
-    for i in range(out):
-        centre = math.floor((i + 0.5) * length / out * 128) - 64
-        centre = min(max(centre, 0), (length - 1) * 128)
-        found.append((centre // 128, min(centre // 128 + 1, length - 1), centre % 128))
-    return found
-
-
-def reference_resize(image, box, flip, size):
-    top, left, height, width = box
-    image = image[:, top : top + height, left : left + width].astype(int)
-    k = min(height // size[0], width // size[1])
-    if k > 1:
-        image = image[:, height % k // 2 :, width % k // 2 :]
-        cells = [
-            [image[:, y * k : y * k + k, x * k : x * k + k] for x in range(width // k)] for y in range(height // k)
-        ]
-        image = np.array([[(c.sum((1, 2)) + k * k // 2) // (k * k) for c in row] for row in cells]).transpose(2, 0, 1)
-    rows = [
-        ((128 - w) * image[:, a] + w * image[:, b] + 64) // 128 for a, b, w in reference_line(image.shape[1], size[0])
-    ]
-    down = np.stack(rows, 1)
-    line = [
-        ((128 - w) * down[:, :, a] + w * down[:, :, b] + 64) // 128
-        for a, b, w in reference_line(image.shape[2], size[1])
-    ]
-    across = np.stack(line, 2)
-    return (across[:, :, ::-1] if flip else across).astype(np.uint8)
-
-
-def reference(view, image: np.ndarray, seed: int) -> np.ndarray:
-    seed = np.int64([seed])
-    geometry = [int(word[0]) for word in draw(seed, 0, GEOMETRY)]
-    if isinstance(view, Untouched):
-        return image
-    if isinstance(view, Crop):
-        side = 2 * view.pad + 1
-        top, left, flip = geometry[0] * side >> 32, geometry[1] * side >> 32, geometry[2] >> 31 if view.flip else 0
-        out = reference_crop(image, top, left, flip, view.pad)
-        if view.cutout:
-            y, x = (int(word[0]) * n >> 32 for word, n in zip(draw(seed, 0, ERASING), image.shape[1:], strict=False))
-            for a in range(y - view.cutout // 2, y + view.cutout // 2):
-                for b in range(x - view.cutout // 2, x + view.cutout // 2):
-                    if 0 <= a < image.shape[1] and 0 <= b < image.shape[2]:
-                        out[:, a, b] = GREY
-        return out
-    height, width = (np.array([side]) for side in image.shape[1:])
-    if isinstance(view, Centre):
-        boxes, flip = centre_boxes(height, width), 0
-    else:
-        boxes, flip = random_boxes(height, width, seed)[0], geometry[2] >> 31
-    return reference_resize(image, [int(v[0]) for v in boxes], flip, view.size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -268,7 +186,18 @@ def test_what_has_no_end_is_not_enumerated(name):
         enumerate_all(open_view(name, (8, 8)))
 
 
-GOLDEN = {}
+GOLDEN = {
+    "none": 0x675F0BD4,
+    "crop": 0x2CF41A4D,
+    "crop-flip": 0x64E40CF5,
+    "crop-flip-cutout": 0x1E5E69CC,
+    "resized-crop": 0x9CF14903,
+    "centre": 0xDFDA7E21,
+    "resized-crop:12": 0xE6B66F90,
+    "centre:12": 0xEEF4FF09,
+    "all crop-flip": 0x75264D99,
+    "ratios": 0x85BB438D,
+}
 
 
 @pytest.mark.parametrize("spec", [*NATIVE, *SIZED, "all crop-flip"])
@@ -303,104 +232,6 @@ def test_pixels_are_the_same_on_a_gpu(spec):
     rendered = view.render(images.cuda(), seeds)
     assert rendered.is_cuda
     assert torch.equal(rendered.cpu(), view.render(images, seeds))
-
-
-# resized crops are those that everybody trains with
-
-
-def boxes_of(height: int, width: int, n: int = 20_000):
-    full = np.full(n, height), np.full(n, width)
-    (top, left, h, w), flip = random_boxes(*full, sample_seeds(3, np.zeros(n, np.int64), np.arange(n)))
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (h > 0).all()
-    assert (w > 0).all()
-    assert (top + h <= height).all()
-    assert (left + w <= width).all()
-    return top, left, h, w, flip
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 100), (100, 1), (2, 3), (1000, 3), (8, 8), (375, 500)])
-def test_boxes_lie_inside(size):
-    boxes_of(*size, n=500)
-    top, left, h, w = centre_boxes(*(np.array([side]) for side in size))
-    assert 0 <= top <= size[0] - h
-    assert 0 <= left <= size[1] - w
-
-
-@pytest.mark.parametrize("size", [(32, 32), (375, 500), (60, 300)])
-def test_boxes_are_distributed_as_torchvisions(size):
-    from torchvision.transforms import RandomResizedCrop
-
-    n = 4000
-    top, left, h, w, flip = boxes_of(*size)
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    image = torch.empty(3, *size)
-    theirs = [RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(n)]
-    torch.set_rng_state(state)
-    a, b, c, d = (np.array(v) for v in zip(*theirs, strict=True))
-    measures = {
-        "area": (h * w, c * d),
-        "ratio": (np.log(w / h), np.log(d / c)),
-        "top": (top / size[0], a / size[0]),
-        "left": (left / size[1], b / size[1]),
-        "bottom": ((top + h) / size[0], (a + c) / size[0]),
-    }
-    for name, (ours, other) in measures.items():
-        assert distance(ours, other) < 1.95 * math.sqrt(1 / n + 1 / len(ours)) + 0.004, (
-            name
-        )  # Kolmogorov-Smirnov, 0.1 %
-    assert abs(flip.mean() - 0.5) < 0.02
-
-
-def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest gap between two distribution functions."""
-    places = np.unique(np.concatenate([a, b]))
-    share = [np.searchsorted(np.sort(v), places, side="right") / len(v) for v in (a, b)]
-    return float(np.abs(share[0] - share[1]).max())
-
-
-def test_the_box_of_a_narrow_image_is_the_largest_allowed_in_the_middle():
-    _, left, h, w, _ = boxes_of(10, 1000, n=400)
-    fallback = (h == 10) & (w == 13)
-    assert fallback.mean() > 0.5
-    assert set(left[fallback]) == {(1000 - 13) // 2}
-
-
-def test_resizing_keeps_what_needs_no_resizing():
-    images = made_images(4, 16, 16)
-    whole = tuple(np.full(4, v) for v in (0, 0, 16, 16))
-    assert torch.equal(resize(images, whole, np.zeros(4, int), (16, 16)), images)
-    assert torch.equal(resize(images, whole, np.ones(4, int), (16, 16)), images.flip(3))
-    assert (
-        open_view("resized-crop:11", (9, 9)).render(torch.full((4, 3, 9, 9), 77, dtype=torch.uint8), made_seeds(4))
-        == 77
-    ).all()
-
-
-@pytest.mark.parametrize(("size", "out"), [((20, 30), 32), ((90, 90), 64), ((150, 130), 40)])
-def test_resizing_is_near_other_bilinear_resizing(size, out):
-    smooth = (
-        torch.nn.functional.interpolate(torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0)), size) * 255
-    )
-    smooth = torch.nn.functional.avg_pool2d(smooth, 9, 1, 4).byte()
-    ours = Centre((out, out)).render(smooth, made_seeds(2))
-    side = min(size) * 7 // 8
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    box = smooth[:, :, top : top + side, left : left + side].float()
-    theirs = torch.nn.functional.interpolate(box, (out, out), mode="bilinear", antialias=side > 2 * out)
-    assert (ours.float() - theirs).abs().mean() < 1.5
-
-
-def test_averages_are_rounded_means():
-    image = made_images(1, 7, 9)[0]
-    assert average(image, 1) is image
-    expected = image[
-        :, :6, :9
-    ].double()  # of 7 rows the last is left over.unflatten(1, (2, 3)).unflatten(3, (3, 3)).mean((2, 4))
-    assert (average(image, 3).double() - expected).abs().max() <= 0.5
-    assert (average(torch.full((3, 4096, 4), 255, dtype=torch.uint8), 4) == 255).all()
 
 
 @pytest.mark.parametrize("kind", [Crop, Enumerated, ResizedCrop, Centre, Untouched])

@@ -21,7 +21,6 @@ from kdcache.cache.layout import ALIGNMENT, DONE, filled_datasets, part_of
 from kdcache.cache.meta import to_bytes
 from kdcache.errors import CacheError
 
-
 SLACK = 4 * ALIGNMENT  # of each dataset: for its alignment, its header and its share of the groups
 
 

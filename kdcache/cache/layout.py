@@ -38,6 +38,7 @@ BLOCK_ROWS = 1024
 ALIGNMENT = 4096
 SEALED = ("meta", "labels")  # with canaries and constants: what the seal covers
 CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits` and `thumb`, where there are some
+THUMB = (3, 8, 8)
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DEPTH, OBJECTS = 4, 10_000  # no file of ours nests deeper or holds more
 CHUNK = 1 << 20
@@ -206,15 +207,17 @@ def check(layout: Layout, shapes: dict) -> None:
     expected["seal"] = (np.dtype("<u4"), (1,))
     shown = layout.places["canaries/row"].shape[:1] if "canaries/row" in layout.places else (0,)
     expected |= {f"canaries/{name}": (np.dtype(kind), shown) for name, kind in CANARIES.items()}
+    asked = layout.codecs["logits"].shape if "logits" in layout.codecs else (len(layout.meta["source"]["classes"]),)
+    also = {"canaries/logits": (np.dtype("<f4"), shown + asked), "canaries/thumb": (np.dtype("u1"), shown + THUMB)}
+    expected |= {name: kind for name, kind in also.items() if name in layout.places}
     for name, (dtype, shape) in expected.items():
         place = layout.places.get(name)
         if place is None or place.shape != shape or place.dtype != dtype:
             found = "none" if place is None else f"{place.dtype}{list(place.shape)}"
             raise CacheError(f"{layout.path}:/{name}", f"{dtype}{list(shape)}", found, REMEDY)
     for name, place in layout.places.items():
-        aside = name.startswith(("constants/", "canaries/"))
-        if aside and (place.dtype.kind not in "iufb" or (name.startswith("canaries/") and place.shape[:1] != shown)):
-            raise CacheError(f"{layout.path}:/{name}", "numbers, a row each", f"{place.dtype}{place.shape}", REMEDY)
+        if name.startswith("constants/") and place.dtype.kind not in "iufb":
+            raise CacheError(f"{layout.path}:/{name}", "numbers", f"{place.dtype}{list(place.shape)}", REMEDY)
 
 
 def sealed_crc(layout: Layout, file) -> int:

@@ -1,6 +1,7 @@
 """Where strings become objects: what the commands, the Python face and the recipes all call."""
 
 from kdcache.choice.bring import import_logits
+from kdcache.choice.catalogue import tables
 from kdcache.choice.data import (
     DEFAULT_DATA,
     Data,
@@ -12,7 +13,7 @@ from kdcache.choice.data import (
     teacher_folder,
     workers_for,
 )
-from kdcache.choice.look import evaluate, show, tables, verify
+from kdcache.choice.look import evaluate, show, verify
 from kdcache.choice.plan import plan
 from kdcache.choice.soft import dump_pseudo, pseudo_from_text, pseudo_teacher
 from kdcache.choice.student import Student, asking, default_student, live_teacher, open_student_data, train_student

@@ -7,27 +7,22 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from kdcache import verify as checks
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.choice.data import Data, describe, load_teacher, require_place, workers_for
 from kdcache.choice.student import Student
-from kdcache.codecs import CODECS
 from kdcache.errors import SourceError, TeacherError, UsageError
-from kdcache.methods import METHODS
 from kdcache.methods import build as build_method
-from kdcache.models import MODELS, build
 from kdcache.models.network import check_output
 from kdcache.models.weights import load
 from kdcache.show import contact_sheet
-from kdcache.sources import SOURCES, open_source
+from kdcache.sources import open_source
 from kdcache.sources.arrays import quiet
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
 from kdcache.verify import Check
-from kdcache.views import VIEWS, from_json
+from kdcache.views import from_json
 
 
 def verify(
@@ -98,25 +93,3 @@ def as_trained(checkpoint: str, data: str | None) -> Data:
     if opened.train.spec == spec:
         opened.view = from_json(checkpoint, view)
     return opened
-
-
-def tables(names: list[str]) -> dict[str, dict[str, str]]:
-    """What there is to choose from, with a line on each."""
-
-    def first_line(thing) -> str:
-        return (thing.__doc__ or "").strip().splitlines()[0] if thing.__doc__ else ""
-
-    known = {
-        "sources": lambda: {name: text for name, (_, text) in SOURCES.items()},
-        "views": lambda: VIEWS,
-        "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
-        "methods": lambda: {name: f"{method.paper}" for name, method in METHODS.items()},
-        "models": lambda: {name: parameters(name) for name in MODELS},
-    }
-    return {name: known[name]() for name in names}
-
-
-def parameters(model: str) -> str:
-    with torch.device("meta"):
-        network = build(model, 10, (0.0,) * 3, (1.0,) * 3)
-    return f"{sum(p.numel() for p in network.parameters()):,} weights for 10 classes"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.choice.data import Data, describe, load_teacher
 from kdcache.choice.teacher import result
 from kdcache.errors import CacheError, TeacherError, UsageError
+from kdcache.joined import join
 from kdcache.known import KnownTeacher
 from kdcache.methods import Method, knowledge_of, split
 from kdcache.methods import build as build_method
@@ -25,6 +28,8 @@ from kdcache.sources.arrays import quiet
 from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_teacher
 from kdcache.train import Settings, fit
 from kdcache.verify import require_pixels, require_teacher
+
+CACHE_FACTS = ("views", "run_key", "method", "knowledge", "joined")  # what tells two caches of a teacher apart
 
 
 @dataclass
@@ -150,7 +155,7 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
         "kind": "student", "model": student.model, "method": student.method, "data": student.data.train.identity(),
         "view": student.data.view.to_json(), "settings": student.settings.to_json(),
         "teacher": cache.meta["teacher"] if cache else describe(student.live) if student.live else None,
-        "cache": {name: cache.meta[name] for name in ("views", "run_key", "method", "knowledge")} if cache else None,
+        "cache": {key: cache.meta[key] for key in CACHE_FACTS if key in cache.meta} if cache else None,
         "views": student.views, "key": student.key,
         "live": student.live is not None,
         "pseudo": student.pseudo.to_json() if student.pseudo else None,
@@ -164,15 +169,34 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
 
 
 def open_student_data(
-    cache: str | None, data: str | None, augment: str | None, fraction: float
+    caches: str | Sequence[str] | None,
+    data: str | None,
+    augment: str | None,
+    fraction: float,
+    average: str = "probability",
+    weights: Sequence[float] | None = None,
 ) -> tuple[Data, Cache | None]:
-    """The data of a training: a cache names its own."""
-    if cache is None:
+    """The data of a training: a cache names its own. Several of one teacher are more views, of several an average."""
+    caches = [caches] if isinstance(caches, str) else list(caches or ())
+    if not caches:
         return Data.open(data, augment, fraction), None
     if augment or fraction != 1:
         raise UsageError("--cache", "its own view and fraction", "--augment or --fraction", "leave them out")
-    opened = open_cache(cache)
+    opened = join([open_cache(cache) for cache in caches], weights, *average_of(average))
     return Data.of_cache(opened, data), opened
+
+
+def average_of(text: str) -> tuple[str, float]:
+    """`logits`, `probability`, or `probability:4` at a temperature."""
+    space, _, temperature = text.partition(":")
+    try:
+        value = float(temperature or 1)
+    except ValueError:
+        value = 0.0
+    if space not in ("logits", "probability") or not 0 < value < math.inf or (temperature and space == "logits"):
+        expected = "logits, probability, or probability:T"
+        raise UsageError("--average", expected, repr(text), "take the T of the method, say")
+    return space, value
 
 
 def default_student(data: Data) -> str:

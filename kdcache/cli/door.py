@@ -95,6 +95,8 @@ class Door(Exampled, click.Group):
             except BaseException as error:
                 # whoever is interrupted in the middle of an import may raise anything
                 if isinstance(error, KeyboardInterrupt | click.Abort) or (caught and isinstance(error, Exception)):
+                    if caught:
+                        sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
                     say("kdcache: interrupted; the same dump goes on where it was, a training with --resume")
                     ctx.exit(130)
                 if (problem := explained(error)) is None:
@@ -140,7 +142,7 @@ def explained(error: BaseException) -> KdcacheError | None:
         found = " ".join(str(error).split())[:120] or "none left"
         return KdcacheError("memory", "enough of it", found, "take a smaller --batch or fewer --workers")
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):  # a closed pipe is click's to handle
-        place = error.filename if isinstance(error.filename, str | os.PathLike) else "a file"
+        place = error.filename if isinstance(error.filename, str | os.PathLike) else "the output"
         remedy = "free some space, then go on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check that place"
         return KdcacheError(place, "to read or write there", error.strerror or str(error), remedy)
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):

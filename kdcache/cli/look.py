@@ -103,16 +103,36 @@ def evaluate(checkpoint, model, data, cache, device, workers, as_json):
 TABLES = ("sources", "views", "codecs", "methods", "models")
 
 
-@click.command("list", cls=Command, example="kdcache list methods")
+@click.command(
+    "list",
+    cls=Command,
+    example="""
+        kdcache list methods
+        kdcache list methods --teacher wrn-40-4 --student wrn-16-4
+    """,
+)
 @click.argument("what", type=OneOf(TABLES), required=False)
+@click.option("--teacher", metavar="M", default="resnet110", show_default=True, help="Of the bytes of methods.")
+@click.option("--student", metavar="M", default="resnet20", show_default=True, help="Of the bytes of methods.")
 @json_option
-def list_(what, as_json):
+def list_(what, teacher, student, as_json):
     """List sources, views, codecs, methods or models."""
     from kdcache import choice
 
-    tables = choice.tables([what] if what else list(TABLES))
-    page = [f"{name}:\n{columns([[f'  {key}', text] for key, text in rows.items()])}" for name, rows in tables.items()]
-    put(tables, as_json, "\n\n".join(page))
+    tables = choice.tables([what] if what else list(TABLES), teacher, student)
+    pages = [f"{name}:\n{methods_page(rows) if name == 'methods' else page(rows)}" for name, rows in tables.items()]
+    put(tables, as_json, "\n\n".join(pages))
+
+
+def page(rows: dict[str, str]) -> str:
+    return columns([[f"  {name}", text] for name, text in rows.items()])
+
+
+def methods_page(rows: dict[str, dict]) -> str:
+    """What is cached, in bytes a row, stages, options with their defaults, variants, paper."""
+    head = ["  method", "bytes a row", "stores", "stages", "defaults", "variants", "paper"]
+    keys = ("bytes", "stores", "stages", "defaults", "variants", "paper")
+    return columns([head, *([f"  {name}", *(str(facts[key]) for key in keys)] for name, facts in rows.items())], {1})
 
 
 commands = (inspect, verify, show, evaluate, list_)

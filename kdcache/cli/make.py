@@ -7,7 +7,7 @@ import click
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
 from kdcache.cli.facts import made, summary
-from kdcache.cli.values import COUNT, SEED, Number, OneOf
+from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf
 
 
 @click.command(
@@ -95,9 +95,18 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
         kdcache train-student --cache logits.h5 --student tiny --method st
         kdcache train-student --method none --student tiny        # the plain baseline
         kdcache train-student --cache logits.h5 --live --teacher tiny-32
+        kdcache train-student --cache a.h5 --cache b.h5
     """,
 )
-@click.option("--cache", type=common.FILE, metavar="F", help="What dump-logits made; it names its data and view.")
+@click.option(
+    "--cache", "caches", type=common.FILE, metavar="F", multiple=True,
+    help="What dump-logits made; it names its data and view. Several: more views of one teacher, or several teachers.",
+)  # fmt: skip
+@click.option(
+    "--average", metavar="A", default="probability", show_default=True,
+    help="Of several teachers: logits, probability, or probability:T at a temperature.",
+)  # fmt: skip
+@click.option("--average-weights", type=Numbers(), metavar="X,X", help="Of several teachers.  [default: equal]")
 @click.option("--student", metavar="M", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")
 @click.option("--method", metavar="M", default="st", show_default=True, help="`kdcache list methods`; none: labels.")
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
@@ -109,16 +118,16 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @click.option("--views", type=COUNT, help="Without a cache: views before they repeat.  [default: no end]")
 @training_options
 @json_option
-def train_student(cache, student, live, teacher, weights, data, augment, fraction, runs, out, resume, as_json, **rest):
+def train_student(caches, student, live, teacher, weights, data, augment, fraction, runs, out, resume, as_json, **rest):
     """Train a student on the pixels that the teacher saw."""
     from kdcache import choice
     from kdcache.errors import UsageError
 
-    if cache and rest["views"]:
+    if caches and rest["views"]:
         raise UsageError("--views", "none beside --cache, which has its own", str(rest["views"]), "leave it out")
     settings = common.settings_of(rest)
     device = choice.choose_device(rest["device"])
-    opened, store = choice.open_student_data(cache, data, augment, fraction)
+    opened, store = choice.open_student_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
     common.announce(opened)
     pseudo = None
     if teacher and teacher.startswith("pseudo:"):

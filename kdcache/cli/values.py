@@ -81,6 +81,23 @@ class Shares(click.ParamType):
         return shares
 
 
+class Numbers(click.ParamType):
+    """Numbers from 0, with commas."""
+
+    name = "X,X"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            numbers = (-1.0,)
+        if not all(0 <= number < math.inf for number in numbers):
+            raise UsageError(name_of(param), "numbers from 0, with commas", repr(value), "write it like 2,1,1")
+        return numbers
+
+
 class NewPath(click.Path):
     """The name of something to write: a file, a folder, or a folder of its own, which may be moved aside one day."""
 

@@ -27,7 +27,8 @@ def save_state(path: Path, trainer, epoch: int, best: float | None) -> None:
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    facts = {"epoch": epoch, "best": best, "stage": trainer.stage.name, "crc": checksum(tensors)}
+    facts = {"epoch": epoch, "best": best, "stage": trainer.stage.name}
+    facts["crc"] = checksum(facts, tensors)
     with writing(path.parent):
         replace(path, safetensors.torch.save(tensors, {"kdcache": json.dumps(facts)}))
 
@@ -40,17 +41,17 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["kdcache"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        right = facts["crc"] == checksum(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        right = facts.pop("crc") == checksum(facts, tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise KdcacheError(path, "a whole training state", one_line(error), REMEDY) from None
     if not right:
         raise KdcacheError(path, "a whole training state", "one whose checksum is wrong", REMEDY)
     return facts, tensors
 
 
-def checksum(tensors: Mapping[str, Tensor]) -> int:
+def checksum(facts: Mapping, tensors: Mapping[str, Tensor]) -> int:
     """safetensors has none of its own, and a flipped bit would train on unnoticed."""
-    crc = 0
+    crc = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
     return crc

@@ -1,0 +1,88 @@
+"""What a slow reader of the views' definitions would write, pixel by pixel; and images to try them on."""
+
+import math
+
+import numpy as np
+import torch
+
+from kdcache.seeds import ERASING, GEOMETRY, draw, keyed, sample_seeds
+from kdcache.views.native import GREY, Centre, Crop, Untouched
+from kdcache.views.resize import centre_boxes, random_boxes
+
+
+def made_images(n: int, height: int, width: int, key: int = 0) -> torch.Tensor:
+    """Noise over a gradient, the same on every machine."""
+    words = keyed(key, np.arange(n * 3 * height * width, dtype=np.int64), use=4)[0]
+    ramp = np.arange(height)[:, None] * 160 // height + np.arange(width) * 60 // width
+    return torch.from_numpy(((words.reshape(n, 3, height, width) % 36) + ramp).astype(np.uint8))
+
+
+def made_seeds(n: int, key: int = 0) -> torch.Tensor:
+    return torch.from_numpy(sample_seeds(key, np.zeros(n, np.int64), np.arange(n)))
+
+
+def reference_crop(image, top, left, flip, pad):
+    _, height, width = image.shape
+    out = np.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            from_y, from_x = y + top - pad, (width - 1 - x if flip else x) + left - pad
+            if 0 <= from_y < height and 0 <= from_x < width:
+                out[:, y, x] = image[:, from_y, from_x]
+    return out
+
+
+def reference_line(length: int, out: int) -> list[tuple[int, int, int]]:
+    """For every place of a line the two places it comes from, and the second one's weight in 1/128."""
+    found = []
+    for i in range(out):
+        centre = math.floor((i + 0.5) * length / out * 128) - 64
+        centre = min(max(centre, 0), (length - 1) * 128)
+        found.append((centre // 128, min(centre // 128 + 1, length - 1), centre % 128))
+    return found
+
+
+def reference_resize(image, box, flip, size):
+    top, left, height, width = box
+    image = image[:, top : top + height, left : left + width].astype(int)
+    k = min(height // size[0], width // size[1])
+    if k > 1:
+        image = image[:, height % k // 2 :, width % k // 2 :]
+        cells = [
+            [image[:, y * k : y * k + k, x * k : x * k + k] for x in range(width // k)] for y in range(height // k)
+        ]
+        image = np.array([[(c.sum((1, 2)) + k * k // 2) // (k * k) for c in row] for row in cells]).transpose(2, 0, 1)
+    rows = [
+        ((128 - w) * image[:, a] + w * image[:, b] + 64) // 128 for a, b, w in reference_line(image.shape[1], size[0])
+    ]
+    down = np.stack(rows, 1)
+    line = [
+        ((128 - w) * down[:, :, a] + w * down[:, :, b] + 64) // 128
+        for a, b, w in reference_line(image.shape[2], size[1])
+    ]
+    across = np.stack(line, 2)
+    return (across[:, :, ::-1] if flip else across).astype(np.uint8)
+
+
+def reference(view, image: np.ndarray, seed: int) -> np.ndarray:
+    seed = np.int64([seed])
+    geometry = [int(word[0]) for word in draw(seed, 0, GEOMETRY)]
+    if isinstance(view, Untouched):
+        return image
+    if isinstance(view, Crop):
+        side = 2 * view.pad + 1
+        top, left, flip = geometry[0] * side >> 32, geometry[1] * side >> 32, geometry[2] >> 31 if view.flip else 0
+        out = reference_crop(image, top, left, flip, view.pad)
+        if view.cutout:
+            y, x = (int(word[0]) * n >> 32 for word, n in zip(draw(seed, 0, ERASING), image.shape[1:], strict=False))
+            for a in range(y - view.cutout // 2, y + view.cutout // 2):
+                for b in range(x - view.cutout // 2, x + view.cutout // 2):
+                    if 0 <= a < image.shape[1] and 0 <= b < image.shape[2]:
+                        out[:, a, b] = GREY
+        return out
+    height, width = (np.array([side]) for side in image.shape[1:])
+    if isinstance(view, Centre):
+        boxes, flip = centre_boxes(height, width), 0
+    else:
+        boxes, flip = random_boxes(height, width, seed)[0], geometry[2] >> 31
+    return reference_resize(image, [int(v[0]) for v in boxes], flip, view.size)

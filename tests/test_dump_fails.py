@@ -1,0 +1,159 @@
+"""What goes wrong in a dump: one clear line, nothing under the final name, and nothing lost that was done."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import fresh_teacher, killing
+
+from kdcache.cache import create
+from kdcache.choice import Data
+from kdcache.errors import CacheError, TeacherError
+from kdcache.teachers import LiveTeacher
+from kdcache.views import open_view
+
+
+def nan_for(image: torch.Tensor):
+    """A teacher that answers NaN for one image."""
+    looks = LiveTeacher.looks
+
+    def broken(self, images):
+        look = looks(self, images)
+        look["logits"][(images == image).flatten(1).all(1)] = float("nan")
+        return look
+
+    return broken
+
+
+def test_a_teacher_that_always_answers_nan(dump, data, tmp_path):
+    network = fresh_teacher(data, 1)
+    network.body.fc.bias.data[3] = float("nan")
+    with pytest.raises(TeacherError, match=r"the teacher: expected finite logits, found NaN or infinity for row \d+"):
+        dump(tmp_path / "x.h5", network=network)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_that_answers_nan_once(dump, data, tmp_path, monkeypatch):
+    still = Data(data.train, data.held_out, open_view("none", (8, 8)))
+    monkeypatch.setattr(LiveTeacher, "looks", nan_for(data.train.read([1298])))
+    with pytest.raises(TeacherError, match="NaN or infinity for row 1298"):
+        dump(tmp_path / "x.h5", data=still)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5.part"]
+    monkeypatch.undo()
+    assert dump(tmp_path / "x.h5", data=still).exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("missing/x.h5", "expected an existing folder, found no "),
+        ("file/x.h5", "expected an existing folder, found no "),
+        ("folder", "expected a cache file, found a folder"),
+        ("text", "expected an HDF5 file, found something else"),
+        ("n" * 250, "File name too long"),
+    ],
+)
+def test_places_where_no_file_can_be(dump, tmp_path, place, said):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("a file of the user's")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CacheError, match=said):
+        dump(tmp_path / place)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_more_than_the_disk_has_is_refused_before_anything_is_written(dump, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 10**4, 10**4))
+    with pytest.raises(CacheError, match=r"expected 0.1 MB of free space, found 0.0 MB; free some"):
+        dump(tmp_path / "x.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["posix_fallocate", "fsync", "link"])
+@pytest.mark.parametrize("number", [28, 122, 5])
+def test_a_disk_that_fails_at_the_beginning_leaves_nothing(dump, tmp_path, monkeypatch, name, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, name, fail)
+    with pytest.raises(CacheError, match=os.strerror(number)):
+        dump(tmp_path / "x.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pwrite", "fsync", "rename"])
+def test_a_disk_that_fails_on_the_way_costs_nothing_that_was_done(
+    dump, interrupted, cache_file, tmp_path, monkeypatch, name
+):
+    path = interrupted(tmp_path / "x.h5")
+
+    def fail(*_):
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(CacheError, match="No space left on device; free some space"):
+            dump(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5.part"]
+    assert dump(path).read_bytes() == cache_file.read_bytes()
+
+
+def test_a_file_that_may_not_be_so_large(dump, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(CacheError, match="expected room for the whole file, found File too large"):
+            dump(tmp_path / "x.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def can_mount() -> bool:
+    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
+    return done.returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or not can_mount(), reason="no right to mount")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("size=8k", "MB of free space"),
+        ("size=120k", "room for the whole file, found No space left on device"),
+        ("ro", "permission to write there, found a read-only"),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only(tmp_path, options, said):
+    inside = f'mount -t tmpfs -o {options} none "$0" && exec "$@"'
+    found = killing(tmp_path, "once", before=["unshare", "-m", "sh", "-c", inside, str(tmp_path)])
+    assert found["code"] == 1
+    assert said in found["said"]
+    assert found["left"] == []
+
+
+def test_leftovers_of_a_creation_that_was_killed_are_removed(dump, tmp_path):
+    (tmp_path / f"x.h5.part.{'0' * 16}").write_bytes(b"dead")
+    kept = [f"x.h5.part.{'0' * 15}", "x.h5.part.backup", f"y.h5.part.{'0' * 16}", "x.h5.bak"]
+    for name in kept:
+        (tmp_path / name).touch()
+    dump(tmp_path / "x.h5")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*kept, "x.h5"])
+
+
+def test_a_creation_at_work_is_left_alone(tmp_path):
+    part = tmp_path / "x.h5.part"
+    made = sys.modules["kdcache.cache.create"]
+    with made.private_file(part) as (private, _):
+        made.clear_leftovers(part)
+        assert private.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_no_part_of_a_header(cache, tmp_path):
+    with pytest.raises(CacheError, match="finite numbers"):
+        create(tmp_path / "x.h5", cache.meta | {"view": {"p": float("nan")}}, {})
