@@ -106,13 +106,13 @@ class Loader:
 
 
 class Seeded:
-    """`seeds_of` under a run key, in a form that a worker can be sent."""
+    """`seeds_of` under a run key, in a form that a worker can be sent; view 0 may be a later one."""
 
-    def __init__(self, view: View, key: int):
-        self.view, self.key = view, key
+    def __init__(self, view: View, key: int, first: int = 0):
+        self.view, self.key, self.first = view, key, first
 
     def __call__(self, views, rows):
-        return seeds_of(self.view, self.key, views, rows)
+        return seeds_of(self.view, self.key, np.asarray(views) + self.first, rows)
 
 
 def identity(batch):

@@ -55,6 +55,7 @@ class Dump:
     described: dict  # the teacher's identity
     method: str
     codec: str = "f16"  # of the logits; other knowledge has f16, f32 beside f32, or what its method wants
+    first_view: int = 0
 
     def request(self) -> dict:
         """The identity of what was asked for: what a resumed dump must agree with."""
@@ -71,6 +72,7 @@ class Dump:
             "forward": self.teacher.forward.to_json(),
             "method": self.method,
             "codec": self.codec,
+            "first_view": self.first_view,
         }
 
     def run(self, progress=quiet) -> Path:

@@ -109,3 +109,23 @@ def killing(folder: Path, *arguments, before=()) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Path:
+    """A folder in which somebody trained a tiny-3 on 64 images and dumped it to a.h5, with the commands."""
+    from cli_cases import DUMP, TEACHER, good
+
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        good(TEACHER)
+        good(f"{DUMP} -o a.h5")
+    return folder
+
+
+@pytest.fixture
+def home(workplace, monkeypatch) -> Path:
+    """The current folder: a copy of the workplace is not worth its time, so tests write elsewhere."""
+    monkeypatch.chdir(workplace)
+    return workplace

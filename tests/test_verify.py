@@ -39,10 +39,9 @@ def checks(cache, source=None, network=None, view=None) -> dict[str, tuple[bool,
 
 def test_nothing_has_changed(cache, data, teacher):
     found = checks(cache, data.train, fresh_teacher(data, 1))
-    assert {name: ok for name, (ok, _) in found.items()} == dict.fromkeys(
-        ["header", "digests", "eval/logits", "knowledge/logits", "seeds", "canary records", "source", "images", "pixels",
-         "teacher"], True,
-    )  # fmt: skip
+    stored, rest = ["digests", "eval/logits", "knowledge/logits", "seeds"], ["source", "images", "pixels", "teacher"]
+    assert list(found) == ["header", *stored, "canary records", *rest]
+    assert all(ok for ok, _ in found.values())
     assert found["knowledge/logits"] == (True, "0 of 6 blocks damaged")
     assert found["pixels"] == (True, "64 canaries are pixel for pixel the same")
 
@@ -174,7 +173,7 @@ def test_a_library_that_rounds_otherwise_on_another_machine(library, monkeypatch
     cache = open_cache(path)
     rendered_with(monkeypatch, data.view, partial(brighter, levels=1))
     said = require_pixels(cache, Loader(data.train, data.view, cache.seeds))
-    assert "of 53 canaries differ by rounding only" in said or "differ by rounding only" in said
+    assert "canaries differ by rounding only (at most 2 levels" in said  # one, and what rounding halves adds
 
 
 def test_a_folder_that_moved_is_the_same_data(pictures, dump, tmp_path):

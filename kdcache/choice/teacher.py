@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcache.batches import Loader
+from kdcache.batches import Loader, Seeded
 from kdcache.choice.data import Data, describe, teacher_folder
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
+from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT, Run
@@ -55,38 +57,38 @@ class DumpOptions:
     path: Path
     views: int | str = 10
     method: str = "st"
+    knowledge: str | None = None  # instead of a method: taps as they are, `logits,emb,f2.post`
     codec: str = "f16"
     seed: int = 0
+    first_view: int = 0  # for more views of a teacher who has answered some already
     forward: Forward = field(default_factory=Forward)
     device: str = "cpu"
     workers: int = 0
 
 
-def make_dump(network: Network, data: Data, options: DumpOptions) -> contextlib.AbstractContextManager[Dump]:
+@contextlib.contextmanager
+def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Dump]:
     """A dump, ready to run; a context, since the teacher's hooks are taken off afterwards."""
-
-    @contextlib.contextmanager
-    def context():
-        view = data.view
-        if options.views == "all":
-            view = enumerate_all(view)
-        views = view.count if options.views == "all" else int(options.views)
-        if views < 1:
-            raise UsageError("--views", "a number from 1, or all", str(views), "try 10")
-        every = shapes(network, network.taps, data.image)
-        method = build_method(options.method, every, every)  # no student yet: one of the same shapes
-        if not method.taps:
-            raise UsageError("--method", "a method that asks a teacher", options.method, "try st")
-        loader = Loader(data.train, view, options.seed, options.device, options.workers)
-        held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
-        described = describe(network) | {"shapes": {name: list(shape) for name, shape in every.items()}}
-        with LiveTeacher(network, method, options.forward, options.device) as teacher:
-            yield Dump(
-                options.path, loader, held_out if len(data.held_out) else None, views, options.seed, teacher,
-                described, options.method, options.codec,
-            )  # fmt: skip
-
-    return context()
+    view = enumerate_all(data.view) if options.views == "all" else data.view
+    views = view.count if options.views == "all" else int(options.views)
+    if views < 1:
+        raise UsageError("--views", "a number from 1, or all", str(views), "try 10")
+    every = shapes(network, network.taps, data.image)
+    name, method = options.method, None
+    if options.knowledge:
+        name, method = f"knowledge {options.knowledge}", RawTaps(options.knowledge.split(","))
+    method = method or build_method(options.method, every, every)  # no student yet: one of the same shapes
+    if not method.taps:
+        raise UsageError("--method", "a method that asks a teacher", options.method, "try st")
+    seeds = Seeded(view, options.seed, options.first_view)
+    loader = Loader(data.train, view, seeds, options.device, options.workers)
+    held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
+    described = describe(network) | {"shapes": {tap: list(shape) for tap, shape in every.items()}}
+    with LiveTeacher(network, method, options.forward, options.device) as teacher:
+        yield Dump(
+            options.path, loader, held_out if len(data.held_out) else None, views, options.seed, teacher,
+            described, name, options.codec, options.first_view,
+        )  # fmt: skip
 
 
 def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
@@ -94,13 +96,5 @@ def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
     if chosen["batch"] < 1:
         raise UsageError("--batch", "a number from 1", str(chosen["batch"]), "try 256")
     forward = Forward(chosen["batch"], chosen["dtype"], chosen["channels_last"], chosen["tf32"], chosen["compiled"])
-    return DumpOptions(
-        Path(chosen["out"]),
-        chosen["views"],
-        chosen["method"],
-        chosen["codec"],
-        chosen["seed"],
-        forward,
-        device,
-        workers,
-    )
+    asked = {key: chosen[key] for key in ("views", "method", "knowledge", "codec", "seed", "first_view")}
+    return DumpOptions(Path(chosen["out"]), **asked, forward=forward, device=device, workers=workers)

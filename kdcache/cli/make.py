@@ -55,8 +55,10 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
 @common.augment_option
 @common.views_option
 @click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
+@click.option("--knowledge", metavar="T,T", help="Instead of --method: taps as they are, such as logits,emb,f2.post.")
 @common.codec_option
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the views: the same for teachers that agree.")
+@click.option("--first-view", type=SEED, default=0, show_default=True, help="For more views than another file has.")
 @click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
 @common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True)

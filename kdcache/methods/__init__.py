@@ -4,8 +4,19 @@
 """
 
 from kdcache.methods.base import Method
-from kdcache.methods.compose import Part, Sum, build, knowledge_of, parse, split
+from kdcache.methods.compose import Part, RawTaps, Sum, build, knowledge_of, parse, split
 from kdcache.methods.svd import clipped_gradients
 from kdcache.methods.table import METHODS
 
-__all__ = ["METHODS", "Method", "Part", "Sum", "build", "clipped_gradients", "knowledge_of", "parse", "split"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Part",
+    "RawTaps",
+    "Sum",
+    "build",
+    "clipped_gradients",
+    "knowledge_of",
+    "parse",
+    "split",
+]

@@ -1,7 +1,7 @@
 """Methods from text: `st:0.9+at/zoo:1000:ce=0.5` is two methods added up, with weights, a variant and an option.
 
 text   = part { "+" part }
-part   = name [ "/" variant ] [ ":" weight ] { ":" option "=" value }
+part   = name [ "/" variant ] [ ":" weight ] { ":" option "=" value }        (a comma does for the plus)
 """
 
 from __future__ import annotations
@@ -85,6 +85,19 @@ class Sum(Method):
         return found
 
 
+class RawTaps(Method):
+    """No method: taps stored as they are, for methods that will be chosen later."""
+
+    shift_matters = True  # it may matter to those
+
+    def __init__(self, taps: Iterable[str]):
+        super().__init__()
+        self.taps = tuple(dict.fromkeys(tap.strip() for tap in taps))
+
+    def terms(self, look, knowledge, batch):
+        return {}
+
+
 def merged(kind: str, dicts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """All of them in one. Names are unique to what they hold: if one comes twice, so must the values."""
     found: dict[str, Tensor] = {}
@@ -124,7 +137,9 @@ def parse(text: str) -> list[Part]:
 
 def split(text: str) -> list[str]:
     """The parts as they are written."""
-    return [part.strip() for part in re.split(r"\+(?![\d.])", text)]  # the plus of 1e+3 belongs to the number
+    # the plus of 1e+3 belongs to the number, and the comma of taps=f2.raw,f3.raw to the list
+    names = "|".join(METHODS)
+    return [part.strip() for part in re.split(rf"\+(?![\d.])|,(?=\s*(?:{names})\b(?!\.))", text)]
 
 
 def parse_part(text: str, place: str) -> Part:

@@ -160,7 +160,7 @@ def _noise(key: int, rows: int, cells: int) -> np.ndarray:
 
 
 def stratified(labels: np.ndarray, share: float) -> np.ndarray:
-    """Rows, in order: this share of every class to within one row, picked in a keyed order that never changes.
+    """Rows, in order: this share of every class, give or take a row, picked in a keyed order that never changes.
 
     Every row has a place between 0 and 1 in its class, and the lowest places are taken: a smaller part lies in a
     larger one, which quotas that are rounded for each part would not see to.

@@ -1,0 +1,214 @@
+"""Every command as a stranger would use it, when nothing goes wrong."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import pytest
+from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcache
+
+from kdcache import __version__
+from kdcache.bench import BENCHES
+from kdcache.cli import common, facts, main, study
+from kdcache.train import OPTIMIZERS, SCHEDULES, Settings
+
+pytestmark = pytest.mark.usefixtures("home")
+COMMANDS = ["", *main.commands]
+
+
+def object_of(param) -> dict:
+    return {param.name: param.default}
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_and_ends_in_an_example(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    page = good(f"{command} --help").out
+    assert max(map(len, page.splitlines())) <= 80
+    assert "\nExample:\n  kdcache " in page
+    assert page == good(f"{command} -h").out
+
+
+def test_no_short_help_is_cut_off(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in good("--help").out
+
+
+@pytest.mark.parametrize("command", main.commands)
+def test_every_option_is_explained(command):
+    for param in main.commands[command].params:
+        if isinstance(param, click.Option):
+            record = param.get_help_record(click.Context(main.commands[command]))
+            assert record is None or record[1], param.name
+
+
+@pytest.mark.parametrize("command", [main, *main.commands.values()], ids=COMMANDS)
+def test_every_example_can_be_typed(command):
+    lines = [shlex.split(line, comments=True) for line in command.example.strip().splitlines()]
+    for program, name, *arguments in (line for line in lines if line[0] != "eval"):
+        assert program == "kdcache"
+        assert command in (main, main.commands[name])
+        main.commands[name].make_context(name, arguments)  # raises what does not parse
+
+
+def test_version_and_no_arguments():
+    assert good("--version").out == f"kdcache, version {__version__}\n"
+    said = kdcache("")
+    assert said.code == 2
+    assert "Commands:" in said.err
+
+
+def test_completion(monkeypatch):
+    monkeypatch.setenv("COMP_WORDS", "kdcache train-teacher --optimizer ada")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    monkeypatch.setenv("_KDCACHE_COMPLETE", "bash_complete")
+    assert kdcache("").out.split() == ["plain,adam", "plain,adamw"]
+
+
+# The door repeats what it may not import
+
+
+def test_choices_are_those_of_the_engine():
+    assert (common.OPTIMIZERS, common.SCHEDULES) == (OPTIMIZERS, SCHEDULES)
+    assert study.bench.params[0].type.choices == (*BENCHES, "all")
+
+
+@pytest.mark.parametrize("command", ["train-teacher", "train-student"])
+def test_defaults_are_those_of_the_engine(command):
+    ctx = main.commands[command].make_context(command, ["--model", "tiny"] if command == "train-teacher" else [])
+    assert common.settings_of(ctx.params) == Settings()
+
+
+# Good runs
+
+
+def test_train_teacher(home):
+    said = good(f"{TEACHER} --json")
+    found = said.json()
+    assert said.err == ""
+    assert found["model"] == "tiny-3"
+    assert found["data"] == "synthetic:64,4,16"
+    assert 0 <= found["top1"] <= 1
+    assert Path(found["weights"]).is_file()
+
+
+def test_a_second_run_keeps_the_first(tmp_path):
+    out = tmp_path / "run"
+    good(f"{TEACHER} --out {out}")
+    good(f"{TEACHER} --out {out} --seed 1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run~1"]
+
+
+def test_label_smoothing_is_trained_with(tmp_path):
+    good(f"{TEACHER} --label-smoothing 0.1 --out {tmp_path}/run")
+    assert "ls" in json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"]
+
+
+def test_dump_says_what_it_made(tmp_path):
+    said = good(f"{DUMP} -o {tmp_path}/x.h5")
+    assert (
+        said.out
+        == f"{tmp_path}/x.h5: 64 rows, 2 views, {facts.readable(Path(f'{tmp_path}/x.h5').stat().st_size)}; "
+        + ("logits f16, 16 bytes a row with its seed\n")
+    )
+    assert good(f"{DUMP} -o {tmp_path}/x.h5 --json").json()["complete"]
+
+
+@pytest.mark.parametrize("more", ["", "--live", "--live --teacher tiny-3", "--method none", "--method logits"])
+def test_train_student(more, tmp_path):
+    found = good(f"{STUDENT} --cache a.h5 --out {tmp_path}/run --json {more}").json()
+    assert found.keys() >= {"student", "method", "seed", "epochs", "top1", "agreement", "seconds", "weights", "run"}
+
+
+def test_train_student_without_a_cache(tmp_path):
+    good(f"{STUDENT} {DATA} --method none --out {tmp_path}/plain")
+    good(f"{STUDENT} {DATA} --live --teacher tiny-3 --out {tmp_path}/live")
+
+
+def test_verify():
+    said = good("verify a.h5 --teacher tiny-3")
+    assert all(line.startswith("ok    ") for line in said.out.splitlines())
+    found = good("verify a.h5 --no-data --json").json()
+    assert found["ok"] is True
+    assert all(check.keys() == {"name", "ok", "detail"} for check in found["checks"])
+
+
+def test_verify_names_what_is_wrong(tmp_path):
+    damaged = tmp_path / "damaged.h5"
+    data = bytearray(Path("a.h5").read_bytes())
+    from kdcache.cache import open_cache
+
+    data[open_cache("a.h5").layout.places["knowledge/logits"].offset] ^= 1
+    damaged.write_bytes(data)
+    said = kdcache(f"verify {damaged} --json")
+    assert said.code == 1
+    assert [c["name"] for c in said.json()["checks"] if not c["ok"]] == ["knowledge/logits"]
+    assert "FAIL  knowledge/logits: 1 of 2 blocks" in kdcache(f"verify {damaged}").out
+
+
+def test_verify_of_no_cache_at_all_is_still_json(tmp_path):
+    (tmp_path / "x.h5").write_bytes(b"not HDF5")
+    said = kdcache(f"verify {tmp_path}/x.h5 --json")
+    assert said.code == 1
+    assert [(c["name"], c["ok"]) for c in said.json()["checks"]] == [("header", False)]
+
+
+def test_show(tmp_path):
+    said = good(f"show a.h5 -o {tmp_path}/sheet.png --rows 2 --views 1")
+    assert said.out == f"{tmp_path}/sheet.png\n"
+    assert Path(said.out.strip()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_knows_the_data_of_its_run():
+    found = good(f"evaluate {WEIGHTS} --json").json()
+    assert (found["model"], found["rows"]) == ("tiny-3", 12)
+    assert found["top1"] == good(f"evaluate {WEIGHTS} {DATA} --json").json()["top1"]
+    assert good(f"evaluate {WEIGHTS} --cache a.h5 --json").json()["agreement"] == 1
+
+
+def test_evaluate_takes_the_view_of_its_run(home, tmp_path):
+    shutil.copytree(Path(WEIGHTS).parent, tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run["view"] = {"view": "resized-crop", "size": [8, 8]}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    small = good(f"evaluate {tmp_path}/run/last.safetensors --json").json()
+    assert small["nll"] != good(f"evaluate {WEIGHTS} --json").json()["nll"]
+
+
+@pytest.mark.parametrize("what", ["", "sources", "views", "codecs", "methods", "models"])
+def test_list(what):
+    found = good(f"list {what} --json").json()
+    text = good(f"list {what}").out
+    assert all(f"  {name} " in text for table in found.values() for name in table)
+
+
+def test_plan_and_soft_labels(tmp_path):
+    good(f"plan --teacher tiny-3 {DATA} --json").json()
+    assert good(f"pseudo-teacher --accuracy 0.9 --views 2 {DATA} -o {tmp_path}/p.h5 --json").json()["views"] == 2
+    assert "teacher     pseudo" in good(f"inspect {tmp_path}/p.h5").out
+
+
+# One JSON object, and nothing else, on standard output
+
+
+def test_what_a_factory_prints_goes_beside_the_json(tmp_path, monkeypatch):
+    (tmp_path / "chatty.py").write_text(
+        "from torch import nn\n"
+        "def net(classes):\n"
+        "    print('hello')\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    said = good(f"train-teacher --model chatty:net {DATA} {SHORT} --json")
+    assert said.json()["model"] == "chatty:net"
+    assert "hello" in said.err
+    assert "hello" in good(f"train-teacher --model chatty:net {DATA} {SHORT}").out
+
+
+def test_json_has_no_nan():
+    assert common.spelled({"a": [float("nan"), 1.0], 2: (float("inf"),)}) == {"a": [None, 1.0], "2": [None]}

@@ -1,0 +1,395 @@
+"""Folders of JPEG and PNG files: the order and the pixels of everybody else, and a name for whatever is wrong."""
+
+import hashlib
+import io
+import os
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reference_views import made_images
+
+from kdcache.batches import Loader
+from kdcache.errors import DataChanged, SourceError, UsageError
+from kdcache.sources import open_source
+from kdcache.sources.arrays import ArraySource
+from kdcache.sources.decode import check_whole, decode, plain_jpeg
+from kdcache.sources.folder import FolderSource, listing
+from kdcache.views import open_view
+
+
+def picture(height=20, width=16, key=0) -> Image.Image:
+    return Image.fromarray(made_images(1, height, width, key)[0].permute(1, 2, 0).numpy())
+
+
+def encoded(image: Image.Image, kind="JPEG", **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def place(root: Path, name: str, content: bytes | Image.Image) -> Path:
+    """A file below the root, its folders made."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = "PNG" if name.lower().endswith("png") else "JPEG"
+    path.write_bytes(content if isinstance(content, bytes) else encoded(content, kind))
+    return path
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Two classes of four and three images for training, one image each for evaluation."""
+    for i, name in enumerate(
+        ["cat/2.jpg", "cat/10.png", "cat/a.JPG", "cat/sub/b.jpeg", "dog/1.jpg", "dog/x-y.png", "dog/x/y.jpg"]
+    ):
+        place(tmp_path, f"train/{name}", picture(key=i))
+    place(tmp_path, "test/cat/1.jpg", picture(key=20))
+    place(tmp_path, "test/dog/1.jpg", picture(key=21))
+    return tmp_path
+
+
+def rows_of(source) -> list[np.ndarray]:
+    return [image.numpy() for image in source.read(range(len(source)))]
+
+
+def test_the_order_is_that_of_torchvision(root):
+    from torchvision.datasets import ImageFolder
+
+    for name in (
+        "zebra/0.jpg",
+        "Ant/0.jpg",
+        "ant/0.jpg",
+        "cat/sub-2/b.jpg",
+        "cat/sub/c/d.jpg",
+        "cat/B.jpg",
+        "cat/0010.jpg",
+    ):
+        place(root, f"train/{name}", picture())
+    theirs = ImageFolder(root / "train")
+    names, labels, classes = listing(root, "train")
+    assert [str(root / name) for name in names] == [path for path, _ in theirs.samples]
+    assert (labels, classes) == (theirs.targets, theirs.classes)
+
+
+def test_small_images_in_memory_are_those_in_the_files(root):
+    source = open_source(f"folder:{root}")
+    assert isinstance(source, ArraySource)
+    assert (source.labels.tolist(), source.classes) == ([0, 0, 0, 0, 1, 1, 1], ["cat", "dog"])
+    alone = FolderSource(root, "train", *listing(root, "train"))
+    assert torch.equal(alone.read(range(7)), source.resident)
+    for row, name in enumerate(alone.names):
+        with Image.open(root / name) as image:
+            assert np.array_equal(np.asarray(image.convert("RGB")).transpose(2, 0, 1), source.resident[row].numpy())
+    every = [
+        int.from_bytes(hashlib.blake2b((root / n).read_bytes(), digest_size=8).digest(), "little") for n in alone.names
+    ]
+    for found in (source.digests(range(7)), source.check(), alone.digests(range(7)), alone.check()):
+        assert found.tolist() == every
+    assert torch.equal(alone.read([3, 1, 3]), source.read([3, 1, 3]))
+
+
+def test_images_of_32_flip_like_photographs(tmp_path):
+    for name in ("a", "b"):
+        place(tmp_path, f"train/{name}/0.png", picture(32, 32))
+        place(tmp_path, f"val/{name}/0.png", picture(32, 32))
+    train, held_out = (open_source(f"folder:{tmp_path}", split) for split in ("train", "eval"))
+    assert (train.default_view, train.size, len(held_out)) == ("crop-flip", (32, 32), 2)
+
+
+def test_a_folder_may_be_moved_but_not_changed(root, tmp_path_factory):
+    before = open_source(f"folder:{root}").fingerprint()
+    elsewhere = tmp_path_factory.mktemp("moved") / "there"
+    shutil.copytree(root, elsewhere)
+    assert open_source(f"folder:{elsewhere}").fingerprint() == before
+    place(elsewhere, "train/cat/2.jpg", picture(key=99))
+    assert open_source(f"folder:{elsewhere}").fingerprint() != before
+
+
+def test_hidden_files_and_folders_are_left_out(root):
+    before = listing(root, "train")
+    for name in (
+        "cat/._2.jpg",
+        "cat/.cache/1.jpg",
+        ".ipynb_checkpoints/1.jpg",
+        "cat/Thumbs.db",
+        "cat/note.txt",
+        "readme.jpg",
+    ):
+        place(root, f"train/{name}", b"rubbish")
+    place(root, "test/.hidden/1.jpg", b"rubbish")
+    assert listing(root, "train") == before
+    assert len(open_source(f"folder:{root}", "eval")) == 2
+
+
+def test_linked_classes_and_strange_names_are_read(root, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    place(other, "0.jpg", picture(key=3))
+    os.symlink(other, root / "train" / "elk")
+    place(root, "train/elk/näme with spaces.jpg", picture(key=4))
+    (root / "train" / "cat" / os.fsdecode(b"\xff\xfe.jpg")).write_bytes(encoded(picture(key=5)))
+    source = open_source(f"folder:{root}")
+    assert (source.classes, len(source)) == (["cat", "dog", "elk"], 10)
+    assert len(source.fingerprint()) == 32
+
+
+# pixels
+
+JPEGS = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "progressive": {"progressive": True},
+    "optimised": {"optimize": True},
+    "bad": {"quality": 5},
+    "best": {"quality": 100, "subsampling": 0},
+    "restarts": {"restart_marker_blocks": 2},
+    "rgb": {"keep_rgb": True},
+}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 16), (33, 50)])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_the_fast_decoder_and_pillow_agree(kind, size):
+    for image in (picture(*size), picture(*size).convert("L")):
+        if kind == "rgb" and image.mode == "L":
+            continue
+        data = encoded(
+            image, quality=JPEGS[kind].get("quality", 80), **{k: v for k, v in JPEGS[kind].items() if k != "quality"}
+        )
+        assert plain_jpeg(data)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
+        assert np.array_equal(decode("x.jpg", data), expected)
+
+
+def noisy(mode: str) -> Image.Image:
+    return picture().convert(mode)
+
+
+def transparent_palette() -> bytes:
+    return encoded(picture().quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(picture(), exif=exif)
+
+
+OTHERS = {
+    "cmyk.jpg": encoded(noisy("CMYK")),
+    "palette.png": encoded(picture().quantize(16), "PNG"),
+    "rgba.png": encoded(noisy("RGBA"), "PNG"),
+    "la.png": encoded(noisy("LA"), "PNG"),
+    "1bit.png": encoded(noisy("1"), "PNG"),
+    "grey.png": encoded(noisy("L"), "PNG"),
+    "trns.png": encoded(picture(), "PNG", transparency=(1, 2, 3)),
+    "grey-trns.png": encoded(noisy("L"), "PNG", transparency=7),
+    "exif.jpg": rotated(),
+    "png named.jpg": encoded(picture(), "PNG"),
+    "tail.jpg": encoded(picture()) + b"more after the end",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_kind_of_file_is_read_as_pillow_reads_it(name):
+    data = OTHERS[name]
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(decode(name, data), expected)
+    check_whole(name, data)
+
+
+def test_orientation_is_not_applied():
+    assert decode("exif.jpg", rotated()).shape == (3, 20, 16)
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning():
+    expected = np.asarray(picture().quantize(16).convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(decode("x.png", transparent_palette()), expected)
+
+
+def test_of_16_bits_the_upper_8_are_kept():
+    deep = made_images(1, 20, 16)[0, 0].numpy().astype(np.uint16) * 256 + 77
+    data = encoded(Image.fromarray(deep), "PNG")
+    assert np.array_equal(decode("x.png", data), np.repeat((deep >> 8).astype(np.uint8)[None], 3, 0))
+
+
+# what can be wrong with a file
+
+JPEG, PNG = encoded(picture(60, 50)), encoded(picture(60, 50), "PNG")
+WRONG = {
+    "empty.jpg": b"",
+    "text.jpg": b"I am no image\n" * 40,
+    "zeros.png": bytes(300),
+    "gif.png": encoded(picture(), "GIF"),
+    "head only.jpg": JPEG[:2],
+    "cut.png": PNG[: len(PNG) // 2],
+    "cut.jpg": JPEG[: len(JPEG) // 2],
+    "end missing.png": PNG[:-60],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_whole_image_is_named(tmp_path, name):
+    for action in (decode, check_whole):
+        with pytest.raises(SourceError, match="expected a whole JPEG or PNG image, found") as caught:
+            action(name, WRONG[name])
+        assert str(caught.value).startswith(f"{name}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_jpeg_cut_off_anywhere_is_refused():
+    for length in range(0, len(JPEG) - 30, 97):
+        with pytest.raises(SourceError):
+            decode("x.jpg", JPEG[:length])
+        with pytest.raises(SourceError):
+            check_whole("x.jpg", JPEG[:length])
+
+
+@pytest.mark.parametrize("data", [JPEG, PNG], ids=["jpeg", "png"])
+def test_damage_gives_pixels_or_a_clear_error(data):
+    rng = random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(len(damaged) if rng.random() < 0.5 else 60)] = rng.randrange(256)
+        for action in (decode, check_whole):
+            try:
+                action("x", bytes(damaged))
+            except SourceError:
+                continue  # any other exception would come through
+
+
+def test_the_first_unreadable_image_stops_a_folder_by_name(root):
+    path = place(root, "train/dog/1.jpg", b"")
+    with pytest.raises(SourceError, match=f"{path}: expected a whole JPEG or PNG image, found no image"):
+        open_source(f"folder:{root}")
+    for row in range(200):
+        place(root, f"train/cat/big{row:03}.png", picture(70, 80))
+    path.write_bytes(encoded(picture(70, 80)))
+    bad = place(root, "train/cat/big190.png", encoded(picture(70, 80), "PNG")[:-40])
+    with pytest.raises(SourceError, match=str(bad)):
+        open_source(f"folder:{root}").check()
+
+
+def test_a_link_to_nowhere_is_named(root):
+    os.symlink(root / "gone.jpg", root / "train" / "dog" / "0.jpg")
+    with pytest.raises(SourceError, match=r"dog/0\.jpg: expected a readable image, found No such file"):
+        open_source(f"folder:{root}")
+
+
+# what can be wrong with a folder
+
+
+def remove(*names):
+    return lambda root: [shutil.rmtree(root / name) for name in names]
+
+
+BROKEN = {
+    "no folder": (remove("train", "test"), "train", r"expected a folder train/ with one folder per class"),
+    "no train": (remove("train"), "eval", r"expected a folder train/"),
+    "no test": (remove("test"), "eval", r"expected a folder test/ or val/ with one folder per class, found none"),
+    "one class": (remove("train/dog"), "train", r"expected two or more class folders, found 1"),
+    "unknown class": (
+        lambda root: place(root, "test/elk/1.jpg", picture()),
+        "eval",
+        r"found class 'elk', unknown in train/",
+    ),
+    "empty class": (
+        lambda root: (root / "train" / "elk").mkdir(),
+        "train",
+        r"train/elk: expected JPEG or PNG files, found none",
+    ),
+    "empty test": (remove("test/cat", "test/dog"), "eval", r"test: expected JPEG or PNG files, found none"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_folder_is_refused(root, case):
+    change, split, finding = BROKEN[case]
+    change(root)
+    with pytest.raises(SourceError, match=finding):
+        open_source(f"folder:{root}", split)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="found no such folder"):
+        open_source(f"folder:{tmp_path / 'nowhere'}")
+
+
+def test_a_class_without_evaluation_images_is_allowed(root):
+    shutil.rmtree(root / "test" / "cat")
+    held_out = open_source(f"folder:{root}", "eval")
+    assert (held_out.classes, held_out.labels.tolist()) == (["cat", "dog"], [1])
+
+
+# sizes
+
+
+@pytest.fixture
+def mixed(root) -> Path:
+    place(root, "train/cat/2.jpg", picture(50, 70))
+    return root
+
+
+def test_images_of_several_sizes_need_a_view_that_resizes(mixed):
+    source = open_source(f"folder:{mixed}")
+    assert isinstance(source, FolderSource)
+    assert (source.size, source.default_view) == (None, "resized-crop:224")
+    with pytest.raises(UsageError, match="view crop-flip: expected images of one size, found images of several sizes"):
+        open_view("crop-flip", source.size)
+    assert isinstance(source.read(range(7)), list)
+    loader = Loader(source, open_view("resized-crop:24", source.size), 0)
+    whole = loader.images(np.arange(7))
+    assert whole.shape == (7, 3, 24, 24)
+    assert torch.equal(torch.cat([loader.images(np.array([i])) for i in range(7)]), whole)
+
+
+def test_large_images_of_one_size_stay_in_their_files_and_can_be_cropped(tmp_path):
+    for i in range(4):
+        place(tmp_path, f"train/{'ab'[i % 2]}/{i}.png", picture(70, 90, key=i))
+    source = open_source(f"folder:{tmp_path}")
+    assert (source.resident, source.size, source.default_view) == (None, (70, 90), "resized-crop:70")
+    assert Loader(source, open_view("crop-flip", source.size), 0).images(np.arange(4)).shape == (4, 3, 70, 90)
+    place(tmp_path, "train/a/0.png", picture(90, 70))
+    with pytest.raises(UsageError, match="view crop-flip: expected an image of 70 x 90, found an image of 90 x 70"):
+        Loader(source, open_view("crop-flip", source.size), 0).images(np.arange(4))
+
+
+def test_a_part_of_a_folder_reads_its_own_files(mixed):
+    whole, half = open_source(f"folder:{mixed}"), open_source(f"folder:{mixed}", fraction=0.6)
+    rows = [whole.names.index(name) for name in half.names]
+    assert len(half) == 4
+    assert all(torch.equal(half.read([i])[0], whole.read([row])[0]) for i, row in enumerate(rows))
+    assert half.labels.tolist() == whole.labels[rows].tolist()
+
+
+# changes after the dump
+
+
+def test_a_changed_file_is_named_when_it_is_first_read(mixed):
+    source = open_source(f"folder:{mixed}")
+    source.expect(source.check())
+    source.read(range(7))
+    changed = place(mixed, "train/dog/1.jpg", picture(key=50))
+    again = open_source(f"folder:{mixed}")
+    again.expect(np.append(source.digests([0, 1, 2, 3]), np.uint64([1, 2, 3])))
+    again.read([0, 1, 2, 3])
+    with pytest.raises(
+        DataChanged, match=f"{changed}: expected an unchanged image, found another file than the teacher saw as row 4"
+    ):
+        again.read([0, 4])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_changed_file_is_named_from_workers_too(mixed, workers):
+    source = open_source(f"folder:{mixed}")
+    source.expect(source.check() + np.uint64(1))
+    loader = Loader(source, open_view("resized-crop:8", None), 0, workers=workers)
+    with pytest.raises(DataChanged, match=r"cat/10\.png: expected an unchanged image") as caught:
+        list(loader.run([np.arange(3)]))
+    assert "\n" not in str(caught.value)
