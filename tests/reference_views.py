@@ -1,9 +1,11 @@
 """What a slow reader of the views' definitions would write, pixel by pixel; and images to try them on."""
 
+import io
 import math
 
 import numpy as np
 import torch
+from PIL import Image
 
 from kdcache.seeds import ERASING, GEOMETRY, draw, keyed, sample_seeds
 from kdcache.views.native import GREY, Centre, Crop, Untouched
@@ -15,6 +17,16 @@ def made_images(n: int, height: int, width: int, key: int = 0) -> torch.Tensor:
     words = keyed(key, np.arange(n * 3 * height * width, dtype=np.int64), use=4)[0]
     ramp = np.arange(height)[:, None] * 160 // height + np.arange(width) * 60 // width
     return torch.from_numpy(((words.reshape(n, 3, height, width) % 36) + ramp).astype(np.uint8))
+
+
+def picture(height=20, width=16, key=0) -> Image.Image:
+    return Image.fromarray(made_images(1, height, width, key)[0].permute(1, 2, 0).numpy())
+
+
+def encoded(image: Image.Image, kind="JPEG", **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
 
 
 def made_seeds(n: int, key: int = 0) -> torch.Tensor:

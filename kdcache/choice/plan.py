@@ -51,10 +51,10 @@ def plan(
         "seed_bytes_per_row": 8,
         "bytes": count * n * (row + 8) + len(data.held_out) * row + 12 * n,
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
-        "teacher_images_per_second": round(rate, 1),
-        "dump_seconds": round(dump, 1),
-        "live_seconds": round(looped, 1),
-        "saved_seconds": round(looped - dump, 1),
+        "teacher_images_per_second": rate,
+        "dump_seconds": dump,
+        "live_seconds": looped,
+        "saved_seconds": looped - dump,
     }
 
 

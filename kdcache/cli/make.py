@@ -61,7 +61,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
 @click.option("--first-view", type=SEED, default=0, show_default=True, help="For more views than another file has.")
 @click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
-@common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True)
+@common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast.")
 @common.forward("--channels-last", is_flag=True, help="Memory layout.")
 @common.forward("--tf32", is_flag=True, help="Allow TF32.")
 @common.forward("--compile", "compiled", is_flag=True, help="torch.compile it.")

@@ -8,7 +8,8 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, lines, put
-from kdcache.cli.values import COUNT, OneOf, Views
+from kdcache.cli.facts import readable
+from kdcache.cli.values import COUNT, OneOf
 
 
 @click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
@@ -16,15 +17,15 @@ from kdcache.cli.values import COUNT, OneOf, Views
 @common.data_option
 @common.fraction_option
 @common.augment_option
-@click.option("--views", type=Views(), default="10", show_default=True, help="How many, or all.")
-@click.option("--method", default="st", show_default=True, help="What is stored: what these methods need.")
-@click.option("--codec", default="f16", show_default=True, help="Of the logits; auto chooses by measured error.")
-@click.option("--epochs", default=200, show_default=True, type=COUNT, help="Of each student.")
-@click.option("--students", default=1, show_default=True, type=COUNT)
-@click.option("--batch", default=256, show_default=True, type=COUNT, help="Of the teacher's forward.")
-@click.option("--dtype", default="f32", show_default=True, type=OneOf(["f32", "bf16"]), metavar="D")
-@click.option("--channels-last", is_flag=True)
-@click.option("-o", "--out", default="logits.h5", show_default=True)
+@common.views_option
+@click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
+@common.codec_option
+@click.option("--epochs", type=COUNT, default=200, show_default=True, help="Of each student.")
+@click.option("--students", type=COUNT, default=1, show_default=True, help="How many will be trained.")
+@common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
+@common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast.")
+@common.forward("--channels-last", is_flag=True, help="Memory layout.")
+@click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
 @common.device_option
 @json_option
 def plan(data, fraction, augment, out, device, as_json, **rest):
@@ -40,9 +41,9 @@ def described(facts: dict) -> str:
     sizes = facts["bytes_per_row"]
     text = {f"/knowledge/{name}": f"{size} bytes a row" for name, size in sizes.items()}
     text["a sample-view"] = f"{sum(sizes.values())} + 8 bytes (8: its seed)"
-    text["the file"] = f"{facts['rows']} rows x {facts['views']} views: {facts['bytes'] / 1e6:,.1f} MB"
+    text["the file"] = f"{facts['rows']:,} rows x {facts['views']} views: {readable(facts['bytes'])}"
     if facts["free_bytes"] is not None:
-        text["free"] = f"{facts['free_bytes'] / 1e6:,.1f} MB"
+        text["free"] = readable(facts["free_bytes"])
     text["teacher here"] = f"{facts['teacher_images_per_second']:,.0f} images/s"
     text["the dump"] = clock(facts["dump_seconds"])
     text["a live teacher"] = f"{clock(facts['live_seconds'])} for these students and epochs"

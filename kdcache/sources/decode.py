@@ -10,6 +10,8 @@ import numpy as np
 
 from kdcache.errors import SourceError
 
+LARGEST = 50_000_000  # pixels; what claims more is left to Pillow, which refuses decompression bombs
+
 
 def file_bytes(path: str) -> bytes:
     try:
@@ -40,7 +42,8 @@ def plain_jpeg(data: bytes) -> bool:
     at, whole = 2, data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9"
     while whole and at + 10 < len(data) and data[at] == 0xFF:
         if data[at + 1] in (0xC0, 0xC1, 0xC2):  # the header of a frame: bits, height, width, channels
-            return data[at + 4] == 8 and data[at + 9] in (1, 3)
+            height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (5, 7))
+            return data[at + 4] == 8 and data[at + 9] in (1, 3) and height * width <= LARGEST
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 

@@ -1,0 +1,165 @@
+"""Commands as processes: pipes, signals, the time of the first answer."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_cases import DATA, DUMP, STUDENT, TEACHER, good, kdcache, refused
+
+pytestmark = pytest.mark.usefixtures("home")
+KDCACHE = [sys.executable, "-m", "kdcache"]
+INTERRUPTED = "kdcache: interrupted; the same dump goes on where it was, a training with --resume\n"
+
+
+def process(line: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run([*KDCACHE, *line.split()], text=True, stderr=subprocess.PIPE, timeout=60, **kwargs)
+
+
+# The time of the first answer
+
+
+def test_help_answers_at_once():
+    def spent() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert process("--help", stdout=subprocess.DEVNULL).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(spent() for _ in range(3)) < 0.3  # of the processor: the machine may be busy
+
+
+# Pipes
+
+
+def test_a_pipe_gets_no_progress_bar():
+    done = process(f"{DUMP} -o piped.h5 --json", stdout=subprocess.PIPE)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["complete"] is True
+
+
+@pytest.mark.parametrize("line", ["--help", "inspect a.h5", "frobnicate"])
+def test_nobody_reads(line):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process(line, stdout=writer)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert len(done.stderr.splitlines()) == (line == "frobnicate")
+
+
+def test_nobody_reads_the_remarks():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*KDCACHE, "frobnicate"], stdout=subprocess.PIPE, stderr=writer, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_full_disk_under_the_output():
+    with open("/dev/full", "w") as full:
+        done = process("inspect a.h5", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith("kdcache: the output: expected ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+# Ctrl-C, as the kernel sends it to this very process
+
+
+def pressing(monkeypatch, place: str, after: int):
+    """A progress bar at which Ctrl-C is pressed after some steps of all bars together."""
+    seen = []
+
+    def bar(items, total=None, desc=""):
+        for item in items:
+            seen.append(desc)
+            if len(seen) == after:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield item
+
+    monkeypatch.setattr(f"kdcache.cli.{place}.bar", bar)
+
+
+@pytest.mark.parametrize("after", [1, 3, 66, 70])
+def test_interrupted_dump(after, tmp_path, monkeypatch):
+    """64 images are checked, then come blocks: nothing has a final name, and the same command finishes it."""
+    dump = f"dump-logits --teacher tiny-3 {DATA} --views 8 --batch 8"
+    whole, broken = tmp_path / "whole.h5", tmp_path / "broken.h5"
+    good(f"{dump} -o {whole}")
+    with monkeypatch.context() as patch:
+        pressing(patch, "make", after)
+        said = kdcache(f"{dump} -o {broken}")
+    if said.code == 0:
+        pytest.skip("there are fewer steps by now")
+    assert (said.code, said.out, said.err) == (130, "", INTERRUPTED)
+    assert not broken.exists()
+    if (tmp_path / "broken.h5.part").exists():
+        assert good(f"inspect {tmp_path}/broken.h5.part --json").json()["complete"] is False
+        assert "unfinished" in good(f"inspect {tmp_path}/broken.h5.part").out
+    good(f"{dump} -o {broken}")
+    assert broken.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.h5", "whole.h5"]
+
+
+@pytest.mark.parametrize("command", [TEACHER, f"{STUDENT} --cache a.h5"])
+def test_interrupted_training(command, tmp_path, monkeypatch):
+    command += " --epochs 4"
+    good(f"{command} --out {tmp_path}/whole")
+    with monkeypatch.context() as patch:
+        pressing(patch, "make", after=11)  # in the third of epochs of four batches
+        said = kdcache(f"{command} --out {tmp_path}/broken")
+    assert (said.code, said.out, said.err) == (130, "", INTERRUPTED)
+    refused(f"{command} --out {tmp_path}/broken --resume --lr 0.5", 2, "leave --resume out")
+    good(f"{command} --out {tmp_path}/broken --resume")
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_whatever_ctrl_c_broke_is_an_interruption(monkeypatch):
+    """In the middle of an import, Ctrl-C comes out as almost any exception."""
+
+    def half_imported(_):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise AttributeError("module 'numpy' has no attribute 'diff'") from None
+
+    monkeypatch.setattr("kdcache.cli.look.summary", half_imported)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which the door replaces, at its end
+    said = kdcache("inspect a.h5")
+    assert (said.code, said.err) == (130, INTERRUPTED)
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    good("inspect a.h5")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [1, 4, 7])
+@pytest.mark.parametrize("command", ["train-teacher --model tiny-3 --workers 2 --epochs 9999", "dump-logits"])
+def test_signals_to_a_process_group(command, seconds, number, tmp_path, pictures):
+    if command == "dump-logits":
+        command = f"dump-logits --teacher tiny-3 {DATA} --views 999999 --batch 4 -o {tmp_path}/x.h5"
+    else:
+        command += f" --data folder:{pictures} --augment resized-crop:32 --out {tmp_path}/run"
+    running = subprocess.Popen(
+        [*KDCACHE, *command.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(seconds)
+    os.killpg(running.pid, number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert (out, err) == ("", INTERRUPTED if number == signal.SIGINT else "")
+    assert not (tmp_path / "x.h5").exists()

@@ -1,0 +1,175 @@
+"""Caches without a network: pseudo teachers and imported logits; and what a dump would cost."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from kdcache.cache import open_cache
+from kdcache.choice import Data, Student, dump_pseudo, import_logits, plan, pseudo_teacher
+from kdcache.choice.soft import parse_confidence, pseudo_from_text
+from kdcache.errors import DataChanged, UsageError
+from kdcache.pseudo import PseudoTeacher
+from kdcache.train import Settings
+from kdcache.verify import check_canary_records
+
+ALL = np.arange(1300)
+
+
+@pytest.fixture(scope="session")
+def good_logits(data):
+    """Logits that mostly agree with the labels."""
+    logits = np.random.default_rng(0).normal(size=(1300, 10)).astype(np.float32)
+    logits[ALL, data.train.labels] += 4
+    return logits
+
+
+@pytest.fixture
+def saved(good_logits, tmp_path):
+    np.save(tmp_path / "a.npy", good_logits)
+    return str(tmp_path / "a.npy")
+
+
+def bring(file, data, path, order=None, anyway=False):
+    return open_cache(import_logits(str(file), data, order, path, "f32", anyway)[0])
+
+
+def test_a_pseudo_cache_holds_what_the_pseudo_teacher_says(data, tmp_path):
+    cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 3, "f32", 5, {"accuracy": "0.7"}))
+    teacher = PseudoTeacher(0.7, labels=data.train.labels, seed=5, classes=10)
+    for view in range(3):
+        assert np.array_equal(cache.read(view, ALL)["logits"].numpy(), teacher.logits(view, ALL))
+    assert (cache.read(0, ALL)["logits"].argmax(1).numpy() == cache.labels).sum() == 910
+    assert cache.meta["teacher"]["kind"] == "pseudo"
+    assert check_canary_records(cache).ok
+
+
+def test_its_description_makes_the_same_teacher_again(data, tmp_path):
+    asked = {"accuracy": "0.6>0.95", "errors": "per-view", "confidence": "0.5>0.9", "spread": "0.5"}
+    cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 3, "f32", 0, asked))
+    again = PseudoTeacher.from_json(cache.meta["teacher"]["asked"], cache.labels)
+    assert np.array_equal(cache.read(2, ALL)["logits"].numpy(), again.logits(2, ALL))
+
+
+@pytest.mark.parametrize("method", ["st", "st+ls", "logits", "dkd"])
+def test_students_cannot_tell_a_pseudo_cache_from_a_pseudo_teacher(data, tmp_path, method):
+    cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 2, "f32", 0, {"accuracy": "0.9"}))
+    teacher = pseudo_from_text("pseudo:0.9", data, 0)
+    results = []
+    for options in ({"cache": cache}, {"cache": cache, "pseudo": teacher}):
+        networks, _ = Student(data, "tiny-3", method, Settings(epochs=2), **options).train()
+        results.append(networks[0].state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
+
+
+def test_a_pseudo_teacher_like_a_cache_is_as_good(cache, cache_file, data):
+    real = (cache.read(0, ALL)["logits"].argmax(1).numpy() == data.train.labels).mean()
+    like = pseudo_teacher(data, 1, 0, {"like": str(cache_file)})
+    assert like.accuracy(0) == pytest.approx(real, abs=0.1)
+
+
+@pytest.mark.parametrize("asked", [
+    {"accuracy": "1.1"}, {"accuracy": "0.5,0.5"}, {"confidence": "beta:1"}, {"confidence": "x"}, {"spread": "wide"},
+    {"accuracy": "0.9>"}, {"confusion": "missing.csv"}, {"like": "missing.npy"}, {"temperature": 0.0},
+])  # fmt: skip
+def test_what_no_teacher_can_be_is_one_line(data, asked):
+    with pytest.raises(ValueError) as error:
+        pseudo_teacher(data, 2, 0, asked)
+    assert "\n" not in str(error.value)
+
+
+def test_confidence_in_words():
+    assert parse_confidence("0.9") == 0.9
+    assert parse_confidence("0.6,0.9") == (0.6, 0.9)
+    assert parse_confidence("beta:8,2") == ("beta", 8, 2)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".h5"])
+def test_logits_come_in_from_every_kind_of_file(data, good_logits, tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, good_logits)
+    elif suffix == ".npz":
+        np.savez(path, teacher=good_logits)
+    elif suffix == ".safetensors":
+        save_file({"teacher": good_logits}, path)
+    else:
+        with h5py.File(path, "w") as file:
+            file["some/logits"] = good_logits
+    cache = bring(path, data, tmp_path / "out.h5")
+    assert np.array_equal(cache.read(0, ALL)["logits"].numpy(), good_logits)
+    assert cache.views == 1
+    assert cache.meta["view"]["view"] == "none"
+
+
+def test_probabilities_become_logits(data, good_logits, tmp_path):
+    shares = torch.from_numpy(good_logits).softmax(1).numpy()
+    np.save(tmp_path / "p.npy", shares)
+    found = bring(tmp_path / "p.npy", data, tmp_path / "out.h5").read(0, ALL)["logits"].softmax(1).numpy()
+    np.testing.assert_allclose(found, shares, atol=1e-6)
+
+
+def test_rows_in_another_order(data, good_logits, tmp_path):
+    order = np.random.default_rng(1).permutation(1300)
+    np.save(tmp_path / "a.npy", good_logits[order])
+    (tmp_path / "order.txt").write_text("\n".join(map(str, order)))
+    cache = bring(tmp_path / "a.npy", data, tmp_path / "out.h5", str(tmp_path / "order.txt"))
+    assert np.array_equal(cache.read(0, ALL)["logits"].numpy(), good_logits)
+
+
+def test_another_order_of_rows_or_classes_is_noticed(data, good_logits, tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(1).permutation(good_logits))
+    np.save(tmp_path / "classes.npy", good_logits[:, ::-1])
+    for name, words in (("rows", "chance"), ("classes", "classes were in the order 9, 8, 7")):
+        with pytest.raises(DataChanged, match=words):
+            bring(tmp_path / f"{name}.npy", data, tmp_path / "out.h5")
+        assert not list(tmp_path.glob("out.h5*"))
+        assert len(bring(tmp_path / f"{name}.npy", data, tmp_path / f"{name}.h5", anyway=True)) == 1300
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    (np.zeros((5, 10), np.float32), "1300 rows"), (np.zeros((1300, 9), np.float32), "10 classes"),
+    (np.full((1300, 10), np.nan, np.float32), "NaN"), (np.zeros((1300, 10), np.int64), "floats"),
+    (np.zeros(1300, np.float32), "floats"),
+])  # fmt: skip
+def test_arrays_that_cannot_be_are_refused(data, tmp_path, values, words):
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(UsageError, match=words):
+        bring(tmp_path / "a.npy", data, tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("name", ["missing.npy", "text.npy", "text.csv", "text.h5", "text.safetensors", "text.npz"])
+def test_files_that_cannot_be_are_refused(data, tmp_path, name):
+    if name.startswith("text"):
+        (tmp_path / name).write_text("1,2,3")
+    with pytest.raises(UsageError) as error:
+        bring(tmp_path / name, data, tmp_path / "out.h5")
+    assert "\n" not in str(error.value)
+
+
+def test_an_order_that_is_none_is_refused(data, saved, tmp_path):
+    (tmp_path / "order.txt").write_text("0 0 1")
+    with pytest.raises(UsageError, match="every row from 0 to 1299 once"):
+        bring(saved, data, tmp_path / "out.h5", str(tmp_path / "order.txt"))
+
+
+def test_students_learn_from_imported_logits(data, saved, tmp_path):
+    cache = bring(saved, data, tmp_path / "out.h5")
+    _, records = Student(Data.of_cache(cache), "tiny-3", "st", Settings(epochs=2), cache).train()
+    assert records[1]["loss"]["st"] < records[0]["loss"]["st"]
+
+
+def test_a_plan_says_the_bytes_of_the_file(data, dump, tmp_path):
+    asked = {"method": "st+rkd", "views": "2", "codec": "f16"}
+    found = plan(
+        data, tmp_path / "a.h5", "cpu", teacher="tiny-3", epochs=10, students=2, batch=64, dtype="f32",
+        channels_last=False, **asked,
+    )  # fmt: skip
+    real = dump(tmp_path / "a.h5", method="st+rkd", views=2).stat().st_size
+    assert found["bytes"] == pytest.approx(real, abs=200_000)  # the header and its tables
+    assert found["bytes_per_row"] == {"logits": 20, "emb": 2 * open_cache(tmp_path / "a.h5").layout.codecs["emb"].count}
+    assert found["saved_seconds"] == pytest.approx(found["live_seconds"] * 0.9, rel=0.01)
+    json.dumps(found)
