@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from kdcache import choice
 from kdcache.cache import open_cache
-from kdcache.codecs import CODECS
+from kdcache.codecs import named
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
 from kdcache.methods import knowledge_of, parse
@@ -33,6 +35,7 @@ from kdcache.sources.arrays import quiet
 from kdcache.table import row_of, save_tables, table_text
 from kdcache.teachers import Forward
 from kdcache.train import Settings
+from kdcache.types import Shapes
 
 SETTINGS = {f.name: object for f in dataclasses.fields(Settings)}  # these check their own types
 PSEUDO = dict.fromkeys(("accuracy", "confusion", "like", "errors", "confidence", "spread", "shape"), str)
@@ -122,7 +125,7 @@ class Recipe:
         path = self.path
         if self.seeds < 1:
             raise UsageError(f"{path} seeds", "a number from 1", str(self.seeds), "3 is a good one")
-        dump = {"views": 10, "codec": "f16", "batch": 256, "dtype": "f32", "seed": 0} | self.dump
+        dump = {"views": 10, "batch": 256, "dtype": "f32", "seed": 0} | self.dump
         with blamed(f"{path} [teacher]"):
             find(self.teacher["model"])
             self.settings_of(self.teacher)
@@ -130,8 +133,6 @@ class Recipe:
             parse(self.dump.get("method", "st"))
             if not (dump["views"] == "all" or (type(dump["views"]) is int and dump["views"] > 0)):
                 raise UsageError("views", 'a number from 1, or "all"', repr(dump["views"]), "try 10")
-            if dump["codec"] != "auto" and dump["codec"].partition(":")[0] not in CODECS:
-                raise UsageError("codec", f"auto or one of {', '.join(CODECS)}", repr(dump["codec"]), "choose one")
             if dump["batch"] < 1 or dump["seed"] < 0 or dump["dtype"] not in ("f32", "bf16"):
                 found = f"batch {dump['batch']}, seed {dump['seed']}, dtype {dump['dtype']}"
                 raise UsageError("the forward", "batch from 1, seed from 0, dtype f32 or bf16", found, "mend it")
@@ -153,7 +154,6 @@ class Recipe:
         teacher = data.network(self.teacher["model"], 0)
         check_output(teacher, data.image)
         shown = shapes(teacher, teacher.taps, data.image)
-        stored = knowledge_of(self.dump["method"], shown) if "method" in self.dump else None
         for student in self.student:
             text = student.get("method", "st")
             network = data.network(student.get("model") or choice.default_student(data), 0)
@@ -161,19 +161,32 @@ class Recipe:
                 check_output(network, data.image)
                 own = shapes(network, network.taps, data.image)
                 method = build_method(text, own, shown)
-                asked = not student.get("pseudo") and method.students == 1
-                for what, taps in (("student", own), ("teacher", shown if asked else own)):
+                alone = "pseudo" in student or method.students > 1
+                for whose, taps in (("student", own), ("teacher", own if alone else shown)):
                     if strange := [tap for tap in method.taps if tap not in taps]:
-                        raise UsageError(
-                            f"method {text}", f"{strange[0]} of the {what}", ", ".join(taps), "take another"
-                        )
+                        expected = f"{strange[0]} of the {whose}"
+                        raise UsageError(f"method {text}", expected, ", ".join(taps), "take another")
                 if "pseudo" in student:
                     choice.pseudo_teacher(data, 1, 0, student["pseudo"])
-                elif stored is not None and not student.get("live"):
-                    needs = [name for part in choice.asking(text) for name in knowledge_of(part, shown)]
-                    if missing := [name for name in needs if name not in stored]:
-                        remedy = "leave method out of [dump], and it stores what the students need"
-                        raise UsageError("method", f"{missing[0]} in the cache", ", ".join(stored), remedy)
+        self.check_cache(data, shown)
+
+    def check_cache(self, data: choice.Data, shown: Shapes) -> None:
+        """Refuses a cache that would lack what a student needs, or lose it in its codec."""
+        text, codec = self.dump.get("method") or self.needed(), self.dump.get("codec", "f16")
+        with blamed("[dump]"):
+            taps = build_method(text, shown, shown).taps
+            if strange := [tap for tap in taps if tap not in shown]:
+                raise UsageError(f"method {text}", f"{strange[0]} of the teacher", ", ".join(shown), "take another")
+            if codec != "auto":
+                shift = build_method(text, shown, shown).shift_matters
+                named(codec, torch.zeros(2, len(data.train.classes)), shift)
+        stored = knowledge_of(text, shown)
+        for student in self.student:
+            if not (student.get("live") or "pseudo" in student):
+                parts = choice.asking(student.get("method", "st"))
+                if missing := [name for part in parts for name in knowledge_of(part, shown) if name not in stored]:
+                    place, remedy = f"[[student]] {student_name(student)}, method", "leave method out of [dump]"
+                    raise UsageError(place, f"{missing[0]} in the cache", ", ".join(stored), remedy)
 
     def folder(self, root: str, images: str) -> Path:
         """Where all of it is kept; what another recipe of this name, or other images, left there is moved aside."""

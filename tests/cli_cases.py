@@ -10,9 +10,10 @@ from kdcache.cli import main
 
 DATA = "--data synthetic:64,4,16"
 SHORT = "--epochs 1 --batch 16"
-TEACHER = f"train-teacher --model tiny-3 {DATA} {SHORT}"
-DUMP = f"dump-logits --teacher tiny-3 {DATA} --views 2"
-STUDENT = f"train-student --student tiny-2 {SHORT}"
+CPU = "--device cpu"  # where a run and its repetition end in the same bits
+TEACHER = f"train-teacher --model tiny-3 {DATA} {SHORT} {CPU}"
+DUMP = f"dump-logits --teacher tiny-3 {DATA} --views 2 {CPU}"
+STUDENT = f"train-student --student tiny-2 {SHORT} {CPU}"
 WEIGHTS = "runs/teacher-synthetic-64-4-16-tiny-3/last.safetensors"
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from kdcache.seeds import ERASING, GEOMETRY, draw, keyed, sample_seeds
 from kdcache.views.native import GREY, Centre, Crop, Untouched
-from kdcache.views.resize import centre_boxes, random_boxes
 
 
 def made_images(n: int, height: int, width: int, key: int = 0) -> torch.Tensor:
@@ -76,6 +75,21 @@ def reference_resize(image, box, flip, size):
     return (across[:, :, ::-1] if flip else across).astype(np.uint8)
 
 
+def reference_box(height: int, width: int, seed: int) -> tuple[int, int, int, int]:
+    """Words 4 to 13 of the seed's geometry are ten tries at an area and a ratio; the first two words place the box."""
+    words = [int(word[0]) for n in range(4) for word in draw(np.int64([seed]), n, GEOMETRY)]
+    h, w, found = min(height, max(1, width * 4 // 3)), min(width, max(1, height * 4 // 3)), False
+    for word in words[4:14]:
+        area = height * width * (5242 + ((word >> 16) * 60295 >> 16)) / 65536
+        ratio = round(65536 * math.exp((((word & 65535) * 1025 >> 16) / 512 - 1) * math.log(4 / 3))) / 65536
+        box = math.floor(math.sqrt(area / ratio) + 0.5), math.floor(math.sqrt(area * ratio) + 0.5)
+        if 0 < box[0] <= height and 0 < box[1] <= width:
+            (h, w), found = box, True
+            break
+    top, left = ((words[0] * (height - h + 1)) >> 32, (words[1] * (width - w + 1)) >> 32)
+    return (top, left, h, w) if found else ((height - h) // 2, (width - w) // 2, h, w)
+
+
 def reference(view, image: np.ndarray, seed: int) -> np.ndarray:
     seed = np.int64([seed])
     geometry = [int(word[0]) for word in draw(seed, 0, GEOMETRY)]
@@ -92,9 +106,8 @@ def reference(view, image: np.ndarray, seed: int) -> np.ndarray:
                     if 0 <= a < image.shape[1] and 0 <= b < image.shape[2]:
                         out[:, a, b] = GREY
         return out
-    height, width = (np.array([side]) for side in image.shape[1:])
+    height, width = image.shape[1:]
     if isinstance(view, Centre):
-        boxes, flip = centre_boxes(height, width), 0
-    else:
-        boxes, flip = random_boxes(height, width, seed)[0], geometry[2] >> 31
-    return reference_resize(image, [int(v[0]) for v in boxes], flip, view.size)
+        side = max(1, min(height, width) * 7 // 8)
+        return reference_resize(image, ((height - side) // 2, (width - side) // 2, side, side), 0, view.size)
+    return reference_resize(image, reference_box(height, width, int(seed[0])), geometry[2] >> 31, view.size)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcache
+from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcache, refused
 
 from kdcache import __version__
 from kdcache.bench import BENCHES
@@ -16,10 +16,6 @@ from kdcache.train import OPTIMIZERS, SCHEDULES, Settings
 
 pytestmark = pytest.mark.usefixtures("home")
 COMMANDS = ["", *main.commands]
-
-
-def object_of(param) -> dict:
-    return {param.name: param.default}
 
 
 # Help
@@ -191,6 +187,64 @@ def test_plan_and_soft_labels(tmp_path):
     good(f"plan --teacher tiny-3 {DATA} --json").json()
     assert good(f"pseudo-teacher --accuracy 0.9 --views 2 {DATA} -o {tmp_path}/p.h5 --json").json()["views"] == 2
     assert "teacher     pseudo" in good(f"inspect {tmp_path}/p.h5").out
+
+
+# Inspect
+
+
+def test_inspect_for_scripts():
+    found = good("inspect a.h5 --json").json()
+    whole = {"rows": 64, "views": 2, "classes": 4, "complete": True, "eval_rows": 12, "seed_bytes_per_row": 8}
+    assert found.items() >= whole.items()
+    assert found["bytes"] == Path("a.h5").stat().st_size
+    assert found["knowledge"] == {"logits": {"codec": "f16", "shape": [4], "bytes_per_row": 8}}
+
+
+def test_inspect_for_people():
+    page = good("inspect a.h5").out.splitlines()
+    assert page[0].startswith("a.h5: ")
+    assert page[0].endswith(", complete")
+    assert "images      synthetic:64,4,16 train: 64 rows" in page
+    assert "views       2 of crop-flip 16x16, flip, pad 4" in page
+    assert "logits     f16         4            8      1.02 kB" in page
+    assert "together                           16      2.05 kB" in page
+
+
+def test_inspect_shows_what_the_other_codecs_would_have_cost(tmp_path):
+    good(f"{DUMP} --codec auto --method logits+at -o {tmp_path}/auto.h5")
+    found = good(f"inspect {tmp_path}/auto.h5 --json").json()
+    page = good(f"inspect {tmp_path}/auto.h5").out
+    table = page.partition("logits, as measured before the dump:")[2].splitlines()[1:]
+    assert table[0].split("  ")[-1].strip() == "KL at T=4"
+    assert len(table) == 1 + len(found["measured"]["logits"])
+    assert [line.split()[1] for line in table if line.startswith(">")] == [found["knowledge"]["logits"]["codec"]]
+    assert "not taken: loses the level of a row's logits" in page
+    rows = {line.split()[0]: line.split()[3] for line in page.splitlines() if line.startswith("at.")}
+    assert rows == {"at.f1": "32", "at.f2": "32", "at.f3": "8"}
+
+
+def test_inspect_of_other_views():
+    found = facts.summary("a.h5")
+    pipeline = {"transform": {"transforms": [{"__class_fullname__": "albumentations.HorizontalFlip"}]}}
+    found["view"] = {"view": "albumentations", "size": [16, 16], "pipeline": pipeline}
+    found["source"]["fraction"] = 0.5
+    page = facts.described(found)
+    assert "views       2 of albumentations 16x16, HorizontalFlip\n" in page
+    assert "train, 0.5 of it: 64 rows\n" in page
+    found |= {"views": 162, "view": {"view": "crop", "size": [8, 8], "pad": 4, "flip": False, "enumerated": True}}
+    assert "views       all 162 of crop 8x8, pad 4\n" in facts.described(found)
+    found["class_names"] = [f"class{c}" for c in range(100)]
+    assert len(next(line for line in facts.described(found).splitlines() if line.startswith("classes"))) < 80
+
+
+def test_inspect_refuses_a_header_that_was_changed(tmp_path):
+    (tmp_path / "x.h5").write_bytes(Path("a.h5").read_bytes().replace(b'"method": "st"', b'"method": "xx"'))
+    refused(f"inspect {tmp_path}/x.h5", 1, "seal")
+
+
+def test_sizes():
+    sizes = (0, 999, 1000, 1_234_567, 12_345_678_901)
+    assert [facts.readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB"]
 
 
 # One JSON object, and nothing else, on standard output

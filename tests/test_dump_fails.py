@@ -10,7 +10,10 @@ import pytest
 import torch
 from conftest import fresh_teacher, killing
 
-from kdcache.cache import create
+from kdcache import dump as dumping
+from kdcache.cache import Writer, create
+from kdcache.cache.layout import read_layout
+from kdcache.cache.writer import blocks_done
 from kdcache.choice import Data
 from kdcache.errors import CacheError, TeacherError
 from kdcache.teachers import LiveTeacher
@@ -101,6 +104,52 @@ def test_a_disk_that_fails_on_the_way_costs_nothing_that_was_done(
             dump(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5.part"]
     assert dump(path).read_bytes() == cache_file.read_bytes()
+
+
+def test_what_may_not_have_reached_the_disk_is_done_again(dump, interrupted, cache_file, tmp_path, monkeypatch):
+    fsync, part = os.fsync, tmp_path / "x.h5.part"
+
+    def fail_once(descriptor):  # as Linux does: the next one succeeds
+        monkeypatch.setattr(os, "fsync", fsync)
+        raise OSError(5, os.strerror(5))
+
+    begin = dumping.create
+    monkeypatch.setattr(dumping, "create", lambda *a: (begin(*a), monkeypatch.setattr(os, "fsync", fail_once)))
+    with pytest.raises(CacheError, match="Input/output error"):
+        dump(tmp_path / "x.h5")
+    assert blocks_done(read_layout(part)) == (2, 2 + 6 + 6 + 1)  # digests, known from the beginning, alone
+    assert dump(tmp_path / "x.h5").read_bytes() == cache_file.read_bytes()
+
+
+@pytest.mark.parametrize("replacement", [b"another dump's", None])
+def test_a_file_that_was_put_in_its_place_gets_no_final_name(dump, tmp_path, monkeypatch, replacement):
+    path, part = tmp_path / "x.h5", tmp_path / "x.h5.part"
+
+    def replace(self):
+        part.unlink()
+        if replacement:
+            part.write_bytes(replacement)
+        return True
+
+    monkeypatch.setattr(Writer, "complete", replace)
+    with pytest.raises(CacheError, match=f"found {'another one' if replacement else 'none'}"):
+        dump(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [1, 95, 38])
+def test_a_file_system_without_hard_links_will_do(dump, cache_file, tmp_path, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fail)
+    assert dump(tmp_path / "x.h5").read_bytes() == cache_file.read_bytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_a_system_that_cannot_reserve_will_do(dump, cache_file, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert dump(tmp_path / "x.h5").read_bytes() == cache_file.read_bytes()
 
 
 def test_a_file_that_may_not_be_so_large(dump, tmp_path):

@@ -30,14 +30,6 @@ SUMS = ["st+at", "st:0.5+ft+rkd", "fitnet/paper+kdsvd", "ab+vid", "fsp+mhgd", "s
 BRIDGED = [name for name in METHODS if asks(name) and name not in SAME_WIDTH] + ["ab/rep", "at/post", "fitnet/paper"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def same(tmp_path_factory):
     return Fixture(tmp_path_factory.mktemp("same"), "resnet8", CACHEABLE)

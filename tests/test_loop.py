@@ -19,17 +19,9 @@ from kdcache.models import build as build_network
 from kdcache.models.weights import load
 from kdcache.runs import Run
 from kdcache.teachers import no_teacher
-from kdcache.train import Evaluation, Settings, fit
+from kdcache.train import Evaluation, Settings, fit, loop
 from kdcache.train.loop import Trainer
 from kdcache.types import Batch
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +178,7 @@ def test_losing_the_loss_is_told_and_the_last_good_state_stays(same, tmp_path):
     settings = Settings(epochs=4, batch=16)
     with pytest.raises(KdcacheError, match="expected a finite loss, found nan in epoch 3; try a smaller --lr"):
         fit([network], build("none"), no_teacher, loader, 2, settings, None, Run(folder, {}), poisoned)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert load(folder / "last.safetensors").facts["epoch"] == 2
     assert all(value.isfinite().all() for value in load(folder / "last.safetensors").state_dict().values())
@@ -219,7 +212,6 @@ def test_bf16_trains_on_a_cpu_and_keeps_its_weights_in_f32(same):
 @pytest.mark.parametrize("text", ["st+at", "kdsvd"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_channels_last_changes_rounding_alone(same, text, optimizer):
-    """Also where gradients are clipped: fused optimisers walk through memory without looking at strides."""
     settings = {"optimizer": optimizer, "lr": 1e-3, "epochs": 1}
     (plain,), _ = same.student(text, **settings).train()
     (other,), _ = same.student(text, channels_last=True, **settings).train()
@@ -227,6 +219,23 @@ def test_channels_last_changes_rounding_alone(same, text, optimizer):
         torch.cat([p.flatten() for p in n.parameters()]) for n in (plain, other, same.data.network("resnet8", 0))
     )
     assert 0 < (a - b).norm() <= 0.05 * (a - start).norm()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_clipped_gradient_has_the_layout_of_its_parameter(same, monkeypatch, optimizer):
+    """Fused optimisers walk through memory without looking at strides, and would mix up the weights."""
+    weights = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        trainer, [batch, *_] = trainer_of(same, "kdsvd", channels_last=True, optimizer=optimizer)
+
+        def gradients(first, second, epoch, layout=layout):
+            return [g.contiguous(memory_format=layout) if g is not None and g.ndim == 4 else g for g in first]
+
+        monkeypatch.setattr(loop, "clipped_gradients", gradients)
+        with trainer.watching():
+            trainer.step(batch)
+        weights.append(trainer.students[0])
+    assert_same_weights(*weights)
 
 
 def test_label_smoothing_reaches_the_teachers_loss(tmp_path):

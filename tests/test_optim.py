@@ -14,14 +14,6 @@ from kdcache.train import Settings
 from kdcache.train.optim import lr_at, make_optimizer
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def problem(seed=0):
     """A matrix and a bias that are to fit noise."""
     generator = torch.Generator().manual_seed(seed)

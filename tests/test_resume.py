@@ -9,23 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_cases import SPEC, Fixture, assert_same_weights, metrics_of
+from train_cases import SPEC, Fixture, assert_same_weights, dumped, metrics_of
 
 from kdcache import choice, runs
+from kdcache.batches import Loader
 from kdcache.choice import Data, Student
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.methods import build
+from kdcache.models import build as build_network
 from kdcache.models.weights import load
 from kdcache.runs import Run
-from kdcache.train import Settings
+from kdcache.teachers import no_teacher
+from kdcache.train import Settings, fit
 from kdcache.train.loop import Trainer
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +84,21 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(wider, tmp_path, text, se
     assert files(tmp_path / "whole").keys() == {f"{name}.safetensors" for name in ("last", "best", "state")}
 
 
-def test_dropout_goes_on_where_it_was(tmp_path):
-    from kdcache.batches import Loader
-    from kdcache.methods import build
-    from kdcache.models import build as build_network
-    from kdcache.teachers import no_teacher
-    from kdcache.train import fit
+def test_what_a_live_teacher_prepares_is_prepared_again(wider, tmp_path):
+    """Without a cache a resumed run has to train the same paraphraser."""
 
+    def student():
+        return Student(wider.data, "resnet8", "ft:passes=1", Settings(epochs=2, batch=16), None, wider.network)
+
+    whole, _ = student().train(Run(tmp_path / "whole", {}))
+    with pytest.raises(Stopped):
+        student().train(Run(tmp_path / "parts", {}), until(2, 1))
+    parts, _ = student().train(Run(tmp_path / "parts", {}, resume=True))
+    assert_same_weights(parts[0], whole[0])
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+
+
+def test_dropout_goes_on_where_it_was(tmp_path):
     data = Data.open(SPEC, None)
     weights = []
     for stops in ((), ((2, 1),)):
@@ -137,8 +141,6 @@ def test_the_command_continues_a_student_and_names_what_differs(wider, tmp_path)
 
 
 def test_another_cache_of_the_same_teacher_is_another_run(wider, tmp_path):
-    from train_cases import dumped
-
     student = wider.student("st")
     choice.train_student(student, out=tmp_path / "run")
     student.cache = dumped(tmp_path / "more.h5", wider.data, wider.network, "st", views=3)

@@ -19,14 +19,6 @@ from kdcache.train.loop import stages
 EVERY = [*METHODS, "fitnet/paper", "ab/rep", "st+at", "st+vid+fsp", "at+dml", "none+kdsvd/rep"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def same(tmp_path_factory):
     return Fixture(tmp_path_factory.mktemp("same"), "resnet8", [name for name in METHODS if asks(name)])

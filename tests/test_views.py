@@ -9,10 +9,8 @@ import torch
 from reference_views import made_images, made_seeds, reference, reference_crop
 
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.views import VIEWS, enumerate_all, from_json, open_view, seeds_of
-from kdcache.views.crop import gathered, windows
+from kdcache.views import VIEWS, crop, enumerate_all, from_json, open_view, resize, seeds_of
 from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
-from kdcache.views.resize import RATIOS
 
 NATIVE = [name for name in VIEWS if name != "albumentations"]
 SIZED = ["resized-crop:12", "centre:12"]
@@ -211,16 +209,22 @@ def test_pixels_never_change(spec):
 
 
 def test_the_table_of_ratios_never_changes():
-    assert (RATIOS[0], RATIOS[512], RATIOS[1024]) == (49152 / 65536, 1, 87381 / 65536)
-    assert zlib.crc32((RATIOS * 65536).astype("<i8").tobytes()) == GOLDEN["ratios"]
+    assert (resize.RATIOS[0], resize.RATIOS[512], resize.RATIOS[1024]) == (49152 / 65536, 1, 87381 / 65536)
+    assert zlib.crc32((resize.RATIOS * 65536).astype("<i8").tobytes()) == GOLDEN["ratios"]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_ways_of_cropping_agree(size):
-    """The CPU's and the GPU's, both on the CPU."""
-    images = made_images(32, *size)
-    place = Crop(size, 4, True).parameters(made_seeds(32).numpy())
-    assert torch.equal(windows(images, *place, 4), gathered(images, *place, 4))
+@pytest.mark.parametrize("spec", [*NATIVE, *SIZED])
+def test_what_a_gpu_does_gives_the_same_pixels(spec, size, monkeypatch):
+    """Its ways of copying, tried on the CPU; and on no device at all, where whatever is left on the CPU would clash."""
+    images, seeds, view = made_images(24, *size), made_seeds(24), open_view(spec, size)
+    right = view.render(images, seeds)
+    monkeypatch.setattr(crop, "windows", crop.gathered)
+    monkeypatch.setattr(resize, "gather", lambda table, index: table[torch.from_numpy(index)])
+    assert torch.equal(view.render(images, seeds), right)
+    monkeypatch.undo()
+    nowhere = view.render(images.to("meta"), seeds)
+    assert (nowhere.shape, nowhere.dtype, nowhere.device.type) == (right.shape, torch.uint8, "meta")
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference_views import made_images, made_seeds
+from reference_views import made_images, made_seeds, reference_box
 
 from kdcache.seeds import sample_seeds
 from kdcache.views import open_view
@@ -31,6 +31,13 @@ def test_boxes_lie_inside(size):
     top, left, h, w = centre_boxes(*(np.array([side]) for side in size))
     assert 0 <= top <= size[0] - h
     assert 0 <= left <= size[1] - w
+
+
+@pytest.mark.parametrize("size", [(1, 1), (32, 32), (375, 500), (20, 300), (300, 20)])
+def test_boxes_are_the_reference(size):
+    seeds = made_seeds(200).numpy()
+    boxes, _ = random_boxes(np.full(200, size[0]), np.full(200, size[1]), seeds)
+    assert np.stack(boxes, 1).tolist() == [list(reference_box(*size, seed)) for seed in seeds.tolist()]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (375, 500), (60, 300)])

@@ -29,7 +29,9 @@ def teacher_of(model: str, data: Data) -> Network:
 
 
 def dumped(path: Path, data: Data, network: Network, method: str, views: int = 2, **forward) -> Cache:
-    with make_dump(network, data, DumpOptions(path, views, method, "f32", forward=Forward(**forward))) as dump:
+    with make_dump(
+        network, data, DumpOptions(path, views, method=method, codec="f32", forward=Forward(**forward))
+    ) as dump:
         return open_cache(dump.run())
 
 

@@ -21,6 +21,7 @@ from kdcache.cache.layout import ALIGNMENT, DONE, filled_datasets, part_of
 from kdcache.cache.meta import to_bytes
 from kdcache.errors import CacheError
 
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 SLACK = 4 * ALIGNMENT  # of each dataset: for its alignment, its header and its share of the groups
 
 
@@ -33,14 +34,12 @@ def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
         clear_leftovers(part)
         with private_file(part) as (private, descriptor):
             # HDF5 takes a full disk badly: what it is going to need is asked for before, and freed again by `lay_out`
-            os.posix_fallocate(descriptor, 0, bytes_of(meta, known) + len(shapes) * SLACK)
+            reserve(descriptor, bytes_of(meta, known) + len(shapes) * SLACK)
             lay_out(private, shapes, content)
-            os.posix_fallocate(descriptor, 0, os.path.getsize(private))
+            reserve(descriptor, os.path.getsize(private))
             os.fsync(descriptor)
-            # whoever was first, here or with the whole dump: that file serves as well
             if not path.exists():
-                with contextlib.suppress(FileExistsError):
-                    os.link(private, part)
+                name_it(private, part)
         sync_folder(part)
     except (OSError, RuntimeError) as error:  # h5py has both for a disk that is full
         raise refused(path, error) from None
@@ -101,6 +100,24 @@ def lay_out(path: Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], 
             allocate(file, name, dtype, shape)
         for name, array in sorted(content.items()):
             file[name][...] = array
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Takes the space now, where the system can do so; elsewhere that there was enough has to do."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def name_it(private: Path, part: Path) -> None:
+    """Gives a file the name that others wait for, unless another process was first: its file serves as well."""
+    try:
+        os.link(private, part)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LINKS or part.exists():
+            raise
+        os.rename(private, part)
 
 
 def words_of(array: np.ndarray, rows: int) -> np.ndarray:

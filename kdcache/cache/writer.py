@@ -70,8 +70,13 @@ class Writer:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 remedy = "wait for it, or choose another -o"
                 raise CacheError(self.part, "no other dump at work on it", "one", remedy) from None
+        self.require_name()
+
+    def require_name(self) -> None:
+        """Refuses to go on where somebody has put another file in the place of the one that is being filled."""
         if not self.part.exists() or not os.path.samestat(os.stat(self.part), os.fstat(self.file.fileno())):
-            raise CacheError(self.part, "the file that was opened", "another one", "run it again")
+            found = "another one under its name" if self.part.exists() else "none"
+            raise CacheError(self.part, "the file that was opened", found, "run it again")
 
     def done(self, dataset: str) -> np.ndarray:
         """Which blocks are on disk: bool [V, NB]."""
@@ -110,6 +115,7 @@ class Writer:
         try:
             os.fsync(self.file.fileno())
         except OSError as error:
+            self.waiting.clear()  # nobody knows what became of it, and the next fsync would not say
             raise refused(self.path, error) from None
         for offset, word in self.waiting:
             self._write(word.to_bytes(8, "little"), offset)
@@ -124,6 +130,7 @@ class Writer:
         self._write(seal, self.layout.places["seal"].offset)
         try:
             os.fsync(self.file.fileno())
+            self.require_name()
             os.rename(self.part, self.path)
             sync_folder(self.path)
             clear_leftovers(self.part)

@@ -126,8 +126,8 @@ class Student:
         with torch.no_grad():
             wanted = method.project({tap: torch.zeros(2, *shown[tap]) for tap in method.taps})
         for name, value in wanted.items():
-            if name not in codecs:
-                refuse(f"knowledge {name!r}", f"only {', '.join(codecs)}")
+            if name not in self.cache.names:
+                refuse(f"knowledge {name!r}", f"only {', '.join(self.cache.names)}")
             if tuple(codecs[name].shape) != value.shape[1:]:
                 refuse(f"{name} of shape {tuple(value.shape[1:])}", f"{tuple(codecs[name].shape)}")
         return list(wanted)

@@ -94,11 +94,9 @@ class Door(Exampled, click.Group):
                 raise
             except BaseException as error:
                 # whoever is interrupted in the middle of an import may raise anything
-                if isinstance(error, KeyboardInterrupt | click.Abort) or (caught and isinstance(error, Exception)):
-                    if caught:
-                        sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
-                    say("kdcache: interrupted; the same dump goes on where it was, a training with --resume")
-                    ctx.exit(130)
+                stopped = isinstance(error, KeyboardInterrupt | click.Abort)
+                if stopped or (caught and isinstance(error, Exception | SystemExit)):
+                    ctx.exit(leave(caught))
                 if (problem := explained(error)) is None:
                     raise
                 say(f"kdcache: {problem}")
@@ -116,22 +114,32 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM unwind the command; the list tells whether Ctrl-C was pressed."""
+    """Ctrl-C and SIGTERM unwind the command; the list tells whether one of them came."""
     caught: list[int] = []
 
-    def interrupt(number, frame):
+    def stop(number, frame):
         caught.append(number)
         raise KeyboardInterrupt
 
     before = {}
     with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there has handlers of their own
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
     try:
         yield caught
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(caught: list[int]) -> int:
+    """The last word of a command that was stopped; its exit code."""
+    number = caught[0] if caught else signal.SIGINT
+    if caught:
+        sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    say(f"kdcache: {word}; the same dump goes on where it was, a training with --resume")
+    return 128 + number
 
 
 def explained(error: BaseException) -> KdcacheError | None:

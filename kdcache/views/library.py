@@ -68,19 +68,20 @@ class Albumentations(View):
     def render(self, images, seeds):
         pipeline, seeds = self.compose(), host(seeds)
         words = np.concatenate([np.stack(draw(seeds, n, LIBRARY), 1) for n in (0, 1)], 1).astype("<u4")
+        batch = channels_last(images) if isinstance(images, Tensor) else [channels_last(image) for image in images]
         with untouched_generators():
-            return torch.stack([self.one(pipeline, *pair) for pair in zip(images, words, strict=True)])
+            out = np.stack([self.one(pipeline, *pair) for pair in zip(batch, words, strict=True)])
+        return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
-    def one(self, pipeline, image: Tensor, words: np.ndarray) -> Tensor:
+    def one(self, pipeline, image: np.ndarray, words: np.ndarray) -> np.ndarray:
         """One rendering from eight random words."""
         seed_generators(pipeline, words)
         try:
-            result = pipeline(image=image.permute(1, 2, 0).contiguous().numpy())["image"]
+            result = pipeline(image=image)["image"]
         except Exception as error:
-            taken = "{} x {}".format(*image.shape[1:])
-            expected = f"a pipeline that takes images of {taken}"
+            expected = "a pipeline that takes images of {} x {}".format(*image.shape)
             raise UsageError(f"view {self.name}", expected, named(error), "mend it") from error
-        return torch.from_numpy(checked(result, self.size).transpose(2, 0, 1).copy())
+        return checked(result, self.size)
 
     def evaluation(self):
         return Untouched(self.size) if self.source_size == self.size else Centre(self.size)
@@ -88,6 +89,11 @@ class Albumentations(View):
     def to_json(self):
         source = self.source_size and list(self.source_size)
         return {"view": self.name, "size": list(self.size), "pipeline": self.pipeline, "source_size": source}
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """A copy, which a pipeline may write to."""
+    return images.movedim(-3, -1).clone(memory_format=torch.contiguous_format).numpy()
 
 
 @contextlib.contextmanager
