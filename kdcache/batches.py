@@ -8,6 +8,7 @@ render in workers, which live as long as their Loader, so that no epoch pays for
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -90,7 +91,7 @@ class Loader:
         self.plan.batches = plan
         for images, items in self.workers:
             if isinstance(images, KdcacheError):
-                raise images
+                raise copy.copy(images)  # itself, it would lie in a cycle with this frame, and hold the workers
             yield self.batch(images.to(self.device, non_blocking=True), items, epoch)
 
     def images(self, items: np.ndarray) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create, open_cache
-from kdcache.cache.create import bytes_of, require_room
+from kdcache.cache.creation import bytes_of, require_room
 from kdcache.cache.layout import THUMB, Layout, block_rows, part_of
 from kdcache.cache.meta import FORMAT, VERSION
 from kdcache.codecs import Codec

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdcache.cache import open_cache
-from kdcache.cache.create import lay_out
+from kdcache.cache.creation import lay_out
 from kdcache.cache.layout import Layout, collect, sealed_crc
 from kdcache.errors import CacheError
 from kdcache.verify import verify

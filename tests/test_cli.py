@@ -11,7 +11,7 @@ from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcach
 
 from kdcache import __version__
 from kdcache.bench import BENCHES
-from kdcache.cli import common, facts, main, study
+from kdcache.cli import common, facts, look, main, study
 from kdcache.train import OPTIMIZERS, SCHEDULES, Settings
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -176,11 +176,15 @@ def test_evaluate_takes_the_view_of_its_run(home, tmp_path):
     assert small["nll"] != good(f"evaluate {WEIGHTS} --json").json()["nll"]
 
 
-@pytest.mark.parametrize("what", ["", "sources", "views", "codecs", "methods", "models"])
+@pytest.mark.parametrize("what", ["sources", "views", "codecs", "methods", "models"])
 def test_list(what):
-    found = good(f"list {what} --json").json()
-    text = good(f"list {what}").out
+    found, text = good(f"list {what} --json").json(), good(f"list {what}").out
     assert all(f"  {name} " in text for table in found.values() for name in table)
+
+
+def test_list_of_everything():
+    text = good("list").out
+    assert all(f"{what}:\n" in text for what in look.TABLES)
 
 
 def test_plan_and_soft_labels(tmp_path):

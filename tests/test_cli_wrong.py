@@ -191,6 +191,7 @@ def test_missing_cifar(tmp_path, monkeypatch):
 # Images
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image(workers, tmp_path, pictures):
     folder = tmp_path / "broken"

@@ -11,7 +11,7 @@ import torch
 from conftest import fresh_teacher, killing
 
 from kdcache import dump as dumping
-from kdcache.cache import Writer, create
+from kdcache.cache import Writer, create, creation
 from kdcache.cache.layout import read_layout
 from kdcache.cache.writer import blocks_done
 from kdcache.choice import Data
@@ -172,7 +172,7 @@ def can_mount() -> bool:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("size=8k", "MB of free space"),
+        pytest.param("size=8k", "MB of free space", marks=pytest.mark.slow),
         ("size=120k", "room for the whole file, found No space left on device"),
         ("ro", "permission to write there, found a read-only"),
     ],
@@ -194,13 +194,28 @@ def test_leftovers_of_a_creation_that_was_killed_are_removed(dump, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*kept, "x.h5"])
 
 
-def test_a_creation_at_work_is_left_alone(tmp_path):
-    part = tmp_path / "x.h5.part"
-    made = sys.modules["kdcache.cache.create"]
-    with made.private_file(part) as (private, _):
-        made.clear_leftovers(part)
-        assert private.exists()
+def test_a_creation_at_work_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(creation, "PATIENCE", 0.1)
+    with creation.alone_in(tmp_path) as alone, creation.private_file(tmp_path / "x.h5.part") as (private, _):
+        creation.clear_leftovers(tmp_path / "x.h5.part")
+        assert (alone, private.exists()) == (True, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "locking", ["TRUE", *(pytest.param(v, marks=pytest.mark.slow) for v in ("FALSE", "BEST_EFFORT"))]
+)
+def test_hdf5s_own_locks_do_not_matter(cache_file, tmp_path, locking):
+    code = """if True:
+        import sys, numpy as np
+        from kdcache.cache import create
+        from kdcache.cache.layout import Path, part_of, read_layout
+        meta = read_layout(Path(sys.argv[1])).meta
+        canaries = {f"canaries/{n}": np.zeros(1, t) for n, t in (("row", "i8"), ("view", "i8"), ("crc", "u4"))}
+        create(Path(sys.argv[2]), meta, canaries | {"labels": np.zeros(1300, "i4")})
+        read_layout(part_of(Path(sys.argv[2])))"""
+    environment = os.environ | {"HDF5_USE_FILE_LOCKING": locking}
+    subprocess.run([sys.executable, "-c", code, cache_file, tmp_path / "x.h5"], env=environment, check=True)
 
 
 def test_nan_is_no_part_of_a_header(cache, tmp_path):

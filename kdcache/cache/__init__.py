@@ -1,6 +1,6 @@
 """One HDF5 file of records, seeds and identities."""
 
-from kdcache.cache.create import create
+from kdcache.cache.creation import create
 from kdcache.cache.reader import Cache, open_cache
 from kdcache.cache.writer import Writer
 

@@ -122,12 +122,13 @@ class Cache:
         rows = numbers(self.path, "rows", rows, self._rows)
         if isinstance(view, int) and 0 <= view < self._views:  # by far the most frequent
             return rows + view * self._rows if view else rows
-        if np.ndim(view) == 0:
-            view = int(numbers(self.path, "views", [view], self._views)[0])
-        else:
+        view = array_of(view)
+        if view.ndim:
             view = numbers(self.path, "views", view, self._views)
             if len(view) != len(rows):
                 raise UsageError(self.path, f"one view, or {len(rows)}", f"{len(view)}", "give one for each row")
+        else:
+            view = int(numbers(self.path, "views", view[None], self._views)[0])
         return view * self._rows + rows
 
     def _known(self, names: Sequence[str] | None) -> Sequence[str]:
@@ -206,9 +207,13 @@ def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
     return Cache(path, check)
 
 
+def array_of(values) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
 def numbers(place: object, what: str, values, count: int) -> np.ndarray:
     """Whole numbers from 0 to count-1 as int64 [n]; others are refused, not rounded or counted from the end."""
-    array = np.asarray(values)
+    array = array_of(values)
     if array.dtype != np.int64 and (array.dtype.kind in "iu" or not array.size):
         array = array.astype(np.int64)
     if array.dtype != np.int64 or array.ndim != 1:

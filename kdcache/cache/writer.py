@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdcache.cache.create import clear_leftovers, refused, sync_folder, word_of
+from kdcache.cache.creation import clear_leftovers, refused, sync_folder, word_of
 from kdcache.cache.layout import DONE, Layout, part_of, read_layout, sealed_crc
 from kdcache.dist import Ranks
 from kdcache.errors import CacheError

@@ -13,9 +13,10 @@ from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.choice.data import Data
 from kdcache.codecs.choose import auto
+from kdcache.errors import UsageError
 from kdcache.methods import Method, knowledge_of
 from kdcache.methods import build as build_method
-from kdcache.models.network import shapes
+from kdcache.models.network import check_output, shapes
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.views import enumerate_all
 
@@ -31,10 +32,13 @@ def plan(
     The teacher's weights do not matter to any of this, so it is built with fresh ones.
     """
     network = data.network(teacher, 0)
+    check_output(network, data.image)
     view = enumerate_all(data.view) if views == "all" else data.view
     count = view.count if views == "all" else int(views)
     every = shapes(network, network.taps, data.image)
     built = build_method(method, every, every)
+    if not built.taps:
+        raise UsageError("--method", "a method that asks a teacher", method, "try st")
     loader = Loader(data.train, view, 0, device)
     n = len(data.train)
     forward = Forward(batch, dtype, channels_last)

@@ -209,7 +209,8 @@ def live_teacher(
     """The network of `--live`; the cache's own where none is named."""
     if not live:
         if teacher or weights:
-            raise UsageError("--teacher", "it beside --live", "no --live", "add --live, or leave --teacher out")
+            flag = "--teacher" if teacher else "--weights"
+            raise UsageError(flag, "--live beside it", "none", f"add --live, or leave {flag} out")
         return None
     name = teacher or (cache.meta["teacher"].get("model") if cache else None)
     if name is None:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from kdcache.cache.meta import to_bytes
 from kdcache.errors import CacheError
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
+PATIENCE = 10.0
 SLACK = 4 * ALIGNMENT  # of each dataset: for its alignment, its header and its share of the groups
 
 
@@ -32,7 +34,7 @@ def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
     require_room(path, bytes_of(meta, known))
     try:
         clear_leftovers(part)
-        with private_file(part) as (private, descriptor):
+        with alone_in(part.absolute().parent), private_file(part) as (private, descriptor):
             # HDF5 takes a full disk badly: what it is going to need is asked for before, and freed again by `lay_out`
             reserve(descriptor, bytes_of(meta, known) + len(shapes) * SLACK)
             lay_out(private, shapes, content)
@@ -63,32 +65,40 @@ def bytes_of(meta: dict, known: Mapping[str, np.ndarray]) -> int:
 
 @contextlib.contextmanager
 def private_file(part: Path) -> Iterator[tuple[Path, int]]:
-    """A new file under a name of its own, locked for as long as its maker lives, and gone afterwards."""
-    while True:
-        private = part.with_name(f"{part.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(private, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks: then nobody clears leftovers, either
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if private.exists():  # it was not taken for a leftover before it was locked
-                yield private, descriptor
-                return
-        finally:
-            private.unlink(missing_ok=True)
-            os.close(descriptor)
+    """A new file under a name of its own, which is gone afterwards."""
+    private = part.with_name(f"{part.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(private, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        yield private, descriptor
+    finally:
+        os.close(descriptor)
+        private.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Whether nobody else makes a file there: then all private files are of the dead. It waits a while for that."""
+    descriptor, alone, until = os.open(folder, os.O_RDONLY), False, time.monotonic() + PATIENCE
+    try:
+        while not alone and time.monotonic() < until:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a file system without such locks: then nobody clears anything
+                break
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def clear_leftovers(part: Path) -> None:
-    """Removes private files whose makers were killed."""
-    for entry in part.absolute().parent.iterdir():
-        if entry.name.startswith(f"{part.name}.") and re.fullmatch("[0-9a-f]{16}", entry.name[len(part.name) + 1 :]):
-            with contextlib.suppress(OSError):  # gone by now, or locked by its maker
-                descriptor = os.open(entry, os.O_RDWR)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    entry.unlink(missing_ok=True)
-                finally:
-                    os.close(descriptor)
+    """Removes the private files of creations that were killed."""
+    with alone_in(part.absolute().parent) as alone:
+        for entry in part.absolute().parent.iterdir() if alone else ():
+            if re.fullmatch(re.escape(part.name) + r"\.[0-9a-f]{16}", entry.name):
+                entry.unlink(missing_ok=True)
 
 
 def lay_out(path: Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], content: Mapping[str, np.ndarray]):
