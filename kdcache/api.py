@@ -20,8 +20,8 @@ from kdcache.models.network import Network
 from kdcache.models.weights import save
 from kdcache.runs import Run
 from kdcache.seeds import permutation
-from kdcache.sources.arrays import quiet
 from kdcache.train import Settings
+from kdcache.types import quiet
 from kdcache.verify import require_pixels
 
 

@@ -32,9 +32,8 @@ from kdcache.errors import CacheError, LibraryChanged, PipelineChanged
 from kdcache.known import KnownTeacher
 from kdcache.runs import difference, shortened
 from kdcache.seeds import CANARY, PROBE, below, keyed
-from kdcache.sources.arrays import quiet
 from kdcache.teachers import LiveTeacher, require_finite
-from kdcache.types import Knowledge
+from kdcache.types import Knowledge, quiet
 from kdcache.views.library import render_elsewhere
 
 CANARIES, PROBES = 64, 4096

@@ -31,11 +31,10 @@ from kdcache.models import find
 from kdcache.models.network import check_output, shapes
 from kdcache.plot import Series, draw
 from kdcache.runs import folder_name, free_name
-from kdcache.sources.arrays import quiet
 from kdcache.table import row_of, save_tables, table_text
 from kdcache.teachers import Forward
 from kdcache.train import Settings
-from kdcache.types import Shapes
+from kdcache.types import Shapes, quiet
 
 SETTINGS = {f.name: object for f in dataclasses.fields(Settings)}  # these check their own types
 PSEUDO = dict.fromkeys(("accuracy", "confusion", "like", "errors", "confidence", "spread", "shape"), str)

@@ -1,4 +1,4 @@
-"""The nouns that every layer shares. Plain data, no behaviour."""
+"""The nouns that every layer shares. Plain data, next to no behaviour."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ Knowledge: TypeAlias = "Mapping[str, Tensor]"
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shape of one row of every tensor of a Look or of Knowledge."""
+
+
+def quiet(items, **_):
+    """The progress bar of those who want none."""
+    return items
 
 
 @dataclass

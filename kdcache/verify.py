@@ -13,8 +13,8 @@ from kdcache.cache import Cache
 from kdcache.dump import changed_libraries, pixel_crcs, thumbs
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.sources import Source
-from kdcache.sources.arrays import quiet
 from kdcache.teachers import LiveTeacher
+from kdcache.types import quiet
 from kdcache.views import View
 
 DRIFT = 3  # levels of 256 that an 8x8 average may move where a library's arithmetic is not bit-stable across CPUs

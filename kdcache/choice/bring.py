@@ -12,7 +12,7 @@ from kdcache.choice.data import Data
 from kdcache.dump import Dump
 from kdcache.errors import DataChanged, UsageError
 from kdcache.known import KnownTeacher, Table
-from kdcache.sources.arrays import quiet
+from kdcache.types import quiet
 from kdcache.views import open_view
 
 LEAST = 1e-8  # probabilities are taken up to here: log(0) has no place in a file

@@ -18,9 +18,9 @@ from kdcache.models.network import check_output
 from kdcache.models.weights import load
 from kdcache.show import contact_sheet
 from kdcache.sources import open_source
-from kdcache.sources.arrays import quiet
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
+from kdcache.types import quiet
 from kdcache.verify import Check
 from kdcache.views import from_json
 

@@ -13,7 +13,7 @@ from kdcache.dump import Dump
 from kdcache.errors import UsageError
 from kdcache.known import KnownTeacher
 from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
-from kdcache.sources.arrays import quiet
+from kdcache.types import quiet
 from kdcache.views import enumerate_all
 
 

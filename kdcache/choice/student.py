@@ -24,9 +24,9 @@ from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.pseudo import PseudoTeacher
 from kdcache.runs import ROOT, Run, folder_name
-from kdcache.sources.arrays import quiet
 from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_teacher
 from kdcache.train import Settings, fit
+from kdcache.types import quiet
 from kdcache.verify import require_pixels, require_teacher
 
 CACHE_FACTS = ("views", "run_key", "method", "knowledge", "joined")  # what tells two caches of a teacher apart

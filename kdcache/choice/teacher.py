@@ -15,9 +15,9 @@ from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT, Run
-from kdcache.sources.arrays import quiet
 from kdcache.teachers import Forward, LiveTeacher, no_teacher
 from kdcache.train import Settings, fit
+from kdcache.types import quiet
 from kdcache.views import enumerate_all
 
 

@@ -16,14 +16,10 @@ from torch import Tensor
 
 from kdcache.errors import SourceError, UsageError
 from kdcache.seeds import PART, SYNTHETIC, keyed
+from kdcache.types import quiet
 
 DIGITS_TEST_SHARE = 360 / 1797
 SYNTHETIC_TOTAL = 4 << 30
-
-
-def quiet(items, **_):
-    """The progress bar of those who want none."""
-    return items
 
 
 class Source:

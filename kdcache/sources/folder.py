@@ -13,8 +13,9 @@ import torch
 
 from kdcache.errors import DataChanged, SourceError
 from kdcache.seeds import permutation
-from kdcache.sources.arrays import ArraySource, Source, blake, digest, quiet
+from kdcache.sources.arrays import ArraySource, Source, blake, digest
 from kdcache.sources.decode import check_whole, decode, file_bytes, size_of
+from kdcache.types import quiet
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {"train": ("train",), "eval": ("test", "val")}

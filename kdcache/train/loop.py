@@ -20,12 +20,11 @@ from kdcache.methods import Method, clipped_gradients
 from kdcache.models.network import Network, watch
 from kdcache.models.weights import save
 from kdcache.runs import Run
-from kdcache.sources.arrays import quiet
 from kdcache.teachers import Teacher
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.state import modules, read_state, restore, save_state
-from kdcache.types import Batch
+from kdcache.types import Batch, quiet
 
 
 @dataclass
