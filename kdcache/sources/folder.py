@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdcache.errors import DataChanged, SourceError
-from kdcache.seeds import permutation
+from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources.arrays import ArraySource, Source, blake, digest
 from kdcache.sources.decode import check_whole, decode, file_bytes, size_of
 from kdcache.types import quiet
@@ -35,7 +35,7 @@ class FolderSource(Source):
         self.root, self.split, self.names, self.classes = root, split, names, classes
         self.labels = np.asarray(labels, dtype=np.int64)
         self.mean, self.std = PHOTO_MEAN, PHOTO_STD
-        some = permutation(len(names), 0)[:PEEKS].tolist()
+        some = below(keyed(0, np.arange(PEEKS), use=PROBE)[0], len(names)).tolist()
         sizes = {size_of(self.path(row), file_bytes(self.path(row))) for row in (0, *some)}
         self.size = sizes.pop() if len(sizes) == 1 else None  # a view refuses the image that differs all the same
         self.default_view = f"resized-crop:{min(224, *self.size) if self.size else 224}"

@@ -9,10 +9,11 @@ import numpy as np
 from kdcache.errors import CacheError, UsageError
 from kdcache.seeds import ENUMERATION, bijection, sample_seeds
 from kdcache.views.base import View, same_size, unknown_view
-from kdcache.views.library import Albumentations
+from kdcache.views.library import REMEDY, Albumentations
 from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
 
 PAD, CUTOUT = 4, 16
+LARGEST = 4096  # side of what a view renders
 
 VIEWS: dict[str, str] = {
     "none": "the image itself",
@@ -28,13 +29,15 @@ VIEWS: dict[str, str] = {
 def open_view(spec: str, size: tuple[int, int] | None) -> View:
     """The view that a user names, for images of one size (or None where they differ)."""
     name, _, argument = spec.partition(":")
-    if name == "albumentations":
+    if name == "albumentations" and argument:
         return Albumentations.load(Path(argument), size)
     if name in ("resized-crop", "centre"):
-        side = int(argument) if argument.isdecimal() else (size[0] if size and not argument else 0)
-        if not 1 <= side <= 4096:
+        side = int(argument) if argument.isdecimal() and len(argument) < 9 else size[0] if size and not argument else 0
+        if not 1 <= side <= LARGEST:
             raise UsageError("--augment", f"{name}:SIZE", repr(spec), f"try {name}:224")
         return (ResizedCrop if name == "resized-crop" else Centre)((side, side))
+    if name == "albumentations":
+        raise UsageError("--augment", f"{name}:FILE", repr(spec), REMEDY)
     if name not in VIEWS or argument:
         raise unknown_view(spec, VIEWS)
     size = same_size(spec, size)
@@ -46,16 +49,29 @@ def open_view(spec: str, size: tuple[int, int] | None) -> View:
 def from_json(place: object, header: dict) -> View:
     """The view that a cache names."""
     try:
-        size, name = tuple(int(n) for n in header["size"]), header["view"]
+        size, name = whole(header["size"], least=1), header["view"]
         if name == "albumentations":
             source = header.get("source_size")
-            return Albumentations(size, header["pipeline"], source and tuple(int(n) for n in source))
+            return Albumentations(size, dict(header["pipeline"]), source and whole(source, least=1))
         if name.startswith("crop"):
-            crop = Crop(size, header["pad"], header["flip"], header["cutout"])
-            return Enumerated(size, crop) if header.get("enumerated") else crop
+            pad, cutout = whole((header["pad"], header["cutout"]), least=0)
+            crop = Crop(size, pad, header["flip"] is True, cutout)
+            view = Enumerated(size, crop) if header.get("enumerated") else crop
+            if view.name != name or view.to_json() != header or (view is not crop and not crop.count):
+                raise ValueError("parameters of another view")
+            return view
         return {"none": Untouched, "resized-crop": ResizedCrop, "centre": Centre}[name](size)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CacheError(place, "a known view", f"{header} ({error})", "read it with a newer kdcache") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        found = f"{str(header)[:200]} ({type(error).__name__} {error})"
+        raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
+
+
+def whole(given, least: int) -> tuple[int, int]:
+    """Two whole numbers, none of them absurd: headers may lie."""
+    first, second = given
+    if not all(type(n) is int and least <= n <= LARGEST for n in (first, second)):
+        raise ValueError(f"two numbers from {least} to {LARGEST} are not {first!r} and {second!r}")
+    return first, second
 
 
 def enumerate_all(view: View) -> View:
