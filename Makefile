@@ -12,11 +12,11 @@ demo: $(READY)
 
 # the tests that take seconds
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 # all tests, the slow ones too
 test-all: $(READY)
-	$(VENV)/bin/python -m pytest -m ""
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile -m ""
 
 # the speed of this machine
 bench: $(READY)

@@ -125,17 +125,39 @@ def test_a_view_comes_back_from_its_header(spec):
         assert (back.name, back.count, back.size) == (each.name, each.count, each.size)
 
 
-@pytest.mark.parametrize(
-    "header", [{}, {"view": "swirl", "size": [8, 8]}, {"view": "crop", "size": [8]}, {"view": 3, "size": 3}]
-)
+CROP = {"view": "crop-flip", "size": [8, 8], "pad": 4, "flip": True, "cutout": 0}
+STRANGE = [
+    {},
+    [],
+    {"view": "swirl", "size": [8, 8]},
+    {"view": 3, "size": [8, 8]},
+    {"view": "none", "size": [8]},
+    {"view": "none", "size": [8, 8, 8]},
+    {"view": "none", "size": [8, -8]},
+    {"view": "centre", "size": [8, 1 << 40]},
+    {"view": "resized-crop", "size": [True, "8"]},
+    {"view": "crop", "size": [8, 8]},
+    {"view": "albumentations", "size": [8, 8], "pipeline": 3},
+    {"view": "albumentations", "size": [8, 8], "pipeline": {}, "source_size": [8, 0]},
+    *(
+        CROP | change
+        for change in ({"pad": -1}, {"pad": "4"}, {"flip": False}, {"flip": 1}, {"cutout": 4}, {"view": "crops"})
+    ),
+    CROP | {"view": "crop-flip-cutout", "cutout": 4, "enumerated": True},
+    CROP | {"rotate": 90},
+]
+
+
+@pytest.mark.parametrize("header", STRANGE, ids=str)
 def test_a_strange_header_is_refused(header):
     with pytest.raises(KdcacheError, match=r"x\.h5: expected a known view"):
         from_json("x.h5", header)
 
 
-@pytest.mark.parametrize(
-    "spec", ["swirl", "crop:4", "none:1", "resized-crop:0", "resized-crop:x", "resized-crop:9999", "centre:-3", ""]
-)
+STRANGE_SPECS = ["", "swirl", "crop:4", "none:1", "albumentations", "centre:99999999999", "centre:-3"]
+
+
+@pytest.mark.parametrize("spec", [*STRANGE_SPECS, "resized-crop:0", "resized-crop:x", "resized-crop:9999"])
 def test_a_strange_view_is_refused(spec):
     with pytest.raises(UsageError, match="--augment"):
         open_view(spec, (32, 32))

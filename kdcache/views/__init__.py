@@ -13,7 +13,7 @@ from kdcache.views.library import REMEDY, Albumentations
 from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
 
 PAD, CUTOUT = 4, 16
-LARGEST = 4096  # side of what a view renders
+LARGEST = 4096  # side that can be asked for
 
 VIEWS: dict[str, str] = {
     "none": "the image itself",
@@ -69,8 +69,8 @@ def from_json(place: object, header: dict) -> View:
 def whole(given, least: int) -> tuple[int, int]:
     """Two whole numbers, none of them absurd: headers may lie."""
     first, second = given
-    if not all(type(n) is int and least <= n <= LARGEST for n in (first, second)):
-        raise ValueError(f"two numbers from {least} to {LARGEST} are not {first!r} and {second!r}")
+    if not all(type(n) is int and least <= n < 1 << 16 for n in (first, second)):
+        raise ValueError(f"two numbers from {least} to 65535 are not {first!r} and {second!r}")
     return first, second
 
 
