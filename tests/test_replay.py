@@ -1,9 +1,5 @@
 """A loader renders the same sample-views whoever renders them, in whatever order, as often as wanted."""
 
-import contextlib
-import gc
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -83,19 +79,6 @@ def test_an_error_in_a_worker_comes_out_as_it_is(folder, view):
     assert "\n" not in str(caught.value)
     batch = next(loader.run(straight_plan(range(8), 8)))  # and the workers go on
     assert torch.equal(batch.images, expected(source, view, np.arange(8), 5))
-
-
-def test_workers_leave_at_once_after_an_error(folder, view):
-    """Held in a cycle of error and frame, they would be waited for until torch loses its patience, 5 s."""
-    source = open_source(folder)
-    source.names = ["train/gone.jpg"] * ROWS
-    loader = Loader(source, view, 5, workers=1)
-    with contextlib.suppress(SourceError):
-        list(loader.run(straight_plan(range(ROWS), 8)))
-    started = time.perf_counter()
-    del loader
-    gc.collect()
-    assert time.perf_counter() - started < 4.5
 
 
 @pytest.mark.parametrize("workers", [0, 1])

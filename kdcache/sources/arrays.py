@@ -32,7 +32,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     default_view: str
-    size: tuple[int, int] | None  # of every image; None where they differ
+    size: tuple[int, int] | None  # of every image, of files as far as a look at some tells; None where they differ
     resident: Tensor | None = None  # all the images, where they fit in memory
     fraction = 1.0
 
