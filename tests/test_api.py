@@ -17,6 +17,7 @@ from kdcache.choice import Data
 from kdcache.errors import DataChanged, PipelineChanged, UsageError
 from kdcache.views import seeds_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 START = ["fork", pytest.param("spawn", marks=pytest.mark.slow)]
 
 

@@ -250,6 +250,5 @@ def test_a_changed_file_is_named_from_workers_too(mixed, workers):
     source = open_source(f"folder:{mixed}")
     source.expect(source.check() + np.uint64(1))
     loader = Loader(source, open_view("resized-crop:8", None), 0, workers=workers)
-    with pytest.raises(DataChanged, match=r"cat/10\.png: expected an unchanged image") as caught:
+    with pytest.raises(DataChanged, match=r"\A.*cat/10\.png: expected an unchanged image.*\Z"):  # in one line
         list(loader.run([np.arange(3)]))
-    assert "\n" not in str(caught.value)

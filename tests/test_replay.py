@@ -11,6 +11,7 @@ from kdcache.errors import SourceError
 from kdcache.sources import open_source
 from kdcache.views import enumerate_all, open_view, seeds_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 ROWS = 60
 
 
@@ -74,9 +75,8 @@ def test_an_error_in_a_worker_comes_out_as_it_is(folder, view):
     source = open_source(folder)
     source.names = [*source.names[:30], "train/gone.jpg", *source.names[31:]]
     loader = Loader(source, view, 5, workers=2)
-    with pytest.raises(SourceError, match=r"gone\.jpg: expected a readable image, found No such file") as caught:
+    with pytest.raises(SourceError, match=r"\A.*gone\.jpg: expected a readable image, found No such file.*\Z"):
         list(loader.run(straight_plan(range(ROWS), 8)))
-    assert "\n" not in str(caught.value)
     batch = next(loader.run(straight_plan(range(8), 8)))  # and the workers go on
     assert torch.equal(batch.images, expected(source, view, np.arange(8), 5))
 

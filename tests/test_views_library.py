@@ -21,6 +21,7 @@ from kdcache.views.native import Centre, Untouched
 
 A = pytest.importorskip("albumentations")
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 SQUARE = {"num_holes_range": (1, 2), "hole_height_range": (4, 8), "hole_width_range": (4, 8), "p": 1}
 PARTS = [
     A.PadIfNeeded(40, 40, border_mode=0),
@@ -260,9 +261,8 @@ def test_workers_of_either_start_method_render_the_same(view, method):
 def test_an_error_in_a_worker_keeps_its_name_and_its_one_line(view):
     data = small_data(replace(view, size=(31, 32)))
     loader = Loader(data.train, data.view, 0, workers=1)
-    with pytest.raises(UsageError, match="expected images of 31 x 32") as caught:
+    with pytest.raises(UsageError, match=r"\A.*expected images of 31 x 32.*\Z"):
         list(loader.run([np.arange(4)]))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
