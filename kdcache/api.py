@@ -21,12 +21,14 @@ from kdcache.models.weights import save
 from kdcache.runs import Run
 from kdcache.seeds import permutation
 from kdcache.train import Settings
-from kdcache.types import quiet
+from kdcache.types import Batch, quiet
 from kdcache.verify import require_pixels
 
 
 class CachedDataset(Dataset):
     """What the teacher saw and said, for any training loop: (uint8 image, label, teacher's logits).
+
+    Where the view mixes images, the label is a target for each class, as `cross_entropy` takes it, too.
 
     Item number v*N+i is row i in view v; nothing depends on what was asked before, or in which process.
 
@@ -75,7 +77,17 @@ class CachedDataset(Dataset):
         views, rows = np.divmod(items, len(self.source))
         images = self.loader.images(items)
         knowledge = self.cache.read(views, rows, [self.name])[self.name]
-        return list(zip(images, self.source.labels[rows].tolist(), knowledge, strict=True))
+        batch = self.loader.batch(images, items, None)
+        labels = batch.targets.tolist() if batch.shares is None else soft_targets(batch, len(self.classes))
+        return list(zip(images, labels, knowledge, strict=True))
+
+
+def soft_targets(batch: Batch, classes: int) -> Tensor:
+    """f32 [n, C]: the shares of both labels of each image; what has no label adds nothing."""
+    out = torch.zeros(len(batch), classes)
+    for targets, share in ((batch.targets, batch.shares), (batch.others, 1 - batch.shares)):
+        out.scatter_add_(1, targets.clamp(min=0)[:, None], (share * (targets >= 0))[:, None])
+    return out
 
 
 class View(Dataset):

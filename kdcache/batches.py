@@ -37,7 +37,7 @@ class Rendered(Dataset):
 
     def render(self, items: np.ndarray) -> Tensor:
         views, rows = np.divmod(items, len(self.source))
-        return self.view.render(self.source.read(rows), torch.from_numpy(self.seeds(views, rows)))
+        return self.view.show(self.source.read, rows, torch.from_numpy(self.seeds(views, rows)))
 
     def __getitems__(self, items) -> tuple[Tensor | KdcacheError, np.ndarray]:
         """In a worker: an error that the user can act on is returned, since torch would rewrite one that is raised."""
@@ -64,6 +64,7 @@ class Loader:
     def __init__(self, source: Source, view: View, seeds: Seeds | int, device="cpu", workers: int = 0):
         self.seeds = seeds if callable(seeds) else Seeded(view, seeds)
         self.source, self.view, self.device = source, view, torch.device(device)
+        self.mixing = view.mixing if view.mixes else None
         self.targets = torch.from_numpy(source.labels).to(self.device)
         self.resident = self.workers = None
         self.dataset = Rendered(source, view, self.seeds)
@@ -99,11 +100,21 @@ class Loader:
             return self.dataset.render(items).to(self.device, non_blocking=True)
         views, rows = np.divmod(items, len(self.source))
         seeds = torch.from_numpy(self.seeds(views, rows))
-        return self.view.render(self.resident.index_select(0, torch.from_numpy(rows).to(self.device)), seeds)
+        return self.view.show(self.taken, rows, seeds)
+
+    def taken(self, rows: np.ndarray) -> Tensor:
+        """Images that lie on the device."""
+        return self.resident.index_select(0, torch.from_numpy(rows).to(self.device))
 
     def batch(self, images: Tensor, items: np.ndarray, epoch: int | None) -> Batch:
-        views, rows = (torch.from_numpy(a) for a in np.divmod(items, len(self.source)))
-        return Batch(images, self.targets[rows.to(self.device)], rows, views, epoch)
+        views, rows = np.divmod(items, len(self.source))
+        parts = torch.from_numpy(rows), torch.from_numpy(views)
+        batch = Batch(images, self.targets[parts[0].to(self.device)], *parts, epoch)
+        if self.view.mixes:
+            seeds = self.seeds(views, rows)
+            batch.others = self.targets[torch.from_numpy(self.view.partners(seeds)).to(self.device)]
+            batch.shares = self.view.kept(seeds).to(self.device)
+        return batch
 
 
 class Seeded:

@@ -230,27 +230,28 @@ def thumbs(images: torch.Tensor) -> np.ndarray:
 
 def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> None:
     """Renders again, for library views also in a fresh process."""
-    again = [loader.images(items)]
+    pairs = [(images, loader.images(items))]
     if not loader.view.native:
+        library = loader.view.of if loader.view.mixes else loader.view
         n, few = len(loader.source), items[:4]
-        seeds = torch.from_numpy(loader.seeds(few // n, few % n))
-        again.append(render_elsewhere(loader.view, loader.source.read(few % n), seeds))
-    for other in again:
-        if not torch.equal(other.cpu(), images[: len(other)].cpu()):
+        given = loader.source.read(few % n), torch.from_numpy(loader.seeds(few // n, few % n))
+        pairs.append((library.render(*given), render_elsewhere(library, *given)))
+    for first, second in pairs:
+        if not torch.equal(first.cpu(), second.cpu()):
             found = "other pixels the second time"
             remedy = "leave out what draws from a generator of its own, such as elastic noise without a seed"
             raise PipelineChanged(f"view {loader.view.name}", "a rendering that replays", found, remedy)
 
 
-def require_same(path: Path, meta: dict, request: dict, remedy: str) -> None:
+def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:
     """Names the first part of a request that differs from what a file holds."""
-    asked = json.loads(json.dumps(request))  # as it would be read back
+    asked = dict.fromkeys(APART) | json.loads(json.dumps(request))  # as it would be read back
     stored = {key: meta.get(key) for key in asked}
     stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
     if stored != asked:
         name, expected, found = difference(stored, asked)
         name = NAMES.get(name, name)
-        raise CacheError(path, f"{name} {shortened(expected)}, as in the file", shortened(found), remedy)
+        raise CacheError(path, f"{name} {shortened(expected)}, as {where}", shortened(found), remedy)
 
 
 def library_versions() -> dict[str, str]:

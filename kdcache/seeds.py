@@ -19,7 +19,7 @@ import numpy as np
 MASK = 0xFFFFFFFF
 GEOMETRY, COLOUR, ERASING, MIXING, LIBRARY = range(5)  # streams of one rendering: a new draw never shifts another
 # what a run key is used for, in the last counter word
-SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE, ENUMERATION, ERRING, ANSWER, SPREAD = range(10)
+SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE, ENUMERATION, ERRING, ANSWER, SPREAD, PARTNER = range(11)
 
 
 def philox(counter, key):

@@ -33,6 +33,8 @@ class Batch:
     rows: Tensor  # int64 [n], on the CPU
     views: Tensor  # int64 [n], on the CPU
     epoch: int | None = None  # counted from 1; None: past every warm-up
+    others: Tensor | None = None  # of mixed images: int64 [n], the targets of what was mixed in
+    shares: Tensor | None = None  # and f32 [n], how much of each is its own
 
     def __len__(self) -> int:
         return len(self.rows)

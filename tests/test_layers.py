@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
     {"types", "errors", "seeds"},
     {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo", "plot", "table"},
-    {"cache", "batches", "teachers", "known", "joined"},
+    {"cache", "batches", "teachers", "known", "joined", "mixlabels"},
     {"dump", "train", "verify", "show"},
     {"choice", "recipe", "api"},
     {"bench"},
@@ -23,6 +23,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "teachers": {"batches", "cache"},
     "known": {"teachers"},
     "joined": {"cache"},
+    "mixlabels": {"batches", "teachers"},
     "verify": {"dump"},
     "recipe": {"choice"},
     "api": {"choice"},

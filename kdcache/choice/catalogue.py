@@ -13,7 +13,7 @@ from kdcache.methods import build as build_method
 from kdcache.models import MODELS, build
 from kdcache.models.network import shapes
 from kdcache.sources import SOURCES
-from kdcache.views import VIEWS
+from kdcache.views import MIXES, VIEWS
 
 IMAGE, CLASSES = (3, 32, 32), 10  # of the pair whose bytes are shown
 
@@ -22,7 +22,7 @@ def tables(names: list[str], teacher: str = "resnet110", student: str = "resnet2
     """Name -> a line, or for methods a dict of facts about a pair of networks on images of 32x32."""
     known = {
         "sources": lambda: {name: text for name, (_, text) in SOURCES.items()},
-        "views": lambda: VIEWS,
+        "views": lambda: VIEWS | MIXES,
         "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
         "methods": lambda: methods(teacher, student),
         "models": lambda: {name: parameters(name) for name in MODELS},

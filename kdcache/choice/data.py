@@ -82,7 +82,7 @@ class Data:
     @classmethod
     def open(cls, data: str | None, augment: str | None, fraction: float = 1.0) -> Data:
         train, held_out = (open_source(data or DEFAULT_DATA, split, fraction) for split in ("train", "eval"))
-        return cls(train, held_out, open_view(augment or train.default_view, train.size))
+        return cls(train, held_out, open_view(augment or train.default_view, train.size, len(train)))
 
     @classmethod
     def of_cache(cls, cache: Cache, data: str | None = None) -> Data:

@@ -96,6 +96,7 @@ def pseudo_from_text(text: str, data: Data, seed: int) -> PseudoTeacher:
 
 def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet) -> Path:
     """Writes a PseudoTeacher's answers as an ordinary cache."""
+    require_unmixed(data)
     view = enumerate_all(data.view) if views == "all" else data.view
     count = view.count if views == "all" else int(views)
     teacher = pseudo_teacher(data, count, seed, asked)
@@ -107,3 +108,10 @@ def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int,
     }
     loader = Loader(data.train, view, seed)
     return Dump(path, loader, None, count, seed, KnownTeacher(teacher), described, "st", codec).run(progress)
+
+
+def require_unmixed(data: Data) -> None:
+    """Refuses mixed images, of which somebody who never looks knows nothing."""
+    if data.view.mixes:
+        remedy = "mix its answers when you train: --mix labels"
+        raise UsageError(f"view {data.view.name}", "images as they are, for a pseudo teacher", "mixed ones", remedy)

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache import mixlabels
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.choice.data import Data, describe, load_teacher
+from kdcache.choice.soft import require_unmixed
 from kdcache.choice.teacher import result
 from kdcache.errors import CacheError, TeacherError, UsageError
 from kdcache.joined import join
@@ -47,6 +49,7 @@ class Student:
     key: int = 0
     device: str = "cpu"
     workers: int = 0
+    mix: str | None = None  # two stored answers, as in labels:cutmix
 
     def train(self, run: Run | None = None, progress=quiet) -> tuple[list[Network], list[dict]]:
         """The trained networks, and the records of all epochs; a run says whether they go on from earlier."""
@@ -61,6 +64,8 @@ class Student:
         views = self.cache.views if self.cache else self.views or self.settings.epochs
         with contextlib.ExitStack() as stack:
             teacher = self.teacher(method, loader, stack)
+            if self.mix:
+                loader, teacher = self.mixed(method, loader, teacher)
             evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
             records = fit(networks, method, teacher, loader, views, self.settings, evaluation, run, progress)
         return networks, records
@@ -96,6 +101,7 @@ class Student:
             if strange := [tap for tap in method.taps if tap != "logits"]:
                 found, remedy = "a pseudo teacher, who has logits alone", "take a method that reads logits, such as st"
                 raise UsageError(f"--method {self.method}", strange[0], found, remedy)
+            require_unmixed(self.data)
             return KnownTeacher(self.pseudo, self.device)
         if self.live:
             if self.cache:
@@ -108,6 +114,16 @@ class Student:
             remedy = "give --cache, or --live --teacher"
             raise UsageError(f"--method {self.method}", "a teacher's answers", "neither a cache nor --live", remedy)
         return CacheTeacher(self.cache, self.names(method), self.device)
+
+    def mixed(self, method: Method, loader: Loader, teacher: Teacher) -> tuple[mixlabels.MixingLoader, Teacher]:
+        """The batches and the answers, mixed two by two."""
+        mixing = mixlabels.parse(self.mix)
+        if self.data.view.mixes:
+            found = f"{self.data.view.name}, which mixes"
+            raise UsageError(f"--mix {self.mix}", "a view that does not mix", found, "leave --mix out")
+        mixlabels.require_fit(self.method, method)
+        answers = mixlabels.MixedAnswers(teacher) if method.taps else teacher
+        return mixlabels.MixingLoader(loader, mixing, self.settings.seed), answers
 
     def names(self, method: Method) -> list[str]:
         """The knowledge that a method reads: what its projection of such a teacher would be called."""
@@ -156,7 +172,7 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
         "view": student.data.view.to_json(), "settings": student.settings.to_json(),
         "teacher": cache.meta["teacher"] if cache else describe(student.live) if student.live else None,
         "cache": {key: cache.meta[key] for key in CACHE_FACTS if key in cache.meta} if cache else None,
-        "views": student.views, "key": student.key,
+        "views": student.views, "key": student.key, "mix": student.mix,
         "live": student.live is not None,
         "pseudo": student.pseudo.to_json() if student.pseudo else None,
     }  # fmt: skip

@@ -117,6 +117,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @common.data_option
 @common.fraction_option
 @common.augment_option
+@click.option("--mix", metavar="labels", help="Mix images, and two stored answers: labels, or labels:mixup:A+cutmix:A.")
 @click.option("--views", type=COUNT, help="Without a cache: views before they repeat.  [default: no end]")
 @training_options
 @json_option
@@ -140,6 +141,7 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
     chosen = choice.Student(
         opened, student or choice.default_student(opened), rest["method"], settings, store, network, pseudo,
         views=rest["views"], key=settings.seed, device=device, workers=choice.workers_for(opened, rest["workers"]),
+        mix=rest["mix"],
     )  # fmt: skip
     found = choice.train_student(chosen, root=runs, out=out, resume=resume, progress=bar)
     put(found, as_json, lines(found))

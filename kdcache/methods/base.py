@@ -35,6 +35,8 @@ class Method(nn.Module):
     """Whether the gradient of the terms is clipped, variable by variable, to the norm of the cross-entropy's."""
     clipped: frozenset[str] = frozenset()
     """The names of the terms that are clipped so, as the last `loss` gave them."""
+    one_label = False
+    """Whether the terms take an image to be of one class, so that they mean nothing for mixed ones."""
     students = 1
     """How many networks learn together; with more than one, knowledge["peers"] is [n, students - 1, C]."""
 
@@ -84,6 +86,17 @@ def upcast(tensors):
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean over the labelled rows; 0 where no row has a label."""
+    """Mean over the labelled rows, of a mixed image with the shares of both labels; 0 where no row has a label."""
+    if batch.shares is not None:
+        return mixed_cross_entropy(logits, batch)
     total = F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")
     return total / (batch.targets >= 0).sum().clamp(min=1)
+
+
+def mixed_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    labels, shares = (batch.targets, batch.others), batch.shares.to(logits)
+    total = weight = 0.0
+    for targets, share in zip(labels, (shares, 1 - shares), strict=True):
+        total = total + (share * F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")).sum()
+        weight = weight + (share * (targets >= 0)).sum()
+    return total / weight.clamp(min=1)

@@ -52,6 +52,7 @@ class Sum(Method):
         self.clips_to_ce = any(part.clips_to_ce for part in parts)
         self.init_share = max(part.init_share for part in parts)
         self.students = max(part.students for part in parts)
+        self.one_label = any(part.one_label for part in parts)
 
     def prepare(self, teacher, looks):
         return merged("constants", (part.prepare(teacher, looks) for part in self.parts))

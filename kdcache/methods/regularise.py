@@ -25,6 +25,7 @@ class LabelSmoothing(Method):
     ):
         super().__init__(student, teacher, ce=1 - share(weight) if ce is None else ce)
         self.weight, self.others = weight, others
+        self.one_label = others
 
     def terms(self, look, knowledge, batch):
         surprise = -F.log_softmax(look["logits"], 1)
@@ -63,6 +64,7 @@ class TeacherFree(Method):
         super().__init__(student, teacher, ce=1 - share(weight) if ce is None else ce)
         self.weight, self.T, self.multiplier = weight, above_zero("T", T), multiplier
         self.virtual, self.sure = virtual, sure
+        self.one_label = virtual
         self.taps = () if virtual else ("logits",)
 
     def terms(self, look, knowledge, batch):

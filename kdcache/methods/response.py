@@ -88,6 +88,7 @@ class Decoupled(Method):
 
     paper = "DKD, Zhao et al. 2022, Decoupled Knowledge Distillation"
     taps = ("logits",)
+    one_label = True
     variants: ClassVar = {
         "res": {"beta": 2.0},  # resnet110 or 56 to resnet32 or 20
         "wrn": {"beta": 6.0},  # wrn40-2 to wrn16-2

@@ -94,6 +94,7 @@ class Trainer:
         self.students, self.method, self.teacher = list(students), method, teacher
         self.loader, self.views, self.settings = loader, views, settings
         self.device = loader.device
+        require_labels(method, loader)
         self.stages, self.stage = stages(method, settings.epochs), None
         for student in self.students:
             student.to(self.device)
@@ -213,6 +214,13 @@ class Trainer:
         self.enter(next(s for s in self.stages if s.name == facts["stage"]))
         restore(path, self, tensors)
         return facts["epoch"], facts["best"]
+
+
+def require_labels(method: Method, loader: Loader) -> None:
+    """Refuses images of two classes where a method's formula knows one."""
+    if method.one_label and (mixing := loader.mixing):
+        remedy = "take a method such as st, or do not mix"
+        raise UsageError("method", "images of one class each, as its formula has them", f"{mixing.name}", remedy)
 
 
 def others(looks: list[dict], number: int) -> Tensor:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.errors import CacheError, UsageError
-from kdcache.seeds import ENUMERATION, bijection, sample_seeds
+from kdcache.seeds import ENUMERATION, PARTNER, bijection, sample_seeds
 from kdcache.views.base import View, same_size, unknown_view
 from kdcache.views.library import REMEDY, Albumentations
+from kdcache.views.mixing import MOST_ROWS, Mixed, Mixing, concentration, split
 from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
 
 PAD, CUTOUT = 4, 16
@@ -24,10 +25,24 @@ VIEWS: dict[str, str] = {
     "centre": "centre:SIZE, the middle of the image, resized",
     "albumentations": "albumentations:FILE, a pipeline saved by albumentations as JSON or YAML",
 }
+MIXES: dict[str, str] = {
+    "+mixup": "behind any of them, as crop-flip+mixup:A: blended with another row, shares from Beta(A, A) or alike",
+    "+cutmix": "behind any of them, as crop-flip+cutmix:A: a box of another row; +mixup+cutmix: half of each",
+}
 
 
-def open_view(spec: str, size: tuple[int, int] | None) -> View:
-    """The view that a user names, for images of one size (or None where they differ)."""
+def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
+    """The view that a user names, for images of one size (or None where they differ); of so many rows, to mix them."""
+    plain, mixing = split(spec)
+    view = open_plain(plain, size)
+    if mixing is None:
+        return view
+    if not 0 < rows < MOST_ROWS:
+        raise UsageError(f"view {spec}", f"rows to mix, fewer than {MOST_ROWS:,}", f"{rows:,}", "leave the mixing out")
+    return Mixed(view.size, view, rows, mixing)
+
+
+def open_plain(spec: str, size: tuple[int, int] | None) -> View:
     name, _, argument = spec.partition(":")
     if name == "albumentations" and argument:
         return Albumentations.load(Path(argument), size)
@@ -50,6 +65,8 @@ def from_json(place: object, header: dict) -> View:
     """The view that a cache names."""
     try:
         size, name = whole(header["size"], least=1), header["view"]
+        if "of" in header:
+            return mixed_from_json(place, header, size)
         if name == "albumentations":
             source = header.get("source_size")
             return Albumentations(size, dict(header["pipeline"]), source and whole(source, least=1))
@@ -64,6 +81,18 @@ def from_json(place: object, header: dict) -> View:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"{str(header)[:200]} ({type(error).__name__} {error})"
         raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
+
+
+def mixed_from_json(place: object, header: dict, size: tuple[int, int]) -> Mixed:
+    kinds = {kind: header[kind] for kind in ("mixup", "cutmix") if header[kind] is not None}
+    for kind, a in kinds.items():
+        if type(a) not in (int, float) or concentration(kind, str(a)) != a:
+            raise ValueError(f"{kind} of {a!r}")
+    rows, of = header["rows"], from_json(place, header["of"])
+    view = Mixed(size, of, rows, Mixing(**kinds))
+    if type(rows) is not int or not 0 < rows < MOST_ROWS or of.mixes or of.size != size or view.to_json() != header:
+        raise ValueError("parameters of another view")
+    return view
 
 
 def whole(given, least: int) -> tuple[int, int]:
@@ -89,4 +118,5 @@ def seeds_of(view: View, key: int, views, rows) -> np.ndarray:
     views, rows = np.broadcast_arrays(np.asarray(views, dtype=np.int64), np.asarray(rows, dtype=np.int64))
     if isinstance(view, Enumerated):
         return bijection(views % view.count, view.count, key, rows, ENUMERATION)
-    return sample_seeds(key, views, rows)
+    seeds = sample_seeds(key, views, rows)
+    return view.seeds(seeds, bijection(rows, view.rows, key, views, PARTNER)) if view.mixes else seeds

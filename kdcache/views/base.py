@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,8 @@ class View:
     name: ClassVar[str] = ""
     native: ClassVar[bool] = True
     """Whole batches of integer arithmetic on any device; other views render one by one, in workers."""
+    mixes: ClassVar[bool] = False
+    """Whether an image is mixed with another row's; then the view has `partners(seeds)` and `kept(seeds)`, too."""
 
     @property
     def count(self) -> int | None:
@@ -34,6 +36,10 @@ class View:
     def render(self, images: Images, seeds: Tensor) -> Tensor:
         """uint8 [n, 3, h, w], on the device of the images; every draw is made in NumPy, on the host."""
         raise NotImplementedError
+
+    def show(self, read: Callable[[np.ndarray], Images], rows: np.ndarray, seeds: Tensor) -> Tensor:
+        """The renderings of these rows, whose images are read when they are needed."""
+        return self.render(read(rows), seeds)
 
     def evaluation(self) -> View:
         """The view of the same size that has no randomness."""
