@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from kdcache.errors import KdcacheError, UsageError
 
@@ -30,6 +33,10 @@ class Ranks:
             expected, given = "a number from 0 to WORLD_SIZE-1", f"{found[0]!r} of {found[1]!r}"
             raise UsageError("RANK", expected, given, "start it with torchrun, or unset both")
         return cls(rank, world)
+
+    def share(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Which of so many blocks fall to this rank: every world-th one."""
+        return np.arange(math.prod(shape)).reshape(shape) % self.world == self.rank
 
     def wait_for(self, ready: Callable[[], bool], sign: Callable[[], object] = lambda: None) -> None:
         """Until other ranks have done their part; alone there is nothing to wait for.

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
-from kdcache.cache import Writer, create, open_cache
+from kdcache.cache import Writer, create
 from kdcache.cache.creation import bytes_of, require_room
-from kdcache.cache.layout import THUMB, Layout, block_rows, part_of
-from kdcache.cache.meta import FORMAT, VERSION
+from kdcache.cache.layout import THUMB, Layout, block_rows, part_of, read_layout
+from kdcache.cache.meta import APART, FORMAT, VERSION
+from kdcache.cache.reader import require_intact
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
 from kdcache.dist import Ranks
@@ -55,6 +56,7 @@ class Dump:
     method: str
     codec: str = "f16"  # of the logits; other knowledge has f16, f32 beside f32, or what its method wants
     first_view: int = 0
+    shard: Ranks | None = None  # of a dump by machines that share no files; `path` is then the shard's own
 
     def request(self) -> dict:
         """The identity of what was asked for: what a resumed dump must agree with."""
@@ -72,6 +74,7 @@ class Dump:
             "method": self.method,
             "codec": self.codec,
             "first_view": self.first_view,
+            **({"shard": {"number": self.shard.rank + 1, "of": self.shard.world}} if self.shard else {}),
         }
 
     def run(self, progress=quiet) -> Path:
@@ -92,11 +95,13 @@ class Dump:
                 if not begun_here:
                     self.require_unchanged(writer)
                 self.teacher.method.use(writer.constants())
-                self.fill(writer, ranks, progress)
+                self.fill(writer, self.shard or ranks, progress)
                 ranks.wait_for(writer.complete if ranks.rank == 0 else self.path.exists, writer.progress)
                 if ranks.rank == 0:
                     writer.finish()
-        require_same(self.path, open_cache(self.path).meta, self.request(), "choose another -o or remove it")
+        finished = read_layout(self.path)
+        require_intact(finished)
+        require_same(self.path, finished.meta, self.request(), "choose another -o or remove it")
         return self.path
 
     def begin(self, progress=quiet) -> None:
@@ -110,7 +115,7 @@ class Dump:
         meta = self.request() | {
             "format": FORMAT,
             "version": VERSION,
-            "requires": [],
+            "requires": ["shard"] if self.shard else [],
             "block_rows": block_rows(self.teacher.forward.batch),
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
             "measured": measured,
@@ -211,8 +216,7 @@ class Dump:
 def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:
     """(view, block) of what is missing and falls to this rank; which one does not depend on what is done by now."""
     done = np.logical_and.reduce([writer.done(name) for name in datasets])
-    mine = np.arange(done.size).reshape(done.shape) % ranks.world == ranks.rank
-    return [tuple(place) for place in np.argwhere(mine & ~done).tolist()]
+    return [tuple(place) for place in np.argwhere(ranks.share(done.shape) & ~done).tolist()]
 
 
 def block_span(layout: Layout, block: int, rows: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kdcache.cache.layout import ALIGNMENT, DONE, filled_datasets, part_of
+from kdcache.cache.layout import ALIGNMENT, DONE, filled_datasets, part_of, read_layout
 from kdcache.cache.meta import to_bytes
 from kdcache.errors import CacheError
 
@@ -38,7 +38,8 @@ def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
             # HDF5 takes a full disk badly: what it is going to need is asked for before, and freed again by `lay_out`
             reserve(descriptor, bytes_of(meta, known) + len(shapes) * SLACK)
             lay_out(private, shapes, content)
-            reserve(descriptor, os.path.getsize(private))
+            for offset, length in written(private, meta):
+                reserve(descriptor, length, offset)
             os.fsync(descriptor)
             if not path.exists():
                 name_it(private, part)
@@ -58,9 +59,25 @@ def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str
 
 
 def bytes_of(meta: dict, known: Mapping[str, np.ndarray]) -> int:
-    """What a file takes on disk, within a few pages."""
-    shapes, _ = outline(meta, known)
-    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes.values())
+    """What a file takes on disk, within a few pages; of a shard, its share."""
+    shapes, content = outline(meta, known)
+    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in shapes.items()}
+    shared = sum(size for name, size in sizes.items() if name not in content and not name.startswith("blocks/"))
+    return sum(sizes.values()) - shared + -(-shared // meta.get("shard", {"of": 1})["of"])
+
+
+def written(path: Path, meta: dict) -> Iterator[tuple[int, int]]:
+    """Offset and length of what has to have room on the disk: all of a file, but of a shard's blocks its own alone."""
+    if "shard" not in meta:
+        yield 0, os.path.getsize(path)
+        return
+    layout = read_layout(path)
+    for name, place in layout.places.items():
+        if name not in layout.filled():
+            yield place.offset, place.nbytes
+            continue
+        for view, block in np.argwhere(layout.share(name)).tolist():
+            yield layout.span(name, view, block)[:2]
 
 
 @contextlib.contextmanager
@@ -112,10 +129,10 @@ def lay_out(path: Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], 
             file[name][...] = array
 
 
-def reserve(descriptor: int, size: int) -> None:
+def reserve(descriptor: int, size: int, offset: int = 0) -> None:
     """Takes the space now, where the system can do so; elsewhere that there was enough has to do."""
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
+        os.posix_fallocate(descriptor, offset, size)
 
 
 def name_it(private: Path, part: Path) -> None:

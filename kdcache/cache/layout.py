@@ -31,6 +31,7 @@ import numpy as np
 from kdcache import codecs
 from kdcache.cache.meta import LONGEST, REMEDY, parse
 from kdcache.codecs import Codec
+from kdcache.dist import Ranks
 from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32
@@ -78,6 +79,12 @@ class Layout:
     def block_rows(self) -> int:
         return self.meta["block_rows"]
 
+    @property
+    def shard(self) -> Ranks:
+        """Which shard of a dump it is; 0 of 1 is all of it."""
+        shard = self.meta.get("shard", {"number": 1, "of": 1})
+        return Ranks(shard["number"] - 1, shard["of"])
+
     def filled(self) -> list[str]:
         """The datasets that are filled in block by block."""
         parts = [f"{part}/{name}" for part in ("eval", "knowledge") for name in self.codecs]
@@ -87,6 +94,10 @@ class Layout:
         """How many views and blocks of rows a dataset has."""
         shape = self.places[f"blocks/{dataset}"].shape
         return (1, shape[0]) if len(shape) == 1 else shape
+
+    def share(self, dataset: str) -> np.ndarray:
+        """Which blocks are to be in this file: bool [V, NB], all but in a shard."""
+        return self.shard.share(self.blocks(dataset))
 
     def span(self, dataset: str, view: int, block: int) -> tuple[int, int, int]:
         """Offset in the file, length in bytes and number of rows of one block."""
@@ -206,7 +217,8 @@ def check(layout: Layout, shapes: dict) -> None:
     expected["labels"] = (np.dtype("<i4"), (layout.rows,))
     expected["seal"] = (np.dtype("<u4"), (1,))
     shown = layout.places["canaries/row"].shape[:1] if "canaries/row" in layout.places else (0,)
-    expected |= {f"canaries/{name}": (np.dtype(kind), shown) for name, kind in CANARIES.items()}
+    if "pruned_from" not in layout.meta or any(name.startswith("canaries/") for name in layout.places):
+        expected |= {f"canaries/{name}": (np.dtype(kind), shown) for name, kind in CANARIES.items()}
     asked = layout.codecs["logits"].shape if "logits" in layout.codecs else (len(layout.meta["source"]["classes"]),)
     also = {"canaries/logits": (np.dtype("<f4"), shown + asked), "canaries/thumb": (np.dtype("u1"), shown + THUMB)}
     expected |= {name: kind for name, kind in also.items() if name in layout.places}
@@ -233,3 +245,14 @@ def sealed_crc(layout: Layout, file) -> int:
 
 def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
+
+
+def shard_of(path: Path, number: int | str, of: int) -> Path:
+    """Where a shard of a dump lies: beside what they are to become, `logits.shard2of4.h5`."""
+    return path.with_name(f"{path.stem}.shard{number}of{of}{path.suffix}")
+
+
+def merging(path: Path, shard: Ranks) -> str:
+    """The command that makes one file of a shard and the others."""
+    whole = path.with_name(path.name.removesuffix(".part").replace(f".shard{shard.rank + 1}of{shard.world}", ""))
+    return f"kdcache merge {shard_of(whole, '*', shard.world)} -o {whole}"

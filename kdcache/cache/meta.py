@@ -10,7 +10,7 @@ import numpy as np
 from kdcache.errors import CacheError
 
 FORMAT, VERSION = "kdcache", 1
-FEATURES: frozenset[str] = frozenset()  # required features that this reader understands
+FEATURES = frozenset({"shard"})  # required features that this reader understands
 LONGEST = 64 << 20  # bytes of a header; one of 20 000 classes has less than one of them
 REMEDY = "copy or dump it again"
 
@@ -60,6 +60,12 @@ FORM = {
 }
 """A dict asks for these keys (others are welcome), a list for that form of each element, a function for True."""
 
+APART = {
+    "shard": {"number": count, "of": count},
+    "pruned_from": {"views": [count_or_none], "of": count, "knowledge": [text]},
+}
+"""What only the header of a file has that is not the whole answer to a request."""
+
 
 def parse(path: Path, data: bytes) -> dict:
     """The header, once it is known that every part has the form that the code behind relies on."""
@@ -76,6 +82,8 @@ def parse(path: Path, data: bytes) -> dict:
     if strange := set(meta["requires"]) - FEATURES:
         raise CacheError(path, "features that this version knows", repr(sorted(strange)), "update kdcache")
     require_form(path, meta, FORM, "header")
+    for name in APART.keys() & meta.keys():
+        require_form(path, meta[name], APART[name], name)
     if not meta["knowledge"] or len(meta["view"]["size"]) != 2:
         found = f"{len(meta['knowledge'])} kinds of knowledge, a view of size {meta['view']['size']}"
         raise CacheError(path, "some knowledge, and a view of height and width", found, REMEDY)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache.layout import DONE, Layout, read_layout, sealed_crc
+from kdcache.cache.blocks import Blocks
+from kdcache.cache.layout import DONE, Layout, merging, read_layout, sealed_crc
 from kdcache.errors import CacheError, UsageError
 
 
@@ -226,25 +227,27 @@ def numbers(place: object, what: str, values, count: int) -> np.ndarray:
 
 
 def require_finished(layout: Layout) -> int:
-    """Refuses a file with open blocks or a wrong seal, whatever its name; its seal."""
-    with open(layout.path, "rb") as file:
+    """Refuses a shard, and a file with open blocks or a wrong seal, whatever its name; its seal."""
+    if "shard" in layout.meta:
+        found = f"a shard, {layout.shard.rank + 1} of {layout.shard.world}"
+        remedy = f"merge them first: {merging(layout.path, layout.shard)}"
+        raise CacheError(layout.path, "a finished cache", found, remedy)
+    return require_intact(layout)
 
-        def content(name: str) -> np.ndarray:
-            place = layout.places[name]
-            return np.frombuffer(os.pread(file.fileno(), place.nbytes, place.offset), place.dtype)
 
+def require_intact(layout: Layout) -> int:
+    """Refuses a file that lacks blocks which are to be in it, or has a wrong seal; its seal."""
+    with Blocks(layout) as blocks:
         for name in layout.filled():
-            words = content(f"blocks/{name}")
-            missing = int((words >> np.uint64(32) != DONE >> 32).sum())
-            if missing:
-                found = f"{missing} of {words.size} blocks of {name} missing"
+            if missing := blocks.missing(name):
+                found = f"{missing} of {int(layout.share(name).sum())} blocks of {name} missing"
                 raise CacheError(layout.path, "a finished cache", found, "run the same dump-logits again to finish it")
-        seal = int(content("seal")[0])
-        if seal != sealed_crc(layout, file):
+        seal = int(blocks.array("seal")[0])
+        if seal != sealed_crc(layout, blocks.file):
             raise CacheError(layout.path, "an intact header", "a wrong seal", "copy or dump it again")
         bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
         for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
-            values = content(name)
+            values = blocks.array(name) if name in layout.places else np.empty(0)
             if values.size and not (low <= values.min() and values.max() < high):
                 found = f"{values.min()} to {values.max()}"
                 raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")

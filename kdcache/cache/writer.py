@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import clear_leftovers, refused, sync_folder, word_of
-from kdcache.cache.layout import DONE, Layout, part_of, read_layout, sealed_crc
+from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
 from kdcache.dist import Ranks
 from kdcache.errors import CacheError
 
 SYNC_SECONDS = 5.0
 
 
-class Writer:
+class Writer(Blocks):
     """Fills the blocks of an X.part. A context: what was put is kept, however it is left.
 
     Order: records, then fsync now and then, then the words that mark them done; so a word never speaks of
@@ -78,13 +79,8 @@ class Writer:
             found = "another one under its name" if self.part.exists() else "none"
             raise CacheError(self.part, "the file that was opened", found, "run it again")
 
-    def done(self, dataset: str) -> np.ndarray:
-        """Which blocks are on disk: bool [V, NB]."""
-        words = np.frombuffer(self._read(f"blocks/{dataset}"), dtype="<u8").reshape(self.layout.blocks(dataset))
-        return words >> np.uint64(32) == DONE >> 32
-
     def complete(self) -> bool:
-        return all(self.done(name).all() for name in self.layout.filled())
+        return not any(self.missing(name) for name in self.layout.filled())
 
     def progress(self) -> int:
         """How many blocks are done, by whomever."""
@@ -94,11 +90,6 @@ class Writer:
         """What the method made of the teacher when the file was begun."""
         names = [name for name in self.layout.places if name.startswith("constants/")]
         return {name.removeprefix("constants/"): torch.from_numpy(self.array(name)) for name in names}
-
-    def array(self, name: str) -> np.ndarray:
-        """A dataset that was known when the file was begun."""
-        place = self.layout.places[name]
-        return np.frombuffer(bytearray(self._read(name)), place.dtype).reshape(place.shape)
 
     def put(self, dataset: str, view: int, block: int, data) -> None:
         """Writes one block of records."""
@@ -138,13 +129,6 @@ class Writer:
             raise refused(self.path, error) from None
         self.close()
 
-    def close(self) -> None:
-        self.file.close()
-
-    def _read(self, dataset: str) -> bytes:
-        place = self.layout.places[dataset]
-        return os.pread(self.file.fileno(), place.nbytes, place.offset)
-
     def _write(self, data, offset: int) -> None:
         data = memoryview(data)
         try:
@@ -156,11 +140,7 @@ class Writer:
 
 
 def blocks_done(layout: Layout) -> tuple[int, int]:
-    """How many blocks of all datasets are done, and how many there are."""
-    done = total = 0
-    with open(layout.path, "rb") as file:
-        for name in layout.filled():
-            place = layout.places[f"blocks/{name}"]
-            words = np.frombuffer(os.pread(file.fileno(), place.nbytes, place.offset), dtype="<u8")
-            done, total = done + int((words >> np.uint64(32) == DONE >> 32).sum()), total + words.size
-    return done, total
+    """How many blocks of all datasets are done, and how many are to be in this file."""
+    with Blocks(layout) as blocks:
+        total = sum(int(layout.share(name).sum()) for name in layout.filled())
+        return total - sum(blocks.missing(name) for name in layout.filled()), total

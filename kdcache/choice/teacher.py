@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache.batches import Loader, Seeded
+from kdcache.cache.layout import shard_of
 from kdcache.choice.data import Data, describe, teacher_folder
+from kdcache.dist import Ranks
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
 from kdcache.methods import RawTaps
@@ -64,6 +66,7 @@ class DumpOptions:
     forward: Forward = field(default_factory=Forward)
     device: str = "cpu"
     workers: int = 0
+    shard: tuple[int, int] | None = None  # (2, 4): the second of four, in a file of its own
 
 
 @contextlib.contextmanager
@@ -83,11 +86,13 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
     seeds = Seeded(view, options.seed, options.first_view)
     loader = Loader(data.train, view, seeds, options.device, options.workers)
     held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
+    shard = options.shard and Ranks(options.shard[0] - 1, options.shard[1])
+    path = shard_of(options.path, *options.shard) if options.shard else options.path
     described = describe(network) | {"shapes": {tap: list(shape) for tap, shape in every.items()}}
     with LiveTeacher(network, method, options.forward, options.device) as teacher:
         yield Dump(
-            options.path, loader, held_out if len(data.held_out) else None, views, options.seed, teacher,
-            described, name, options.codec, options.first_view,
+            path, loader, held_out if len(data.held_out) else None, views, options.seed, teacher,
+            described, name, options.codec, options.first_view, shard,
         )  # fmt: skip
 
 
@@ -95,6 +100,10 @@ def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
     """The options of the command `dump-logits`."""
     if chosen["batch"] < 1:
         raise UsageError("--batch", "a number from 1", str(chosen["batch"]), "try 256")
+    world = Ranks.from_environment().world
+    if chosen["shard"] and world > 1:
+        remedy = "leave it out: ranks share one file; or start each shard without torchrun"
+        raise UsageError("--shard", "one process", f"{world} ranks of torchrun", remedy)
     forward = Forward(chosen["batch"], chosen["dtype"], chosen["channels_last"], chosen["tf32"], chosen["compiled"])
-    asked = {key: chosen[key] for key in ("views", "method", "knowledge", "codec", "seed", "first_view")}
+    asked = {key: chosen[key] for key in ("views", "method", "knowledge", "codec", "seed", "first_view", "shard")}
     return DumpOptions(Path(chosen["out"]), **asked, forward=forward, device=device, workers=workers)

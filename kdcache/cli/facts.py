@@ -12,8 +12,8 @@ SEED_BYTES = 8
 
 def summary(path: str | Path) -> dict:
     """What a cache file holds, finished or not."""
-    from kdcache.cache.layout import read_layout
-    from kdcache.cache.reader import require_finished
+    from kdcache.cache.layout import merging, read_layout
+    from kdcache.cache.reader import require_intact
     from kdcache.cache.writer import blocks_done
 
     layout = read_layout(Path(path))
@@ -22,11 +22,14 @@ def summary(path: str | Path) -> dict:
     complete = done == total
     if complete:
         try:
-            require_finished(layout)  # a header that was damaged later has nothing to tell
+            require_intact(layout)  # a header that was damaged later has nothing to tell
         except CacheError:
             if layout.path.suffix != ".part":  # one that was killed before its seal
                 raise
             complete = False
+    apart = {key: meta[key] for key in ("shard", "pruned_from") if key in meta}
+    if "shard" in apart:
+        apart |= {"disk_bytes": layout.path.stat().st_blocks * 512, "merge": merging(layout.path, layout.shard)}
     knowledge = {name: codec.to_json() | {"bytes_per_row": codec.size} for name, codec in layout.codecs.items()}
     return {
         "file": str(path),
@@ -45,11 +48,15 @@ def summary(path: str | Path) -> dict:
         "source": {key: value for key, value in meta["source"].items() if key != "classes"},
         **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},
         "measured": meta.get("measured", {}),
+        **apart,
     }
 
 
 def made(facts: dict) -> str:
     """The line at the end of a command that made a cache."""
+    if "shard" in facts:
+        size = f"{readable(facts['disk_bytes'])} on the disk"
+        return f"{facts['file']}: {progress_of(facts)}, {size}; when all are there: {facts['merge']}"
     size = f"{facts['rows']:,} rows, {facts['views']} views, {readable(facts['bytes'])}"
     each = ", ".join(f"{name} {label(one)}" for name, one in facts["knowledge"].items())
     return f"{facts['file']}: {size}; {each}, {bytes_a_row(facts)} bytes a row with its seed"
@@ -63,7 +70,8 @@ def bytes_a_row(facts: dict) -> int:
 def described(facts: dict) -> str:
     """The page."""
     page = [[name, text] for name, text in identity(facts).items()]
-    parts = [f"{facts['file']}: {readable(facts['bytes'])}, {progress_of(facts)}", columns(page)]
+    size = f", {readable(facts['disk_bytes'])} of it on the disk" if "shard" in facts else ""
+    parts = [f"{facts['file']}: {readable(facts['bytes'])}{size}, {progress_of(facts)}", columns(page)]
     sample_views = facts["rows"] * facts["views"]
     sizes = [(name, label(one), one["shape"], one["bytes_per_row"]) for name, one in facts["knowledge"].items()]
     sizes += [("seeds", "", (), SEED_BYTES), ("together", "", (), bytes_a_row(facts))]
@@ -76,10 +84,12 @@ def described(facts: dict) -> str:
 
 
 def progress_of(facts: dict) -> str:
+    shard = facts.get("shard")
+    of = f"shard {shard['number']} of {shard['of']}, " if shard else ""
     if facts["complete"]:
-        return "complete"
+        return f"{of}{'all its blocks done' if shard else 'complete'}"
     share = 100 * facts["blocks_done"] / facts["blocks"]
-    return f"unfinished: {facts['blocks_done']:,} of {facts['blocks']:,} blocks done, {share:.0f} %"
+    return f"{of}unfinished: {facts['blocks_done']:,} of {facts['blocks']:,} blocks done, {share:.0f} %"
 
 
 def identity(facts: dict) -> dict[str, str]:
@@ -91,7 +101,8 @@ def identity(facts: dict) -> dict[str, str]:
     given = {key: value for key, value in sorted(view.items()) if key not in kept and value not in (False, 0)}
     options = [key if value is True else f"{key} {value}" for key, value in given.items()]
     options += [step.split(".")[-1] for step in steps(view.get("pipeline"))]
-    every = "all " if view.get("enumerated") else ""
+    pruned = facts.get("pruned_from")
+    every = "all " if view.get("enumerated") and not pruned else ""
     shape = "x".join(map(str, view["size"]))
     forward = facts["forward"]
     on = [key.replace("_", " ") for key, value in forward.items() if value is True]
@@ -100,6 +111,7 @@ def identity(facts: dict) -> dict[str, str]:
         "images": f"{source['spec']} {source['split']}{part}: {facts['rows']:,} rows",
         "classes": f"{facts['classes']}: {names if len(names) < 60 else names[:57] + '...'}",
         "views": f"{every}{facts['views']} of {view['view']} {shape}{', '.join(['', *options])}",
+        **({"kept of": kept_of(pruned)} if pruned else {}),
         "seed": str(facts["run_key"]),
         "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}",
         "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
@@ -108,6 +120,18 @@ def identity(facts: dict) -> dict[str, str]:
         "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
         "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
     }
+
+
+def kept_of(pruned: dict) -> str:
+    """What a pruned cache is a part of."""
+    return f"{pruned['of']} views: {spans(pruned['views'])}; knowledge {', '.join(pruned['knowledge'])}"
+
+
+def spans(numbers: list[int]) -> str:
+    """Growing numbers as a user writes them: 0-9,20."""
+    ends = [i for i, n in enumerate(numbers) if i + 1 == len(numbers) or numbers[i + 1] != n + 1]
+    pairs = [(numbers[first], numbers[last]) for first, last in zip([0, *(i + 1 for i in ends)], ends, strict=False)]
+    return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in pairs)
 
 
 def steps(pipeline) -> list[str]:

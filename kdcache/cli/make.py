@@ -7,7 +7,7 @@ import click
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
 from kdcache.cli.facts import made, summary
-from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf
+from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
 
 
 @click.command(
@@ -46,6 +46,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
     example="""
         kdcache dump-logits --teacher tiny-32 --views 30
         kdcache dump-logits --teacher resnet110 --data cifar10 --views all
+        kdcache dump-logits --teacher tiny-32 --shard 2/4    # then `kdcache merge`
     """,
 )
 @click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
@@ -60,6 +61,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the views: the same for teachers that agree.")
 @click.option("--first-view", type=SEED, default=0, show_default=True, help="For more views than another file has.")
 @click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
+@click.option("--shard", type=Shard(), help="One of N machines without a common file system; a file of its own.")
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
 @common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast.")
 @common.forward("--channels-last", is_flag=True, help="Memory layout.")

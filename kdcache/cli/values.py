@@ -64,6 +64,18 @@ class Views(click.ParamType):
         raise UsageError(name_of(param), "a number from 1, or all", repr(text), "try 10")
 
 
+class Shard(click.ParamType):
+    """Which of how many shards, from 1."""
+
+    name = "I/N"
+
+    def convert(self, value, param, ctx):
+        number, _, of = str(value).partition("/")
+        if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+            return int(number), int(of)
+        raise UsageError(name_of(param), "one of so many, from 1", repr(str(value)), "write it like 2/4")
+
+
 class Shares(click.ParamType):
     """Growing numbers between 0 and 1, with commas."""
 

@@ -1,0 +1,62 @@
+"""The blocks of a file as they lie on the disk, finished or not."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import numpy as np
+
+from kdcache.cache.layout import DONE, Layout
+from kdcache.cache.meta import REMEDY
+from kdcache.errors import CacheError
+
+
+class Blocks:
+    """An open file by its layout. A context."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        try:
+            self.file = open(layout.path, "rb")  # noqa: SIM115 - held for as long as it is read
+        except OSError as error:
+            raise CacheError(layout.path, "a readable file", error.strerror, "check its mode and owner") from None
+
+    def __enter__(self) -> Blocks:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def words(self, dataset: str) -> np.ndarray:
+        """What is said of each block: u64 [V, NB]; 0 where it is not done."""
+        return self.array(f"blocks/{dataset}").reshape(self.layout.blocks(dataset))
+
+    def done(self, dataset: str) -> np.ndarray:
+        """Which blocks are on disk: bool [V, NB]."""
+        return self.words(dataset) >> np.uint64(32) == DONE >> 32
+
+    def missing(self, dataset: str) -> int:
+        """How many blocks are not done that are to be in this file."""
+        return int((self.layout.share(dataset) & ~self.done(dataset)).sum())
+
+    def array(self, name: str) -> np.ndarray:
+        """A whole dataset: one that was known when the file was begun, or what is said of blocks."""
+        place = self.layout.places[name]
+        return np.frombuffer(bytearray(self._read(place.offset, place.nbytes)), place.dtype).reshape(place.shape)
+
+    def block(self, dataset: str, view: int, block: int) -> bytes:
+        """The bytes of one block, checked."""
+        offset, length, _ = self.layout.span(dataset, view, block)
+        data = self._read(offset, length)
+        word = self._read(self.layout.word_offset(dataset, view, block), 8)
+        if int.from_bytes(word, "little") != DONE | zlib.crc32(data):
+            found = f"a wrong CRC in block {block} of view {view}"
+            raise CacheError(f"{self.layout.path}:/{dataset}", "intact data", found, REMEDY)
+        return data
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return os.pread(self.file.fileno(), length, offset)
