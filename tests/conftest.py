@@ -103,6 +103,18 @@ def interrupted(dump, monkeypatch):
     return begin
 
 
+@pytest.fixture
+def images():
+    """Four of 32x32."""
+    return torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def killing(folder: Path, *arguments, before=()) -> dict:
     """What `killing.py` finds."""
     command = [*before, sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), *map(str, arguments)]

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from train_cases import (
@@ -17,13 +18,15 @@ from train_cases import (
     teacher_of,
 )
 
-from kdcache.choice import Data, Student
+from kdcache.cache import open_cache
+from kdcache.choice import Data, DumpOptions, Student, make_dump
 from kdcache.errors import TeacherChanged
 from kdcache.methods import METHODS, build
 from kdcache.models.network import shapes
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
 from kdcache.types import Batch
+from kdcache.views.native import Crop
 
 CACHEABLE = [text for text in TEXTS if asks(text)]
 SUMS = ["st+at", "st:0.5+ft+rkd", "fitnet/paper+kdsvd", "ab+vid", "fsp+mhgd", "st+co+tfkd", "at+dml"]
@@ -99,6 +102,31 @@ def test_the_teacher_keeps_its_layout_whatever_the_students_is(tmp_path, trained
     outcomes = [Student(data, "resnet8", "st+at", settings, cache, live).train() for live in (None, network)]
     assert measured(outcomes[0][1]) == measured(outcomes[1][1])
     assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
+
+
+def test_all_views_equal_online_over_more_epochs_than_views(tmp_path):
+    """Nine renderings of a crop padded by one; after the ninth epoch they begin again, for both."""
+    data = Data.open(SPEC, "crop")
+    data.view = Crop(data.view.size, pad=1)
+    network = teacher_of("resnet8", data)
+    options = DumpOptions(tmp_path / "a.h5", "all", codec="f32", forward=Forward(24))
+    with make_dump(network, data, options) as dump:
+        cache = open_cache(dump.run())
+    assert cache.views == 9
+    data = Data.of_cache(cache, None)
+    settings = Settings(epochs=20, batch=16, lr=0.02)
+    outcomes = [Student(data, "resnet8", "st", settings, cache, live).train() for live in (None, network)]
+    assert measured(outcomes[0][1]) == measured(outcomes[1][1])
+    assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
+
+
+def test_every_row_meets_every_rendering_once(tmp_path):
+    data = Data.open("synthetic:20,4,8", "crop-flip")
+    with make_dump(teacher_of("tiny-3", data), data, DumpOptions(tmp_path / "a.h5", "all")) as dump:
+        cache = open_cache(dump.run())
+    seeds = np.stack([cache.seeds(view, range(20)) for view in range(162)])
+    assert (np.sort(seeds, 0) == np.arange(162)[:, None]).all()
+    assert all(len(np.unique(seeds[view])) > 10 for view in range(162))  # one epoch mixes all crops
 
 
 @pytest.mark.slow

@@ -1,0 +1,43 @@
+"""Networks for tests: fresh ones, ones with statistics of their own, and what they show or refuse."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdcache.errors import KdcacheError
+from kdcache.models import build
+from kdcache.models.network import Network, watch
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+STAGES = ("f1", "f2", "f3")
+
+
+def make(name, classes=10, **options) -> Network:
+    return build(name, classes, MEAN, STD, **options)
+
+
+def stirred(network: Network, images) -> Network:
+    """With running statistics and BatchNorm weights that are not those of a fresh network."""
+    generator = torch.Generator().manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+    network.train()(images)
+    return network.eval()
+
+
+def see(network, names, images):
+    with torch.no_grad(), watch(network, names) as look:
+        return look(images)
+
+
+def refusal(function, *args, **kwargs) -> KdcacheError:
+    with pytest.raises(KdcacheError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def hooks(network):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
