@@ -62,6 +62,8 @@ def require_digests(cache: Cache, source: Source, rows: np.ndarray, digests: np.
 def require_pixels(cache: Cache, loader: Loader) -> str:
     """Refuses a view that no longer renders what the teacher saw; what was compared."""
     canaries = cache.canaries
+    if not canaries:
+        return "not compared: no canaries are left in it"
     rows = canaries["row"]
     require_digests(cache, loader.source, rows, cache.digests[rows])
     images = loader.images(canaries["view"] * len(cache) + rows)
@@ -94,6 +96,8 @@ def require_teacher(cache: Cache, described: dict) -> None:
 def require_answers(cache: Cache, loader: Loader, teacher: LiveTeacher) -> str:
     """Refuses a teacher that answers the canaries otherwise than it did."""
     canaries = cache.canaries
+    if not canaries:
+        return "its weights are the same; no canaries are left to ask it"
     images = loader.images(canaries["view"] * len(cache) + canaries["row"])
     error = (teacher.looks(images)["logits"].cpu() - torch.from_numpy(canaries["logits"])).abs().max().item()
     scale = max(1.0, float(np.abs(canaries["logits"]).max()))
@@ -116,6 +120,8 @@ def check_blocks(cache: Cache, progress=quiet) -> Iterator[Check]:
 def check_canary_records(cache: Cache) -> Check:
     """The stored records say what the teacher said of the canaries, as well as their codec can."""
     canaries = cache.canaries
+    if not canaries:
+        return Check("canary records", True, "not compared: no canaries are left in it")
     if "logits" not in canaries or "logits" not in cache.names:
         return Check("canary records", True, "no logits in this cache")
     codec, logits = cache.layout.codecs["logits"], torch.from_numpy(canaries["logits"])

@@ -4,6 +4,7 @@
     python killing.py FOLDER times N SEED    children are killed at N random times
     python killing.py FOLDER at-once WORLD   WORLD ranks; with WORLD = 0 two strangers
     python killing.py FOLDER once            nobody is killed
+    python killing.py FOLDER merging K       like `steps`, of a child that dumps two shards and merges them
 
 It prints one JSON object on what became of them. Whenever a child has ended, the file has to be sound.
 """
@@ -12,10 +13,12 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -25,6 +28,7 @@ from kdcache.cache import layout, open_cache, writer
 from kdcache.choice import Data, DumpOptions, make_dump
 from kdcache.errors import KdcacheError
 from kdcache.models import build
+from kdcache.remake import merge
 from kdcache.teachers import Forward
 
 WRITES = [
@@ -35,7 +39,7 @@ WRITES = [
 SAID = tempfile.TemporaryFile()  # noqa: SIM115 - the children inherit it
 
 
-def dump(path: Path) -> None:
+def dump(path: Path, shard: tuple[int, int] | None = None) -> None:
     layout.BLOCK_ROWS, writer.SYNC_SECONDS = 32, 0.0  # many small blocks, each with its word at once
     pictures = path.with_name("pictures")
     if pictures.exists():
@@ -43,11 +47,20 @@ def dump(path: Path) -> None:
     else:
         data, workers = Data.open("synthetic:80,10,8", None), 0
     network = build("tiny-3", len(data.train.classes), data.train.mean, data.train.std, seed=1).eval()
-    with make_dump(network, data, DumpOptions(path, 2, forward=Forward(16), workers=workers)) as made:
+    with make_dump(network, data, DumpOptions(path, 2, forward=Forward(16), workers=workers, shard=shard)) as made:
         made.run()
 
 
-def child(path: Path, prepare=lambda: None) -> int:
+def dump_in_shards(path: Path) -> None:
+    folder = path.with_name("shards")
+    folder.mkdir(exist_ok=True)
+    for number in (1, 2):
+        dump(folder / "x.h5", (number, 2))
+    merge([folder / f"x.shard{number}of2.h5" for number in (1, 2)], path)
+    shutil.rmtree(folder)
+
+
+def child(path: Path, prepare=lambda: None, work=dump) -> int:
     """The number of a process that dumps; it ends with 0, or with 1 and a line in `SAID`."""
     number = os.fork()
     if number:
@@ -55,7 +68,7 @@ def child(path: Path, prepare=lambda: None) -> int:
     try:
         os.setpgrp()
         prepare()
-        dump(path)
+        work(path)
         os._exit(0)
     except KdcacheError as error:
         SAID.write(f"{error}\n".encode())
@@ -108,16 +121,18 @@ def once(folder: Path) -> dict:
     return {"code": code, "said": said(), "left": sorted(entry.name for entry in folder.iterdir())}
 
 
-def steps(folder: Path, stride: int) -> dict:
+def steps(folder: Path, stride: int, work=dump) -> dict:
     """One child killed before each write, another one that finishes what it left."""
-    files, left = set(), set()
+    assert ended(child(folder / "whole.h5")) == 0
+    files, left = {(folder / "whole.h5").read_bytes()}, set()
+    (folder / "whole.h5").unlink()
     for write in range(1, 1000, stride):
         path = folder / f"{write}.h5"
-        code = ended(child(path, lambda n=write: killed_before(n)))
+        code = ended(child(path, lambda n=write: killed_before(n), work))
         require_sound(path)
         assert code in (0, -signal.SIGKILL), code
         done = code == 0
-        assert ended(child(path)) == 0
+        assert ended(child(path, work=work)) == 0
         files.add(path.read_bytes())
         left |= {entry.name for entry in folder.iterdir()} - {path.name}
         path.unlink()
@@ -173,5 +188,6 @@ def at_once(folder: Path, world: int) -> dict:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    actions = {"steps": steps, "times": times, "at-once": at_once, "once": once}
+    merging = partial(steps, work=dump_in_shards)
+    actions = {"steps": steps, "merging": merging, "times": times, "at-once": at_once, "once": once}
     print(json.dumps(actions[sys.argv[2]](Path(sys.argv[1]), *map(int, sys.argv[3:]))))

@@ -246,7 +246,7 @@ def test_a_block_that_is_not_marked_done_is_missing(copied, dataset):
 def test_an_unfinished_cache_is_refused_by_either_name(copied):
     part = part_of(copied)
     copied.rename(part)
-    with pytest.raises(CacheError, match=r"found an unfinished one, copy.h5.part; run the same dump-logits again"):
+    with pytest.raises(CacheError, match=r"found an unfinished one, copy.h5.part; run the same command again"):
         open_cache(copied)
     flip(part, "blocks/seeds", 7)
     with pytest.raises(CacheError, match="missing"):

@@ -14,7 +14,7 @@ from cli_cases import DATA, DUMP, STUDENT, TEACHER, good, kdcache, refused
 
 pytestmark = pytest.mark.usefixtures("home")
 KDCACHE = [sys.executable, "-m", "kdcache"]
-INTERRUPTED = "kdcache: interrupted; the same dump goes on where it was, a training with --resume\n"
+INTERRUPTED = "kdcache: interrupted; the same command goes on where it was, a training with --resume\n"
 
 
 def process(line: str, **kwargs) -> subprocess.CompletedProcess:

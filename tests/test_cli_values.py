@@ -76,6 +76,16 @@ def test_views(views):
     refused(f"{DUMP} --views {views} -o no.h5", 2, "--views", "or all")
 
 
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/", "/2", "a/b", "-1/2", "1/2/3", "''"])
+def test_shards(shard):
+    refused(f"{DUMP} --shard {shard} -o no.h5", 2, "--shard", "2/4")
+
+
+@pytest.mark.parametrize("views", ["", "x", "3-1", "1-", "-1", "1-2-3", "0,0", "0-5,5", "1.5", "9999999"])
+def test_numbers_of_views(views):
+    refused(f"prune a.h5 -o no.h5 --views '{views}'", 2, "--views")
+
+
 def test_warmup_beyond_the_end():
     refused(f"{TEACHER} --warmup 2", 2, "--warmup", "at most all 1 epochs")
     good(f"{TEACHER} --warmup 1 --out {Path.cwd()}/runs/warm")

@@ -15,7 +15,8 @@ CLI = "kdcache.cli"
 
 # Files and folders
 
-CACHE_READERS = ["inspect", "verify", "show", f"{STUDENT} --cache"]
+FROM_OTHERS = ["merge a.h5 -o", "prune a.h5 -o"]
+CACHE_READERS = ["inspect", "verify", "show", f"{STUDENT} --cache", "merge -o no.h5", "prune --views 0 -o no.h5"]
 
 
 @pytest.mark.parametrize("reader", CACHE_READERS)
@@ -32,10 +33,10 @@ def test_what_is_no_cache(reader, tmp_path):
 @pytest.mark.parametrize("reader", CACHE_READERS)
 def test_an_unfinished_cache(reader, tmp_path):
     part_of(tmp_path / "x.h5").write_bytes(Path("a.h5").read_bytes())
-    refused(f"{reader} {tmp_path}/x.h5", 1, "x.h5.part", "run the same dump-logits again")
+    refused(f"{reader} {tmp_path}/x.h5", 1, "x.h5.part", "run the same command again")
 
 
-@pytest.mark.parametrize("command", [f"{DUMP} -o", "show a.h5 -o", f"pseudo-teacher {DATA} -o"])
+@pytest.mark.parametrize("command", [f"{DUMP} -o", "show a.h5 -o", f"pseudo-teacher {DATA} -o", *FROM_OTHERS])
 def test_a_place_that_cannot_be_written(command, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for place in ("none/x.png", "file/x.png"):

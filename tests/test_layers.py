@@ -12,7 +12,7 @@ LAYERS = [
     {"types", "errors", "seeds"},
     {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo", "plot", "table"},
     {"cache", "batches", "teachers", "known", "joined", "mixlabels"},
-    {"dump", "train", "verify", "show"},
+    {"dump", "train", "verify", "show", "remake"},
     {"choice", "recipe", "api"},
     {"bench"},
     {"cli"},
@@ -25,6 +25,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "joined": {"cache"},
     "mixlabels": {"batches", "teachers"},
     "verify": {"dump"},
+    "remake": {"dump", "verify"},
     "recipe": {"choice"},
     "api": {"choice"},
 }

@@ -155,7 +155,7 @@ def require_file(path: Path) -> None:
     if not path.exists():
         part = part_of(path)
         found = f"an unfinished one, {part.name}" if part.exists() else "no such file"
-        remedy = "run the same dump-logits again to finish it" if part.exists() else "make it with dump-logits"
+        remedy = "run the same command again to finish it" if part.exists() else "make it with dump-logits"
         raise CacheError(path, "a finished cache", found, remedy)
     if not path.is_file():
         raise CacheError(path, "a cache file", "a folder" if path.is_dir() else "no regular file", "name the .h5 file")

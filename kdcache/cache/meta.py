@@ -84,6 +84,9 @@ def parse(path: Path, data: bytes) -> dict:
     require_form(path, meta, FORM, "header")
     for name in APART.keys() & meta.keys():
         require_form(path, meta[name], APART[name], name)
+    if "pruned_from" in meta and len(meta["pruned_from"]["views"]) != meta["views"]:
+        found = f"{len(meta['pruned_from']['views'])}"
+        raise CacheError(path, f"{meta['views']} views that it was pruned to", found, REMEDY)
     if not meta["knowledge"] or len(meta["view"]["size"]) != 2:
         found = f"{len(meta['knowledge'])} kinds of knowledge, a view of size {meta['view']['size']}"
         raise CacheError(path, "some knowledge, and a view of height and width", found, REMEDY)

@@ -241,7 +241,7 @@ def require_intact(layout: Layout) -> int:
         for name in layout.filled():
             if missing := blocks.missing(name):
                 found = f"{missing} of {int(layout.share(name).sum())} blocks of {name} missing"
-                raise CacheError(layout.path, "a finished cache", found, "run the same dump-logits again to finish it")
+                raise CacheError(layout.path, "a finished cache", found, "run the same command again to finish it")
         seal = int(blocks.array("seal")[0])
         if seal != sealed_crc(layout, blocks.file):
             raise CacheError(layout.path, "an intact header", "a wrong seal", "copy or dump it again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import look, make, plan, soft, study
+from kdcache.cli import files, look, make, plan, soft, study
 from kdcache.cli.door import Door
 
 
@@ -27,5 +27,5 @@ def main():
     """
 
 
-for command in (*make.commands, *soft.commands, *plan.commands, *look.commands, *study.commands):
+for command in (*make.commands, *soft.commands, *plan.commands, *look.commands, *files.commands, *study.commands):
     main.add_command(command)

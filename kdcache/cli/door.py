@@ -138,7 +138,7 @@ def leave(caught: list[int]) -> int:
     if caught:
         sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    say(f"kdcache: {word}; the same dump goes on where it was, a training with --resume")
+    say(f"kdcache: {word}; the same command goes on where it was, a training with --resume")
     return 128 + number
 
 

@@ -44,6 +44,7 @@ def summary(path: str | Path) -> dict:
         "blocks": total,
         "block_rows": layout.block_rows,
         "eval_rows": meta["eval"]["rows"],
+        "canaries": layout.places["canaries/row"].shape[0] if "canaries/row" in layout.places else 0,
         "class_names": meta["source"]["classes"],
         "source": {key: value for key, value in meta["source"].items() if key != "classes"},
         **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},

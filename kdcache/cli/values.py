@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from kdcache.errors import UsageError
 
 FILE = click.Path(readable=False)  # for its completion; whoever opens a file says what is wrong with it
 MOST_SEED = 2**32 - 1
+MOST_VIEW = 10**6 - 1
 
 
 class Number(click.ParamType):
@@ -74,6 +76,23 @@ class Shard(click.ParamType):
         if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
             return int(number), int(of)
         raise UsageError(name_of(param), "one of so many, from 1", repr(str(value)), "write it like 2/4")
+
+
+class ViewNumbers(click.ParamType):
+    """Numbers of views from 0 and ranges of them, each once; in their order."""
+
+    name = "N-N,N"
+
+    def convert(self, value, param, ctx):
+        ranges = [part.split("-") for part in str(value).split(",")]
+        fits = all(end.isdecimal() and int(end) <= MOST_VIEW for ends in ranges for end in ends)
+        if not fits or any(len(ends) > 2 or int(ends[0]) > int(ends[-1]) for ends in ranges):
+            raise UsageError(name_of(param), "views and ranges of them", repr(str(value)), "write it like 0-9,20")
+        ranges.sort(key=lambda ends: int(ends[0]))
+        for before, after in itertools.pairwise(ranges):
+            if int(after[0]) <= int(before[-1]):
+                raise UsageError(name_of(param), "every view once", f"{after[0]} twice", "name each once")
+        return [view for ends in ranges for view in range(int(ends[0]), int(ends[-1]) + 1)]
 
 
 class Shares(click.ParamType):

@@ -1,0 +1,65 @@
+"""Commands that make a cache out of others, without asking a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kdcache.cli import common
+from kdcache.cli.common import Command, bar, json_option, put, say
+from kdcache.cli.facts import made, summary
+from kdcache.cli.values import ViewNumbers
+
+
+@click.command(
+    cls=Command,
+    example="""
+        kdcache dump-logits --teacher tiny-32 --shard 1/2     # on one machine
+        kdcache dump-logits --teacher tiny-32 --shard 2/2     # on another
+        kdcache merge logits.shard*of2.h5 -o logits.h5
+    """,
+)
+@click.argument("shards", type=common.FILE, nargs=-1, required=True)
+@click.option("-o", "--out", type=common.OUTPUT, required=True, help="The whole cache.")
+@json_option
+def merge(shards, out, as_json):
+    """Make one cache of a dump's shards.
+
+    To the bytes of a dump by one machine. Interrupted or killed, the same command goes on where it was.
+    """
+    from kdcache import choice, remake
+
+    path = remake.merge([Path(shard) for shard in shards], choice.require_place(out), bar)
+    facts = summary(path)
+    put(facts, as_json, made(facts))
+
+
+@click.command(
+    cls=Command,
+    example="""
+        kdcache prune logits.h5 -o small.h5 --views 0-9,20
+        kdcache prune logits.h5 -o small.h5 --knowledge logits
+    """,
+)
+@click.argument("file", type=common.FILE)
+@click.option("-o", "--out", type=common.OUTPUT, required=True, help="The smaller cache.")
+@click.option("--views", type=ViewNumbers(), help="The views to keep.  [default: all]")
+@click.option("--knowledge", metavar="K,K", help="The knowledge to keep, as `inspect` names it.  [default: all]")
+@json_option
+def prune(file, out, views, knowledge, as_json):
+    """Keep a part of a cache, in a new file.
+
+    Some views, and some of the knowledge; all that stays is copied as it is.
+    """
+    from kdcache import choice, remake
+
+    place = choice.require_place(out)
+    path = remake.prune(Path(file), place, views, knowledge.split(",") if knowledge is not None else None, bar)
+    facts = summary(path)
+    if not facts["canaries"]:
+        say(f"{out}: no canaries are of these views: verify can no longer compare its pixels, only its images")
+    put(facts, as_json, f"{made(facts)}, {facts['canaries']} canaries")
+
+
+commands = (merge, prune)

@@ -1,0 +1,232 @@
+"""New caches out of blocks that exist: the shards of a dump merged, or a part of a cache.
+
+    files -> header, what is known -> X.part (whole size) -> block by block: pread, check its CRC, pwrite -> X
+
+Killed at any moment, the same call goes on where it was. The files that are read are never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.cache import Writer, create
+from kdcache.cache.blocks import Blocks
+from kdcache.cache.layout import part_of, read_layout
+from kdcache.cache.reader import require_finished, require_intact
+from kdcache.dump import require_same
+from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
+from kdcache.types import quiet
+from kdcache.verify import LOGIT_TOLERANCE
+
+Words = Mapping[str, np.ndarray]
+"""What a file says of its blocks, u64 [V, NB] for each dataset that is filled in."""
+
+OWN = ("shard", "requires", "measured", "libraries")  # what may differ between the shards of a dump
+EXACT = {
+    "labels": (DataChanged, "labels"),
+    "digests": (DataChanged, "images"),
+    "canaries/row": (PipelineChanged, "rows of the canaries"),
+    "canaries/view": (PipelineChanged, "views of the canaries"),
+    "canaries/crc": (PipelineChanged, "pixels of the canaries"),
+}
+
+
+def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
+    """One cache out of the shards of a dump, to the bytes that a single dump would have come to."""
+    require_apart(path, paths)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(Blocks(read_layout(one))) for one in paths]
+        files.sort(key=lambda file: file.layout.shard.rank)
+        first = files[0]
+        for file in files:
+            require_begun(file)
+            require_kin(first, file)
+        holders, words = gathered(files, path)
+        meta = {key: value for key, value in first.layout.meta.items() if key != "shard"}
+        meta["requires"] = [feature for feature in meta["requires"] if feature != "shard"]
+
+        def read(dataset: str, view: int, block: int) -> bytes:
+            return files[holders[dataset][view, block]].block(dataset, view, block)
+
+        return remake(path, meta, known(first), words, read, progress)
+
+
+def prune(
+    source: Path, path: Path, views: Sequence[int] | None, names: Sequence[str] | None = None, progress=quiet
+) -> Path:
+    """A cache of some views of a finished one and, if named, of some knowledge; what stays is copied as it is."""
+    require_apart(path, [source])
+    layout = read_layout(source)
+    require_finished(layout)
+    kept = chosen("--views", range(layout.views), views)
+    names = chosen("--knowledge", list(layout.codecs), names)
+    if len(kept) == layout.views and len(names) == len(layout.codecs):
+        raise UsageError(source, "something to leave out", "all of it kept", "name fewer --views or --knowledge")
+    with Blocks(layout) as blocks:
+        datasets = ["digests", "seeds", *(f"{part}/{name}" for part in ("eval", "knowledge") for name in names)]
+        origin = {  # of each view of each dataset
+            name: kept if len(layout.places[name].shape) == 2 else [0] for name in datasets if name in layout.places
+        }
+        words = {name: blocks.words(name)[views] for name, views in origin.items()}
+
+        def read(dataset: str, view: int, block: int) -> bytes:
+            return blocks.block(dataset, origin[dataset][view], block)
+
+        return remake(path, pruned(layout.meta, kept, names), known(blocks, kept), words, read, progress)
+
+
+def remake(
+    path: Path, meta: dict, content: Mapping[str, np.ndarray], words: Words, read: Callable[..., bytes], progress
+) -> Path:
+    """Makes a file of the blocks that `read` gives, or finishes one that was begun with the same ones."""
+    part, remedy = part_of(path), "choose another -o or remove it"
+    if not path.exists():
+        if not part.exists():
+            create(path, meta, content)
+        try:
+            writer = Writer(path)
+        except FileNotFoundError:  # another process has just finished it
+            return remake(path, meta, content, words, read, progress)
+        with writer:
+            require_same(part, writer.layout.meta, meta, remedy)
+            require_words(writer, words, remedy)
+            for dataset in words:
+                todo = np.argwhere(~writer.done(dataset)).tolist()
+                for view, block in progress(todo, total=len(todo), desc=f"copying {dataset}"):
+                    writer.put(dataset, view, block, np.frombuffer(read(dataset, view, block), np.uint8))
+                    writer.sync()
+            writer.finish()
+    layout = read_layout(path)
+    require_same(path, layout.meta, meta, remedy)
+    require_finished(layout)
+    with Blocks(layout) as made:
+        require_words(made, words, remedy)
+    return path
+
+
+def require_words(file: Blocks, words: Words, remedy: str) -> None:
+    """Refuses a file with blocks that are others than those it would be given now."""
+    for dataset, expected in words.items():
+        if (file.done(dataset) & (file.words(dataset) != expected)).any():
+            raise CacheError(file.layout.path, f"the blocks of {dataset} as they are now", "other ones", remedy)
+
+
+def require_apart(path: Path, paths: Sequence[Path]) -> None:
+    """Refuses to write to a file that is read."""
+    for target in (path, part_of(path)):
+        for one in paths:
+            if target.exists() and one.exists() and target.samefile(one):
+                raise UsageError(f"--out {path}", "another file than those it is made of", str(one), "choose another")
+
+
+def require_begun(file: Blocks) -> None:
+    """Refuses a file that is whole already, and a shard whose header or blocks were lost after its end."""
+    if not file.array("seal")[0]:
+        return  # a dump at work, or one that was stopped
+    if "shard" not in file.layout.meta:
+        expected = "a shard or an unfinished dump"
+        raise CacheError(file.layout.path, expected, "a finished cache", "use it as it is")
+    require_intact(file.layout)
+
+
+def require_kin(first: Blocks, other: Blocks) -> None:
+    """Refuses a file of another request, of other images or pixels, or of a teacher who answers otherwise."""
+    place, named = other.layout.path, f"in {first.layout.path}"
+    remedy = "merge the shards of one dump-logits"
+    asked = {key: value for key, value in other.layout.meta.items() if key not in OWN}
+    require_same(place, {**first.layout.meta, "shard": None}, asked, remedy, named)
+    if (expected := shapes(first)) != (found := shapes(other)):
+        raise CacheError(place, f"{expected}, as {named}", str(found), remedy)
+    tolerance = LOGIT_TOLERANCE.get(first.layout.meta["forward"].get("dtype"), 0)
+    for name in expected:
+        ours, theirs = first.array(name), other.array(name)
+        wrong = ours != theirs
+        if name in EXACT and wrong.any():
+            verdict, what = EXACT[name]
+            found, remedy = f"others in {int(wrong.sum())} of {wrong.size}", "dump it again on what the others were"
+            raise verdict(place, f"the {what} {named}", found, remedy)
+        if name.startswith(("canaries/logits", "constants/")):  # in the last bits they are each machine's own
+            error = float(np.abs(ours.astype(float) - theirs.astype(float)).max(initial=0))
+            if not error <= tolerance * max(1.0, float(np.abs(ours).max(initial=0))):
+                remedy = "dump all shards on machines of one kind"
+                raise TeacherChanged(f"{place}:/{name}", f"what is {named}", f"other values by {error:.3g}", remedy)
+
+
+def shapes(file: Blocks) -> dict[str, tuple[int, ...]]:
+    """What was known when a file was begun, by its name."""
+    places = file.layout.places.items()
+    return {n: p.shape for n, p in places if n in EXACT or n.startswith(("canaries/", "constants/"))}
+
+
+def gathered(files: Sequence[Blocks], path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Which file each block is taken from, and its word; refuses blocks that differ between files or are in none."""
+    holders, words, missing = {}, {}, {}
+    for dataset in files[0].layout.filled():
+        every, done = (np.stack(of) for of in zip(*((f.words(dataset), f.done(dataset)) for f in files), strict=True))
+        holders[dataset] = done.argmax(0)
+        words[dataset] = np.take_along_axis(every, holders[dataset][None], 0)[0]
+        for which, view, block in np.argwhere(done & (every != words[dataset])).tolist():
+            place, other = (f.layout.path for f in (files[which], files[holders[dataset][view, block]]))
+            expected = f"block {block} of view {view} as in {other}"
+            raise CacheError(f"{place}:/{dataset}", expected, "another one", "leave one of the two files out")
+        missing[dataset] = np.flatnonzero(~done.any(0))
+    require_none_missing(files, missing, path)
+    return holders, words
+
+
+def require_none_missing(files: Sequence[Blocks], missing: Mapping[str, np.ndarray], path: Path) -> None:
+    """Names the shards whose blocks are in no file."""
+    world = files[0].layout.shard.world
+    counts = Counter(int(block) % world + 1 for blocks in missing.values() for block in blocks)
+    given = {file.layout.shard.rank + 1 for file in files}
+    found = [
+        f"{count} blocks of shard {number} missing, which is {'unfinished' if number in given else 'not among them'}"
+        for number, count in sorted(counts.items())
+    ]
+    if found:
+        remedy = "finish it with its dump-logits, and name all shards"
+        raise CacheError(path, f"all {world} shards", ", ".join(found), remedy)
+
+
+def known(file: Blocks, views: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """What was known when a file was begun; of some views, their canaries alone, under their new numbers."""
+    found = {name: file.array(name) for name in shapes(file)}
+    for block in range(file.layout.blocks("digests")[1]):
+        file.block("digests", 0, block)
+    if views is None:
+        return found
+    stay = np.isin(found["canaries/view"], views) if "canaries/view" in found else np.zeros(0, bool)
+    for name in [name for name in found if name.startswith("canaries/")]:
+        found[name] = found[name][stay]
+        if not stay.any():
+            del found[name]
+    if stay.any():
+        found["canaries/view"] = np.searchsorted(views, found["canaries/view"])
+    return found
+
+
+def chosen(option: str, every: Sequence, wanted: Sequence | None) -> list:
+    """What was asked for, in the order of the file; all where nothing was."""
+    if wanted is None:
+        return list(every)
+    if strange := [one for one in wanted if one not in every]:
+        there = f"{every[0]} to {every[-1]}" if isinstance(every, range) else ", ".join(every)
+        raise UsageError(option, f"some of {there}, as in the file", str(strange[0]), "see `kdcache inspect`")
+    different = set(wanted)
+    if not wanted or len(different) < len(wanted):
+        found = "one twice" if wanted else "none"
+        raise UsageError(option, "each that is to be kept, once", found, "name each once")
+    return [one for one in every if one in different]
+
+
+def pruned(meta: dict, views: Sequence[int], names: Sequence[str]) -> dict:
+    """The header of a part; it names the views by their numbers in the dump, also in a part of a part."""
+    before = {"views": list(range(meta["views"])), "of": meta["views"], "knowledge": list(meta["knowledge"])}
+    before |= meta.get("pruned_from", {})
+    kept = {key: {n: of for n, of in meta.get(key, {}).items() if n in names} for key in ("knowledge", "measured")}
+    return meta | kept | {"views": len(views), "pruned_from": before | {"views": [before["views"][v] for v in views]}}
