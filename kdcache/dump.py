@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +22,19 @@ from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create
 from kdcache.cache.creation import bytes_of, require_room
-from kdcache.cache.layout import THUMB, Layout, block_rows, part_of, read_layout
+from kdcache.cache.layout import THUMB, block_rows, part_of, read_layout
 from kdcache.cache.meta import APART, FORMAT, VERSION
 from kdcache.cache.reader import require_intact
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
 from kdcache.dist import Ranks
 from kdcache.errors import CacheError, LibraryChanged, PipelineChanged
+from kdcache.filling import fill
 from kdcache.known import KnownTeacher
 from kdcache.runs import difference, shortened
 from kdcache.seeds import CANARY, PROBE, below, keyed
 from kdcache.teachers import LiveTeacher, require_finite
-from kdcache.types import Knowledge, quiet
+from kdcache.types import quiet
 from kdcache.views.library import render_elsewhere
 
 CANARIES, PROBES = 64, 4096
@@ -180,47 +180,8 @@ class Dump:
         return fitted, measured
 
     def fill(self, writer: Writer, ranks: Ranks, progress=quiet) -> None:
-        """Every block that is not done yet, of the training images and of the evaluation images."""
-        layout, names = writer.layout, list(writer.layout.codecs)
-        todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
-        for view, block, rows, knowledge in self.answers(self.loader, layout, todo, "knowledge", progress):
-            writer.put("seeds", view, block, self.loader.seeds(np.full_like(rows, view), rows).view("<u8"))
-            for name, records in knowledge.items():
-                writer.put(f"knowledge/{name}", view, block, records)
-            writer.sync()
-        if self.held_out:
-            todo = undone(writer, [f"eval/{name}" for name in names], ranks)
-            for view, block, _, knowledge in self.answers(self.held_out, layout, todo, "eval", progress):
-                for name, records in knowledge.items():
-                    writer.put(f"eval/{name}", view, block, records)
-                writer.sync()
-        writer.sync(always=True)
-
-    def answers(self, loader: Loader, layout: Layout, todo: list, kind: str, progress) -> Iterator:
-        """(view, block, rows, records by name) for each block, its forward batches cut the same way every time."""
-        size, n = self.teacher.forward.batch, len(loader.source)
-        spans = ((view, np.arange(*block_span(layout, block, n))) for view, block in todo)
-        plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
-        batches = loader.run(plan, pixels=self.teacher.sees)
-        for view, block in progress(todo, total=len(todo), desc=f"dumping {kind}"):
-            rows = np.arange(*block_span(layout, block, n))
-            parts: list[Knowledge] = []
-            for _ in range(0, len(rows), size):
-                batch = next(batches)
-                knowledge = self.teacher(batch)
-                require_finite("the teacher", knowledge, batch.rows)
-                parts.append({name: layout.codecs[name].encode(value) for name, value in knowledge.items()})
-            yield view, block, rows, {name: torch.cat([p[name] for p in parts]).cpu().numpy() for name in layout.codecs}
-
-
-def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:
-    """(view, block) of what is missing and falls to this rank; which one does not depend on what is done by now."""
-    done = np.logical_and.reduce([writer.done(name) for name in datasets])
-    return [tuple(place) for place in np.argwhere(ranks.share(done.shape) & ~done).tolist()]
-
-
-def block_span(layout: Layout, block: int, rows: int) -> tuple[int, int]:
-    return block * layout.block_rows, min((block + 1) * layout.block_rows, rows)
+        """Every block that is not done yet and falls to this rank."""
+        fill(writer, self.teacher, self.loader, self.held_out, ranks, progress)
 
 
 def pixel_crcs(images: torch.Tensor) -> np.ndarray:

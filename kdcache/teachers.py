@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Cache
@@ -18,6 +20,7 @@ from kdcache.seeds import permutation
 from kdcache.types import Batch, Knowledge, Look
 
 Teacher = Callable[[Batch], Knowledge]
+FEWEST = 16  # rows: with fewer, libraries leave the paths on which a row's rounding does not depend on the others
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,9 @@ class LiveTeacher:
     sees = True  # it needs the pixels of a batch
 
     def __call__(self, batch: Batch) -> Knowledge:
-        """One row alone is shown and projected twice: alone it would round differently."""
-        alone = len(batch) == 1
-        images = torch.cat([batch.images, batch.images]) if alone else batch.images
-        knowledge = self.method.project(self.looks(images))
-        return {name: value[:1] for name, value in knowledge.items()} if alone else knowledge
+        """What the method keeps of it."""
+        knowledge = self.method.project(self.looks(in_company(batch.images)))
+        return {name: value[: len(batch)] for name, value in knowledge.items()}
 
     def show(self, batch: Batch) -> Look:
         return self.looks(batch.images)
@@ -78,14 +79,11 @@ class LiveTeacher:
     @torch.no_grad()
     def looks(self, images: Tensor) -> dict[str, Tensor]:
         """What the network shows, in f32, whatever the layout of the images."""
-        alone = len(images) == 1
-        if alone:
-            images = torch.cat([images, images])
         layout = torch.channels_last if self.forward.channels_last else torch.contiguous_format
-        images = images.contiguous(memory_format=layout)
+        shown = in_company(images).contiguous(memory_format=layout)
         with self.numerics():
-            look = self.look(images)
-        return {name: (value[:1] if alone else value).float() for name, value in look.items()}
+            look = self.look(shown)
+        return {name: value[: len(images)].float() for name, value in look.items()}
 
     def over(self, loader: Loader) -> Iterator[Look]:
         """What the network shows in one shuffled pass over the first view, for methods that prepare something."""
@@ -96,11 +94,41 @@ class LiveTeacher:
     def numerics(self):
         before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.forward.tf32
+        blocks = self.device.type == "cpu" and not self.forward.compile
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.forward.dtype == "bf16"):
+            with (
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.forward.dtype == "bf16"),
+                LinearInBlocks() if blocks else contextlib.nullcontext(),
+            ):
                 yield
         finally:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def in_company(images: Tensor) -> Tensor:
+    """The images, with the first of them repeated where they are few: few rows alone round differently."""
+    missing = FEWEST - len(images)
+    return images if missing <= 0 else torch.cat([images, images[:1].expand(missing, -1, -1, -1)])
+
+
+class LinearInBlocks(TorchFunctionMode):
+    """Linear layers always see this many rows at once.
+
+    How a library cuts a matrix product up, and so how it rounds, depends on the number of rows; with this, the
+    answer to an image does not depend on how many others were asked about with it.
+    """
+
+    ROWS = 64
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.linear and args and args[0].ndim == 2:
+            return in_blocks(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def in_blocks(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    padded = F.pad(rows, (0, 0, 0, -len(rows) % LinearInBlocks.ROWS))
+    return torch.cat([F.linear(part, weight, bias) for part in padded.split(LinearInBlocks.ROWS)])[: len(rows)]
 
 
 class CacheTeacher:

@@ -11,6 +11,7 @@ import torch
 from conftest import fresh_teacher, killing
 
 from kdcache import dump as dumping
+from kdcache import filling
 from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.choice import Data, describe
@@ -64,9 +65,9 @@ def test_every_rank_has_its_blocks_whatever_is_done_by_now(interrupted, tmp_path
     with writer.Writer(interrupted(tmp_path / "x.h5")) as made:
         done = np.zeros((3, 2), dtype=bool)
         made.done = lambda name: done
-        shares = [dumping.undone(made, ["seeds"], Ranks(0, 2))]
+        shares = [filling.undone(made, ["seeds"], Ranks(0, 2))]
         done[0, 0] = True
-        shares.append(dumping.undone(made, ["seeds"], Ranks(1, 2)))
+        shares.append(filling.undone(made, ["seeds"], Ranks(1, 2)))
     assert sorted(sum(shares, [])) == [(v, b) for v in range(3) for b in range(2)]  # noqa: RUF017
 
 

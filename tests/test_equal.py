@@ -23,7 +23,7 @@ from kdcache.choice import Data, DumpOptions, Student, make_dump
 from kdcache.errors import TeacherChanged
 from kdcache.methods import METHODS, build
 from kdcache.models.network import shapes
-from kdcache.teachers import Forward, LiveTeacher
+from kdcache.teachers import Forward, LinearInBlocks, LiveTeacher
 from kdcache.train import Settings
 from kdcache.types import Batch
 from kdcache.views.native import Crop
@@ -151,6 +151,23 @@ def test_another_network_cannot_stand_in_for_the_teacher(same):
 def batch_of(images):
     rows = torch.arange(len(images))
     return Batch(images, rows % 4, rows, rows * 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", [64, 512, 2048])
+def test_a_linear_layer_rounds_alike_whatever_the_batch(width, threads):
+    """As wide as those of large networks, whose products libraries cut up by the number of rows."""
+    layer = torch.nn.Linear(width, 10)
+    rows, order = torch.randn(130, width), torch.randperm(130)
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad(), LinearInBlocks():
+            whole = layer(rows)
+            for n in (1, 2, 15, 16, 63, 64, 65, 129):
+                assert torch.equal(layer(rows[order[:n]]), whole[order[:n]])
+    finally:
+        torch.set_num_threads(1)
+    assert torch.allclose(whole, layer(rows), rtol=1e-4, atol=1e-5)
 
 
 @functools.cache

@@ -1,0 +1,110 @@
+"""Blocks on their way to the disk: while one is encoded and written, the next is computed.
+
+loader (its workers ahead) -> teacher -> a few batches wait -> encode, checksum, pwrite, fsync, in a thread
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from kdcache.batches import Loader
+from kdcache.cache import Writer
+from kdcache.cache.layout import Layout
+from kdcache.dist import Ranks
+from kdcache.known import KnownTeacher
+from kdcache.teachers import LiveTeacher, require_finite
+from kdcache.types import Knowledge, quiet
+
+WAITING = 3  # batches of answers
+
+
+class Behind:
+    """Does what it is given, in order, in a thread; whoever is too far ahead waits. Its errors come out here."""
+
+    def __init__(self):
+        self.thread = ThreadPoolExecutor(1)
+        self.pending: deque[Future] = deque()
+
+    def do(self, action: Callable, *arguments) -> None:
+        while len(self.pending) >= WAITING:
+            self.pending.popleft().result()
+        self.pending.append(self.thread.submit(action, *arguments))
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """What was given is done, so that an interruption loses little."""
+        self.thread.shutdown()
+        while kind is None and self.pending:
+            self.pending.popleft().result()
+
+
+class Block:
+    """The records of some rows in one view, batch by batch."""
+
+    def __init__(self, writer: Writer, kind: str, view: int, number: int):
+        self.writer, self.kind, self.view, self.number = writer, kind, view, number
+        self.parts: list[dict[str, np.ndarray]] = []
+
+    def add(self, rows: torch.Tensor, knowledge: Knowledge) -> None:
+        require_finite("the teacher", knowledge, rows)
+        codecs = self.writer.layout.codecs
+        self.parts.append({name: codecs[name].encode(value).cpu().numpy() for name, value in knowledge.items()})
+
+    def store(self, seeds: np.ndarray | None) -> None:
+        if seeds is not None:
+            self.writer.put("seeds", self.view, self.number, seeds.view("<u8"))
+        for name in self.writer.layout.codecs:
+            records = np.concatenate([part[name] for part in self.parts])
+            self.writer.put(f"{self.kind}/{name}", self.view, self.number, records)
+        self.writer.sync()
+
+
+def fill(
+    writer: Writer, teacher: LiveTeacher | KnownTeacher, loader: Loader, held_out: Loader | None, ranks: Ranks,
+    progress=quiet,
+) -> None:  # fmt: skip
+    """Every block that is not done yet, of the training images and of the evaluation images."""
+    names = writer.layout.codecs
+    with Behind() as behind:
+        todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
+        for block, rows in answers(writer, teacher, loader, "knowledge", todo, behind, progress):
+            behind.do(block.store, loader.seeds(np.full_like(rows, block.view), rows))
+        if held_out:
+            todo = undone(writer, [f"eval/{name}" for name in names], ranks)
+            for block, _ in answers(writer, teacher, held_out, "eval", todo, behind, progress):
+                behind.do(block.store, None)
+    writer.sync(always=True)
+
+
+def answers(
+    writer: Writer, teacher: LiveTeacher | KnownTeacher, loader: Loader, kind: str, todo: list, behind: Behind, progress
+) -> Iterator[tuple[Block, np.ndarray]]:
+    """Each block with its rows, all its answers on their way; its batches are cut the same way every time."""
+    size, n, layout = teacher.forward.batch, len(loader.source), writer.layout
+    spans = ((view, block_rows(layout, block, n)) for view, block in todo)
+    plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
+    batches = loader.run(plan, pixels=teacher.sees)
+    for view, number in progress(todo, total=len(todo), desc=f"dumping {kind}"):
+        block, rows = Block(writer, kind, view, number), block_rows(layout, number, n)
+        for _ in range(0, len(rows), size):
+            batch = next(batches)
+            behind.do(block.add, batch.rows, teacher(batch))
+        yield block, rows
+
+
+def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:
+    """(view, block) of what is missing and falls to this rank; which one does not depend on what is done by now."""
+    done = np.logical_and.reduce([writer.done(name) for name in datasets])
+    return [tuple(place) for place in np.argwhere(ranks.share(done.shape) & ~done).tolist()]
+
+
+def block_rows(layout: Layout, block: int, rows: int) -> np.ndarray:
+    """The numbers of the rows of a block."""
+    return np.arange(block * layout.block_rows, min((block + 1) * layout.block_rows, rows))
