@@ -71,6 +71,19 @@ def copied(cache_file, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pair(dump, tmp_path_factory) -> list[Path]:
+    """The two shards of `cache_file`. Not to be changed: see `halves`."""
+    folder = tmp_path_factory.mktemp("shards")
+    return [dump(folder / "logits.h5", shard=(number, 2)) for number in (1, 2)]
+
+
+@pytest.fixture
+def halves(pair, tmp_path) -> list[Path]:
+    """Copies of the two shards that a test may damage."""
+    return [Path(shutil.copy(path, tmp_path / path.name)) for path in pair]
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
     """Folders of images that are too large to be held in memory, so that workers decode them."""
     root, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
@@ -85,16 +98,16 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def interrupted(dump, monkeypatch):
-    """Begins a dump and leaves it when the first blocks are written."""
+    """Begins a dump and leaves it when the first blocks are written; of a shard, `asked` is the name it was told."""
 
-    def begin(path: Path, **options) -> Path:
+    def begin(path: Path, asked: Path | None = None, **options) -> Path:
         def stop(self):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
             patch.setattr(writer.Writer, "finish", stop)
             with pytest.raises(KeyboardInterrupt):
-                dump(path, **options)
+                dump(asked or path, **options)
         assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(path.name)] == [
             path.name + ".part"
         ]

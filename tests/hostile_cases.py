@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from kdcache.cache import open_cache
+from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import lay_out
-from kdcache.cache.layout import Layout, collect, sealed_crc
+from kdcache.cache.layout import Layout, collect, read_layout, sealed_crc
 from kdcache.errors import CacheError
 from kdcache.verify import verify
 
@@ -72,3 +73,15 @@ def forged(source: Path, path: Path, changes: dict | None = None, meta=None) -> 
             seal = sealed_crc(Layout(path, {}, places), file)
             os.pwrite(file.fileno(), seal.to_bytes(4, "little"), places["seal"].offset)
     return path
+
+
+def mark(path: Path, dataset: str, view: int, block: int, word: bytes) -> None:
+    """Has a file say something else of a block."""
+    with open(path, "r+b") as file:
+        os.pwrite(file.fileno(), word, read_layout(path).word_offset(dataset, view, block))
+
+
+def array_in(path: Path, name: str) -> np.ndarray:
+    """A dataset of a file that need not be finished."""
+    with Blocks(read_layout(path)) as blocks:
+        return blocks.array(name)
