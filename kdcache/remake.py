@@ -181,16 +181,16 @@ def gathered(files: Sequence[Blocks], path: Path) -> tuple[dict[str, np.ndarray]
 
 def require_none_missing(files: Sequence[Blocks], missing: Mapping[str, np.ndarray], path: Path) -> None:
     """Names the shards whose blocks are in no file."""
-    world = files[0].layout.shard.world
+    world = max(file.layout.shard.world for file in files)
+    given = {file.layout.shard.rank + 1 for file in files if file.layout.shard.world == world}
     counts = Counter(int(block) % world + 1 for blocks in missing.values() for block in blocks)
-    given = {file.layout.shard.rank + 1 for file in files}
     found = [
-        f"{count} blocks of shard {number} missing, which is {'unfinished' if number in given else 'not among them'}"
+        f"{count} blocks of shard {number} missing" if number in given else f"no shard {number}"
         for number, count in sorted(counts.items())
     ]
     if found:
-        remedy = "finish it with its dump-logits, and name all shards"
-        raise CacheError(path, f"all {world} shards", ", ".join(found), remedy)
+        remedy = "name them all, and finish first those that are unfinished"
+        raise CacheError(path, f"all of {world} shards, finished", ", ".join(found), remedy)
 
 
 def known(file: Blocks, views: Sequence[int] | None = None) -> dict[str, np.ndarray]:
@@ -216,7 +216,7 @@ def chosen(option: str, every: Sequence, wanted: Sequence | None) -> list:
         return list(every)
     if strange := [one for one in wanted if one not in every]:
         there = f"{every[0]} to {every[-1]}" if isinstance(every, range) else ", ".join(every)
-        raise UsageError(option, f"some of {there}, as in the file", str(strange[0]), "see `kdcache inspect`")
+        raise UsageError(option, f"some of {there}, as in the file", repr(strange[0]), "see `kdcache inspect`")
     different = set(wanted)
     if not wanted or len(different) < len(wanted):
         found = "one twice" if wanted else "none"

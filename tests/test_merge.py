@@ -86,12 +86,12 @@ def test_it_does_not_go_on_with_blocks_that_have_changed(dump, interrupted, pair
 
 
 def test_shards_that_are_missing_are_named(dump, interrupted, pair, tmp_path):
-    with pytest.raises(CacheError, match=r"all 2 shards, found 6 blocks of shard 2 missing, which is not among them"):
+    with pytest.raises(CacheError, match=r"x.h5: expected all of 2 shards, finished, found no shard 2; name them all"):
         merge(pair[:1], tmp_path / "x.h5")
     second = part_of(shard_of(tmp_path / "y.h5", 2, 2))
     interrupted(shard_of(tmp_path / "y.h5", 2, 2), asked=tmp_path / "y.h5", shard=(2, 2))
     mark(second, "seeds", 1, 1, bytes(8))
-    with pytest.raises(CacheError, match=r"found 1 blocks of shard 2 missing, which is unfinished; finish it with"):
+    with pytest.raises(CacheError, match=r"found 1 blocks of shard 2 missing; name them all, and finish first"):
         merge([pair[0], second], tmp_path / "x.h5")
     assert not part_of(tmp_path / "x.h5").exists()
 

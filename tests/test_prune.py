@@ -143,7 +143,7 @@ WRONG = {
     "negative views": ([-1], None, "--views: expected some of 0 to 5, as in the file, found -1"),
     "twice": ([1, 1], None, "--views: expected each that is to be kept, once, found one twice"),
     "none": ([], None, "--views: .*found none"),
-    "knowledge": ([0], ["logit"], "--knowledge: expected some of .*logits.*, as in the file, found logit"),
+    "knowledge": ([0], ["logit"], "--knowledge: expected some of .*logits.*, as in the file, found 'logit'"),
     "no knowledge": (None, [], "--knowledge: .*found none"),
     "nothing left out": (range(6), None, "expected something to leave out, found all of it kept"),
 }

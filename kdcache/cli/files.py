@@ -14,11 +14,7 @@ from kdcache.cli.values import ViewNumbers
 
 @click.command(
     cls=Command,
-    example="""
-        kdcache dump-logits --teacher tiny-32 --shard 1/2     # on one machine
-        kdcache dump-logits --teacher tiny-32 --shard 2/2     # on another
-        kdcache merge logits.shard*of2.h5 -o logits.h5
-    """,
+    example="kdcache merge logits.shard*of4.h5 -o logits.h5    # of `dump-logits --shard 1/4`, 2/4, 3/4, 4/4",
 )
 @click.argument("shards", type=common.FILE, nargs=-1, required=True)
 @click.option("-o", "--out", type=common.OUTPUT, required=True, help="The whole cache.")
@@ -26,7 +22,7 @@ from kdcache.cli.values import ViewNumbers
 def merge(shards, out, as_json):
     """Make one cache of a dump's shards.
 
-    To the bytes of a dump by one machine. Interrupted or killed, the same command goes on where it was.
+    It has the bytes that one machine alone would have dumped. Interrupted or killed, the same command goes on.
     """
     from kdcache import choice, remake
 
