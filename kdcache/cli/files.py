@@ -14,7 +14,7 @@ from kdcache.cli.values import ViewNumbers
 
 @click.command(
     cls=Command,
-    example="kdcache merge logits.shard*of4.h5 -o logits.h5    # of `dump-logits --shard 1/4`, 2/4, 3/4, 4/4",
+    example="kdcache merge logits.shard*of4.h5 -o logits.h5  # of --shard 1/4, 2/4, ...",
 )
 @click.argument("shards", type=common.FILE, nargs=-1, required=True)
 @click.option("-o", "--out", type=common.OUTPUT, required=True, help="The whole cache.")
