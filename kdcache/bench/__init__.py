@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kdcache.bench.codecs import bench_codecs
 from kdcache.bench.dump import bench_dump
+from kdcache.bench.live import bench_live
 from kdcache.bench.methods import bench_methods
 from kdcache.bench.read import bench_read
+from kdcache.bench.replay import bench_replay
+from kdcache.bench.scale import bench_scale
 from kdcache.bench.timing import text
 from kdcache.bench.train import bench_train
+from kdcache.bench.workers import bench_workers
 
 BENCHES: dict[str, Callable] = {
     "read": bench_read,
+    "replay": bench_replay,
     "dump": bench_dump,
     "train": bench_train,
+    "live": bench_live,
+    "workers": bench_workers,
     "methods": bench_methods,
+    "codecs": bench_codecs,
+    "scale": bench_scale,
 }
+LARGE = {"scale"}  # not part of `all`
 
-__all__ = ["BENCHES", "text"]
+__all__ = ["BENCHES", "LARGE", "text"]

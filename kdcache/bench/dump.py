@@ -7,50 +7,54 @@ import time
 from pathlib import Path
 
 from kdcache.batches import straight_plan
-from kdcache.bench.fixture import made_data, settled
-from kdcache.bench.timing import alternate, median_rate, ratio
+from kdcache.bench.fixture import made_data, made_teacher
+from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Writer
 from kdcache.cache.layout import part_of
 from kdcache.choice import DumpOptions, make_dump
 from kdcache.dist import Ranks
-from kdcache.models import build
+from kdcache.dump import Dump
+from kdcache.teachers import Forward
 
-ROWS, MODEL, ROUNDS = 1024, "resnet20", 7
+ROWS, BATCH, MODEL = 256, 256, "resnet110"
+SETTINGS = {  # with the rounds of each
+    "f32": (Forward(BATCH), 7),
+    "bf16, channels last": (Forward(BATCH, "bf16", channels_last=True), 9),
+}
 
 
 def bench_dump(progress) -> dict:
     """Images a second through render, forward, encode, checksum, write and sync."""
-    data = made_data(ROWS)
-    network = settled(build(MODEL, 10, data.train.mean, data.train.std), data)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        make_dump(network, data, DumpOptions(Path(folder) / "a.h5", 1)) as dump,
-    ):
-        dump.held_out = None
-        ready = [batch.images for batch in dump.loader.run(straight_plan(range(ROWS), 256))]
+    data, figures = made_data(ROWS), []
+    for name, (forward, rounds) in SETTINGS.items():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            make_dump(made_teacher(MODEL, data), data, DumpOptions(Path(folder) / "a.h5", 1, forward=forward)) as dump,
+        ):
+            times = alternating(dump, rounds, progress, f"dump {name}")
+        figures += [rate(times, f"{name}, {side}", side, ROWS, "images/s") for side in ("forward", "dump")]
+        figures.append(ratio(times, f"{name}, forward / dump, time", "forward", "dump", "0.95 or more"))
+        figures.append(ratio(times, f"{name}, A / A", "forward, again", "forward"))
+    return {"what": f"{ROWS} synthetic 32x32 images through {MODEL}, batches of {BATCH}", "figures": figures}
 
-        def forward():
-            for images in ready:
-                dump.teacher.looks(images)
 
-        def fill():
-            part_of(dump.path).unlink(missing_ok=True)
-            dump.begin()
-            writer = Writer(dump.path)
+def alternating(dump: Dump, rounds: int, progress, desc: str) -> dict[str, list[float]]:
+    dump.held_out = None
+    ready = [batch.images for batch in dump.loader.run(straight_plan(range(ROWS), BATCH))]
+    dump.begin()
+    empty = part_of(dump.path).read_bytes()
+    spent: list[float] = []
+
+    def forward():
+        for images in ready:
+            dump.teacher.looks(images)
+
+    def fill():
+        part_of(dump.path).write_bytes(empty)
+        with Writer(dump.path) as writer:
             started = time.perf_counter()
             dump.fill(writer, Ranks())
             spent.append(time.perf_counter() - started)
-            writer.close()
 
-        spent: list[float] = []
-        times = alternate({"forward": forward, "dump": fill, "forward, again": forward}, ROUNDS, progress, "dump")
-    times["dump"] = spent[1:]  # without begin(), which is paid once; the first was for warming up
-    return {
-        "what": f"{ROWS} synthetic 32x32 images through {MODEL}, f32, batches of 256",
-        "unit": "images/s",
-        "rates": {name: median_rate(values, ROWS) for name, values in times.items()},
-        "ratios": {
-            "forward / dump, time": (ratio(times, "forward", "dump"), "0.90 or more"),
-            "A / A": (ratio(times, "forward, again", "forward"), "the noise"),
-        },
-    }
+    times = alternate({"forward": forward, "dump": fill, "forward, again": forward}, rounds, progress, desc)
+    return times | {"dump": spent[1:]}  # without the emptying; the first was for warming up

@@ -1,15 +1,19 @@
-"""A real cache of made-up images, for measurements."""
+"""Real caches of made-up images, and students of them, for measurements."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from kdcache.choice import Data, DumpOptions, make_dump
+from kdcache.batches import Loader, training_plan
+from kdcache.choice import Data, DumpOptions, Student, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
 from kdcache.teachers import Forward
+from kdcache.train.loop import Trainer, stages
 
 
 def settled(network: Network, data: Data) -> Network:
@@ -25,9 +29,27 @@ def made_data(rows: int, classes: int = 10, size: int = 32) -> Data:
     return Data.open(f"synthetic:{rows},{classes},{size}", None)
 
 
-def made_cache(path: Path, rows: int, classes: int, views: int, model: str = "tiny-3") -> Path:
+def made_teacher(model: str, data: Data) -> Network:
+    return settled(build(model, len(data.train.classes), data.train.mean, data.train.std), data)
+
+
+def made_cache(path: Path, rows: int, classes: int, views: int, codec: str = "f16") -> Path:
     """Synthetic images, and the answers of an untrained network to them."""
     data = made_data(rows, classes, 8)
-    network = settled(build(model, classes, data.train.mean, data.train.std), data)
-    with make_dump(network, data, DumpOptions(path, views, forward=Forward(1024))) as dump:
+    options = DumpOptions(path, views, codec=codec, forward=Forward(1024))
+    with make_dump(made_teacher("tiny-3", data), data, options) as dump:
         return dump.run()
+
+
+def stepper(student: Student, batch: int, stack: contextlib.ExitStack) -> Callable[[], dict]:
+    """A training step as the trainer does it, of this student, with all that belongs to it."""
+    networks = [student.data.network(student.model, 0)]
+    method = student.built(networks[0])
+    networks += [student.data.network(student.model, i) for i in range(1, method.students)]
+    loader = Loader(student.data.train, student.data.view, student.cache.seeds if student.cache else 0)
+    trainer = Trainer(networks, method, student.teacher(method, loader, stack), loader, 2, student.settings)
+    trainer.enter(stages(method, 1)[-1])
+    stack.enter_context(trainer.watching())
+    plan = training_plan(len(student.data.train), 2, 1, batch, 0)
+    turn = iter(range(1 << 30))
+    return lambda: trainer.step(next(iter(loader.run([plan[next(turn) % len(plan)]]))))

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import torch
 
-from kdcache.batches import Loader, training_plan
-from kdcache.bench.fixture import made_data, settled
+from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate
 from kdcache.cache import open_cache
 from kdcache.choice import Data, DumpOptions, Student, make_dump
 from kdcache.methods import METHODS
 from kdcache.methods import build as build_method
-from kdcache.models import build
 from kdcache.models.network import Network, shapes
 from kdcache.train import Settings
-from kdcache.train.loop import Trainer, stages
+from kdcache.types import quiet
 
 ROWS, BATCH, ROUNDS, TEACHER, STUDENT = 256, 64, 5, "resnet20", "resnet8"
 
@@ -27,7 +25,7 @@ ROWS, BATCH, ROUNDS, TEACHER, STUDENT = 256, 64, 5, "resnet20", "resnet8"
 def bench_methods(progress) -> dict:
     """A row per method; methods without a teacher have no live side."""
     data = made_data(ROWS)
-    network = settled(build(TEACHER, 10, data.train.mean, data.train.std), data)
+    network = made_teacher(TEACHER, data)
     rows = [one(name, network, data, progress) for name in progress(list(METHODS), total=len(METHODS), desc="methods")]
     return {"what": f"{TEACHER} to {STUDENT}, steps of {BATCH} images of 32x32", "rows": rows, "text": table(rows)}
 
@@ -45,12 +43,12 @@ def one(name: str, network: Network, data: Data, progress) -> dict:
                 "cached": Student(data, STUDENT, quick(name), settings, cache),
                 "live": Student(data, STUDENT, quick(name), settings, cache, network),
             }
-        steps = {side: stepper(student, stack) for side, student in students.items()}
+        steps = {side: stepper(student, BATCH, stack) for side, student in students.items()}
         if not asks(name, network, data):
             steps = {"cached": steps["live"]}
         for side, step in steps.items():
             row[f"{side}_mb"] = kept_bytes(step) / 1e6
-        for side, times in alternate(steps, ROUNDS, lambda items, **_: items, name).items():
+        for side, times in alternate(steps, ROUNDS, quiet, name).items():
             row[f"{side}_ms"] = 1e3 * statistics.median(times)
     return row
 
@@ -65,22 +63,6 @@ def asks(name: str, network: Network, data: Data) -> bool:
 def quick(name: str) -> str:
     """With less training on the teacher's side: its result has no influence on the speed."""
     return f"{name}:passes=1" if name in ("ft", "mhgd") else name
-
-
-def stepper(student: Student, stack: contextlib.ExitStack):
-    """A training step as the trainer does it, of this student."""
-    networks = [student.data.network(student.model, 0)]
-    method = student.built(networks[0])
-    networks += [student.data.network(student.model, i) for i in range(1, method.students)]
-    view, seeds = student.data.view, student.cache.seeds if student.cache else 0
-    loader = Loader(student.data.train, view, seeds)
-    teacher = student.teacher(method, loader, stack)
-    trainer = Trainer(networks, method, teacher, loader, 2, student.settings)
-    trainer.enter(stages(method, 1)[-1])
-    stack.enter_context(trainer.watching())
-    plan = training_plan(len(student.data.train), 2, 1, BATCH, 0)
-    turn = iter(range(1 << 30))
-    return lambda: trainer.step(next(iter(loader.run([plan[next(turn) % len(plan)]]))))
 
 
 def kept_bytes(step) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+
+NOISE = "the noise"  # what stands beside A against A
 
 
 def alternate(sides: dict[str, Callable[[], object]], rounds: int, progress, desc: str) -> dict[str, list[float]]:
@@ -29,25 +32,58 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def ratio(times: dict[str, list[float]], over: str, under: str) -> dict[str, float]:
-    """The median of the ratios round by round, with the quartiles."""
-    values = sorted(a / b for a, b in zip(times[over], times[under], strict=True))
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """A figure of one thread is the same on machines with more of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def figure(name: str, values: Sequence[float], unit: str, bar: str = "") -> dict:
+    """The median of what was measured in several rounds, its quartiles, and the limit that it is held against."""
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (values[0],) * 3
-    return {"median": statistics.median(values), "low": low, "high": high}
+    return {"name": name, "median": statistics.median(values), "low": low, "high": high, "unit": unit, "bar": bar}
 
 
-def median_rate(times: list[float], items: int) -> float:
-    return items / statistics.median(times)
+def rate(times: dict[str, list[float]], name: str, side: str, items: int, unit: str, bar: str = "") -> dict:
+    return figure(name, [items / spent for spent in times[side]], unit, bar)
+
+
+def ratio(times: dict[str, list[float]], name: str, over: str, under: str, bar: str = NOISE) -> dict:
+    """Of two sides, round by round."""
+    return figure(name, [a / b for a, b in zip(times[over], times[under], strict=True)], "", bar)
 
 
 def text(name: str, found: dict) -> str:
-    """A result as lines: what was measured, and what it is held against."""
+    """A result as lines: what was measured, its figures, and what they are held against."""
     lines = [f"{name}: {found['what']}"]
+    if figures := found.get("figures"):
+        lines.append(aligned([["", "median", "quartiles", "", "held against"], *map(cells, figures)], {1}))
     if "text" in found:
-        return f"{lines[0]}\n{found['text']}\n"
-    for side, rate in found["rates"].items():
-        lines.append(f"  {side:<34} {rate:>14,.0f} {found['unit']}")
-    for label, (value, bar) in found["ratios"].items():
-        spread = f"({value['low']:.3f} to {value['high']:.3f})"
-        lines.append(f"  {label:<34} {value['median']:>14.3f} {spread:<18} {bar}")
+        lines.append(found["text"])
     return "\n".join(lines) + "\n"
+
+
+def cells(one: dict) -> list[str]:
+    spread = f"{shown(one['low'])} to {shown(one['high'])}"
+    return [f"  {one['name']}", shown(one["median"]), spread, one["unit"], one["bar"]]
+
+
+def shown(value: float) -> str:
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 3
+    return f"{value:,.{digits}f}"
+
+
+def aligned(rows: list[list[str]], right=frozenset()) -> str:
+    """Cells side by side; some columns, of numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: list[str]) -> str:
+        padded = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(map(line, rows))

@@ -6,7 +6,8 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put
-from kdcache.cli.values import COUNT, OneOf
+from kdcache.cli.values import COUNT, NewPath, Number, OneOf
+from kdcache.errors import UsageError
 
 
 @click.command(
@@ -36,19 +37,39 @@ def run(recipe, data, seeds, device, workers, runs, as_json):
     put(table, as_json, table["text"])
 
 
-@click.command(cls=Command, example="kdcache bench train")
-@click.argument("what", type=OneOf(["read", "dump", "train", "methods", "all"]), default="all")
+BENCHES = ("read", "replay", "dump", "train", "live", "workers", "methods", "codecs", "scale")  # as in kdcache.bench
+ASKS = {"cache": "codecs", "plot": "codecs", "rows": "scale", "classes": "scale", "views": "scale"}
+
+
+@click.command(
+    cls=Command,
+    example="""
+        kdcache bench train
+        kdcache bench codecs --cache logits.h5 --plot codecs.png
+    """,
+)
+@click.argument("what", type=OneOf([*BENCHES, "all"]), default="all")
+@click.option("--cache", type=common.FILE, metavar="F", help="Of codecs: your own logits.  [default: made-up ones]")
+@click.option("--plot", type=NewPath(), metavar="FILE", help="Of codecs: error over bytes, as a PNG.")
+@click.option("--rows", type=COUNT, help="Of scale.  [default: 1281167]")
+@click.option("--classes", type=Number(whole=True, least=2), help="Of scale.  [default: 1000]")
+@click.option("--views", type=COUNT, help="Of scale.  [default: 4]")
 @json_option
-def bench(what, as_json):
+def bench(what, as_json, **options):
     """Measure the speed of this machine.
 
-    Each figure stands beside the one it is held against.
+    Each figure stands beside the one it is held against. `all` leaves out scale, which writes a large file.
     """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if ASKS[name] != what and not (what == "all" and ASKS[name] == "codecs"):
+            raise UsageError(f"--{name}", f"`bench {ASKS[name]}`", f"`bench {what}`", "leave it out")
     from kdcache import bench as bench_
 
     found = {}
-    for name in bench_.BENCHES if what == "all" else [what]:
-        found[name] = bench_.BENCHES[name](bar)
+    for name in [name for name in BENCHES if name not in bench_.LARGE] if what == "all" else [what]:
+        asked = {option: value for option, value in given.items() if ASKS[option] == name}
+        found[name] = bench_.BENCHES[name](bar, **asked)
         if not as_json:
             click.echo(bench_.text(name, found[name]))
     if as_json:

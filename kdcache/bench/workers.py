@@ -1,0 +1,68 @@
+"""An epoch of photographs through worker processes, with knowledge attached and without."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kdcache.batches import Loader, training_plan
+from kdcache.bench.timing import alternate, rate, ratio
+from kdcache.cache import Cache, open_cache
+from kdcache.choice import Data
+from kdcache.dump import Dump
+from kdcache.known import KnownTeacher, Table
+from kdcache.teachers import CacheTeacher, Teacher, no_teacher
+
+FILES, SIDE, CLASSES, BATCH, WORKERS, ROUNDS = 1000, 256, 10, 64, 2, 9
+VIEW = "resized-crop:224"
+
+
+def bench_workers(progress) -> dict:
+    """Images a second that reach the training process."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Data.open(f"folder:{made_photographs(Path(folder) / 'images')}", VIEW)
+        cache = known_answers(Path(folder) / "a.h5", data)
+        loader = Loader(data.train, data.view, cache.seeds, workers=WORKERS)
+        plan = training_plan(len(data.train), 1, 1, BATCH, 0)
+
+        def epoch(teacher: Teacher):
+            for batch in loader.run(plan):
+                teacher(batch)
+
+        attached = CacheTeacher(cache, ["logits"])
+        sides = {"images alone": lambda: epoch(no_teacher), "with knowledge": lambda: epoch(attached)}
+        sides["images alone, again"] = sides["images alone"]
+        times = alternate(sides, ROUNDS, progress, "workers")
+    figures = [rate(times, side, side, FILES, "images/s") for side in ("images alone", "with knowledge")]
+    figures.append(ratio(times, "alone / with knowledge, time", "images alone", "with knowledge", "0.95 or more"))
+    figures.append(ratio(times, "A / A", "images alone, again", "images alone"))
+    what = f"epochs of {FILES} JPEGs of {SIDE}x{SIDE}, {VIEW}, {WORKERS} workers, batches of {BATCH}"
+    return {"what": what, "figures": figures}
+
+
+def made_photographs(root: Path) -> Path:
+    """Smooth noise, about as hard to decode as photographs of that size."""
+    generator = np.random.default_rng(0)
+    for number, place in enumerate(names(root)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        rough = Image.fromarray(generator.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8))
+        rough.resize((SIDE, SIDE), Image.Resampling.BICUBIC).rotate(number % 7).save(place, quality=90)
+    return root
+
+
+def names(root: Path) -> Iterator[Path]:
+    for number in range(FILES):
+        yield root / "train" / f"{number % CLASSES}" / f"{number:05}.jpg"
+    yield root / "test" / "0" / "0.jpg"
+
+
+def known_answers(path: Path, data: Data) -> Cache:
+    """A cache of those images without a network: it is only read here."""
+    logits = np.random.default_rng(0).normal(0, 4, (FILES, CLASSES)).astype(np.float32)
+    described = {"kind": "bench", "model": "bench", "fingerprint": "", "shapes": {"logits": [CLASSES]}}
+    loader = Loader(data.train, data.view, 0)
+    return open_cache(Dump(path, loader, None, 1, 0, KnownTeacher(Table(logits)), described, "st").run())
