@@ -35,8 +35,8 @@ class Ranks:
         return cls(rank, world)
 
     def share(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Which of so many blocks fall to this rank: every world-th one."""
-        return np.arange(math.prod(shape)).reshape(shape) % self.world == self.rank
+        """Which blocks [V, NB] fall to this rank."""
+        return turns(shape, self.world) == self.rank
 
     def wait_for(self, ready: Callable[[], bool], sign: Callable[[], object] = lambda: None) -> None:
         """Until other ranks have done their part; alone there is nothing to wait for.
@@ -51,3 +51,10 @@ class Ranks:
                 found = f"no sign of them for {PATIENCE / 3600:g} hours"
                 raise KdcacheError(f"rank {self.rank}", "the other ranks", found, "run it again")
             time.sleep(0.1)
+
+
+def turns(shape: tuple[int, ...], world: int) -> np.ndarray:
+    """Whose turn each block [V, NB] is; shifted now and then, or one rank might have every short last block."""
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    period = min(math.lcm(shape[-1], world), numbers.size)
+    return (numbers + numbers // max(period, 1)) % world

@@ -18,6 +18,7 @@ from kdcache.cache import Writer, create
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.cache.reader import require_finished, require_intact
+from kdcache.dist import turns
 from kdcache.dump import require_same
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
 from kdcache.types import quiet
@@ -174,7 +175,7 @@ def gathered(files: Sequence[Blocks], path: Path) -> tuple[dict[str, np.ndarray]
             place, other = (f.layout.path for f in (files[which], files[holders[dataset][view, block]]))
             expected = f"block {block} of view {view} as in {other}"
             raise CacheError(f"{place}:/{dataset}", expected, "another one", "leave one of the two files out")
-        missing[dataset] = np.flatnonzero(~done.any(0))
+        missing[dataset] = ~done.any(0)
     require_none_missing(files, missing, path)
     return holders, words
 
@@ -183,7 +184,7 @@ def require_none_missing(files: Sequence[Blocks], missing: Mapping[str, np.ndarr
     """Names the shards whose blocks are in no file."""
     world = max(file.layout.shard.world for file in files)
     given = {file.layout.shard.rank + 1 for file in files if file.layout.shard.world == world}
-    counts = Counter(int(block) % world + 1 for blocks in missing.values() for block in blocks)
+    counts = Counter(int(rank) + 1 for lost in missing.values() for rank in turns(lost.shape, world)[lost])
     found = [
         f"{count} blocks of shard {number} missing" if number in given else f"no shard {number}"
         for number, count in sorted(counts.items())

@@ -11,6 +11,7 @@ from hostile_cases import array_in, mark
 
 from kdcache.cache import create, creation, open_cache, writer
 from kdcache.cache.layout import part_of, read_layout, shard_of
+from kdcache.dist import turns
 from kdcache.errors import CacheError
 from kdcache.teachers import LiveTeacher
 
@@ -83,10 +84,17 @@ def test_a_disk_that_lacks_a_share_leaves_nothing(cache, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_sample_view_falls_to_one_shard(pair):
+def test_every_block_falls_to_one_shard(pair):
     shares = [read_layout(path).share("knowledge/logits") for path in pair]
     assert np.array_equal(shares[0], ~shares[1])
-    assert abs(int(shares[0].sum()) - int(shares[1].sum())) <= 1
+
+
+@pytest.mark.parametrize("world", range(1, 7))
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 6, 49])
+def test_shares_are_equal_and_so_are_those_of_short_last_blocks(world, blocks):
+    counts = np.bincount(turns((11, blocks), world).ravel(), minlength=world)
+    assert counts.max() - counts.min() <= 1
+    assert sorted(turns((world, blocks), world)[:, -1]) == list(range(world))
 
 
 # As commands
