@@ -41,6 +41,10 @@ class Joined:
     def seeds(self, view, rows) -> np.ndarray:
         return self.first.seeds(view, rows)
 
+    def advise(self, view: int, names: Sequence[str]) -> None:
+        for cache in self.caches:
+            cache.advise(view, names)
+
 
 class MoreViews(Joined):
     """The views of one teacher, file after file."""
@@ -83,6 +87,10 @@ class MoreViews(Joined):
 
     def read_eval(self, rows, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.first.read_eval(rows, names, device)
+
+    def advise(self, view: int, names: Sequence[str]) -> None:
+        number = int(np.searchsorted(self.starts, view, side="right")) - 1
+        self.caches[number].advise(view - int(self.starts[number]), names)
 
     def parts(self, view, rows: np.ndarray):
         """(cache, places in the batch, views of its own) for every file that a batch touches."""

@@ -15,7 +15,8 @@ from kdcache.cache.layout import ALIGNMENT, part_of
 from kdcache.cache.meta import parse
 from kdcache.errors import CacheError, UsageError
 from kdcache.seeds import sample_seeds
-from kdcache.teachers import Forward
+from kdcache.teachers import CacheTeacher, Forward
+from kdcache.types import Batch
 
 CODECS = ["f32", "f16", "int8", "logp8", "topk:3", "topk:10"]
 
@@ -255,3 +256,15 @@ def test_an_unfinished_cache_is_refused_by_either_name(copied):
 
 def test_a_header_says_no_more_than_it_should(cache):
     assert parse("x", bytes(stored(cache.path, "meta"))) == cache.meta
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_held_view_says_what_the_file_says(cache, hold):
+    teacher = CacheTeacher(cache, ["logits"])
+    teacher.hold = hold
+    generator = np.random.default_rng(0)
+    for views in ([0], [0], [1], [2], [0], [0, 1, 2]):
+        rows = torch.from_numpy(generator.integers(0, len(cache), 60))
+        view = torch.tensor(views).repeat(60 // len(views))
+        batch = Batch(torch.empty(0), rows, rows, view)
+        assert torch.equal(teacher(batch)["logits"], cache.read(view, rows)["logits"])

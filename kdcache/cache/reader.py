@@ -109,6 +109,18 @@ class Cache:
         """The stored bytes of knowledge, undecoded: uint8 [n, record size]."""
         return self._bytes(f"knowledge/{self._known([name])[0]}", self._items(view, rows))
 
+    def decode(self, name: str, records: Tensor) -> Tensor:
+        """Stored bytes, on any device, as f32."""
+        return self.layout.codecs[name].decode(records)
+
+    def advise(self, view: int, names: Sequence[str]) -> None:
+        """Has the system read a view into memory while something else is done."""
+        for name in names:
+            place = self.layout.places[f"knowledge/{name}"]
+            start = place.offset + view * self._rows * place.dtype.itemsize
+            first = start - start % mmap.PAGESIZE
+            self._open().madvise(mmap.MADV_WILLNEED, first, start + self._rows * place.dtype.itemsize - first)
+
     def has_eval(self, name: str) -> bool:
         """Whether it holds this knowledge of the evaluation images, too."""
         return f"eval/{name}" in self.layout.places
@@ -147,7 +159,7 @@ class Cache:
         records = torch.from_numpy(self._bytes(f"{kind}/{name}", items))
         if device != "cpu":
             records = records.to(device, non_blocking=True)
-        return self.layout.codecs[name].decode(records)
+        return self.decode(name, records)
 
     def _bytes(self, dataset: str, items: np.ndarray) -> np.ndarray:
         records = self._gather(dataset, items)

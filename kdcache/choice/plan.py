@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import shutil
 import time
@@ -11,27 +12,31 @@ import torch
 
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
-from kdcache.choice.data import Data
-from kdcache.codecs.choose import auto
+from kdcache.choice.data import Data, load_teacher, teacher_folder
+from kdcache.codecs.choose import auto, kl_rows
 from kdcache.errors import UsageError
 from kdcache.methods import Method, knowledge_of
 from kdcache.methods import build as build_method
-from kdcache.models.network import check_output, shapes
+from kdcache.models.network import Network, check_output, shapes
+from kdcache.runs import ROOT
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.views import enumerate_all
 
 SECONDS = 1.0  # of measuring the teacher
+SETTINGS = (("f32", False), ("f32", True), ("bf16", False), ("bf16", True))  # dtype, channels last
+FEW, LEAST_SECONDS = 64, 0.3  # images at once, and time, for a first impression of each of these settings
 
 
 def plan(
     data: Data, path: Path, device: str, *, teacher: str, views: int | str, method: str, codec: str,
-    epochs: int, students: int, batch: int, dtype: str, channels_last: bool,
+    epochs: int, students: int, batch: int, dtype: str, channels_last: bool, weights: str | None = None, root=ROOT,
 ) -> dict:  # fmt: skip
-    """Bytes a row and in all, free space, seconds of the dump, and what it saves against a live teacher.
+    """Bytes a row and in all, free space, seconds of the dump, what it saves against a live teacher, other settings.
 
-    The teacher's weights do not matter to any of this, so it is built with fresh ones.
+    Without weights the teacher is built with fresh ones, which matter only to how far other settings move its answers.
     """
-    network = data.network(teacher, 0)
+    known = weights or (teacher_folder(root, data.train.spec, teacher) / "last.safetensors").exists()
+    network = load_teacher(teacher, weights, data, root) if known else data.network(teacher, 0)
     check_output(network, data.image)
     view = enumerate_all(data.view) if views == "all" else data.view
     count = view.count if views == "all" else int(views)
@@ -44,6 +49,7 @@ def plan(
     forward = Forward(batch, dtype, channels_last)
     with LiveTeacher(network, build_method("st"), forward, device) as live:
         rate, logits = measured_rate(live, loader, batch)
+    compared = compare_settings(network, loader, device)
     sizes = record_sizes(method, built, every, codec, logits)
     row = sum(sizes.values())
     dump, looped = count * n / rate, epochs * students * n / rate
@@ -56,6 +62,8 @@ def plan(
         "bytes": count * n * (row + 8) + len(data.held_out) * row + 12 * n,
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
         "teacher_images_per_second": rate,
+        "weights": "the teacher's" if known else "fresh",
+        "forward": compared,
         "dump_seconds": dump,
         "live_seconds": looped,
         "saved_seconds": looped - dump,
@@ -75,6 +83,27 @@ def measured_rate(teacher: LiveTeacher, loader: Loader, batch: int) -> tuple[flo
         if time.perf_counter() - started > SECONDS:
             break
     return images / (time.perf_counter() - started), torch.cat(logits)[:4096]
+
+
+def compare_settings(network: Network, loader: Loader, device: str) -> list[dict]:
+    """Of each dtype and memory layout: images a second here, and how far its answers are from those in f32."""
+    batch = next(iter(loader.run(straight_plan(range(min(FEW, len(loader.source))), FEW))))
+    rows, truth = [], None
+    for dtype, channels_last in SETTINGS:
+        forward = Forward(FEW, dtype, channels_last)
+        with LiveTeacher(copy.deepcopy(network), build_method("st"), forward, device) as live:
+            logits = live.show(batch)["logits"].cpu()
+            images, started = 0, time.perf_counter()
+            while not images or time.perf_counter() - started < LEAST_SECONDS:
+                live.show(batch)["logits"].cpu()
+                images += len(batch)
+            rate = images / (time.perf_counter() - started)
+        truth = logits if truth is None else truth
+        kl = {t: float(kl_rows(truth, logits, t).mean()) for t in (1, 4)}
+        flips = int((truth.argmax(1) != logits.argmax(1)).sum())
+        facts = {"dtype": dtype, "channels_last": channels_last, "images_per_second": rate, "kl": kl, "flips": flips}
+        rows.append(facts | {"images": len(batch)})
+    return rows
 
 
 def record_sizes(text: str, method: Method, every: dict, codec: str, logits: torch.Tensor) -> dict[str, int]:

@@ -8,12 +8,15 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, lines, put
-from kdcache.cli.facts import readable
+from kdcache.cli.facts import columns, readable
 from kdcache.cli.values import COUNT, OneOf
 
 
 @click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
-@click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY; no weights.")
+@click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
+@click.option(
+    "--weights", type=common.FILE, metavar="F", help="Its weights.  [default: train-teacher's, else fresh ones]"
+)
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -27,13 +30,14 @@ from kdcache.cli.values import COUNT, OneOf
 @common.forward("--channels-last", is_flag=True, help="Memory layout.")
 @click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
 @common.device_option
+@common.runs_option
 @json_option
-def plan(data, fraction, augment, out, device, as_json, **rest):
+def plan(data, fraction, augment, out, device, runs, as_json, **rest):
     """Say what a dump would cost, and what it would save."""
     from kdcache import choice
 
     opened = choice.Data.open(data, augment, fraction)
-    facts = choice.plan(opened, Path(out), choice.choose_device(device), **rest)
+    facts = choice.plan(opened, Path(out), choice.choose_device(device), root=runs, **rest)
     put(facts, as_json, described(facts))
 
 
@@ -48,7 +52,17 @@ def described(facts: dict) -> str:
     text["the dump"] = clock(facts["dump_seconds"])
     text["a live teacher"] = f"{clock(facts['live_seconds'])} for these students and epochs"
     text["saved"] = clock(facts["saved_seconds"])
-    return lines(text)
+    return f"{lines(text)}\n\n{other_settings(facts)}"
+
+
+def other_settings(facts: dict) -> str:
+    """What else `dump-logits` could be told of the forward, and what that would do to the answers."""
+    rows = [["forward", "images/s", "KL from f32, T = 1", "T = 4", "other top-1"]]
+    for one in facts["forward"]:
+        name = f"--dtype {one['dtype']}{' --channels-last' if one['channels_last'] else ''}"
+        moved = [f"{one['kl'][t]:.1e}" for t in (1, 4)]
+        rows.append([name, f"{one['images_per_second']:,.0f}", *moved, f"{one['flips']} of {one['images']}"])
+    return f"{columns(rows, {1, 2, 3, 4})}\nwith {facts['weights']} weights"
 
 
 def clock(seconds: float) -> str:
