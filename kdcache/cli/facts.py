@@ -12,7 +12,7 @@ SEED_BYTES = 8
 
 def summary(path: str | Path) -> dict:
     """What a cache file holds, finished or not."""
-    from kdcache.cache.layout import merging, read_layout
+    from kdcache.cache.layout import read_layout
     from kdcache.cache.reader import require_intact
     from kdcache.cache.writer import blocks_done
 
@@ -27,9 +27,6 @@ def summary(path: str | Path) -> dict:
             if layout.path.suffix != ".part":  # one that was killed before its seal
                 raise
             complete = False
-    apart = {key: meta[key] for key in ("shard", "pruned_from") if key in meta}
-    if "shard" in apart:
-        apart |= {"disk_bytes": layout.path.stat().st_blocks * 512, "merge": merging(layout.path, layout.shard)}
     knowledge = {name: codec.to_json() | {"bytes_per_row": codec.size} for name, codec in layout.codecs.items()}
     return {
         "file": str(path),
@@ -49,8 +46,18 @@ def summary(path: str | Path) -> dict:
         "source": {key: value for key, value in meta["source"].items() if key != "classes"},
         **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},
         "measured": meta.get("measured", {}),
-        **apart,
+        **part_of_a_dump(layout),
     }
+
+
+def part_of_a_dump(layout) -> dict:
+    """What there is to say of a shard, or of a pruned cache."""
+    from kdcache.cache.layout import merging
+
+    found = {key: layout.meta[key] for key in ("shard", "pruned_from") if key in layout.meta}
+    if "shard" in found:
+        found |= {"disk_bytes": layout.path.stat().st_blocks * 512, "merge": merging(layout.path, layout.shard)}
+    return found
 
 
 def made(facts: dict) -> str:
