@@ -62,7 +62,7 @@ def plan(
         "bytes": count * n * (row + 8) + len(data.held_out) * row + 12 * n,
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
         "teacher_images_per_second": rate,
-        "weights": "the teacher's" if known else "fresh",
+        "trained": bool(known),
         "forward": compared,
         "dump_seconds": dump,
         "live_seconds": looped,

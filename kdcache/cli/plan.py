@@ -60,9 +60,9 @@ def other_settings(facts: dict) -> str:
     rows = [["forward", "images/s", "KL from f32, T = 1", "T = 4", "other top-1"]]
     for one in facts["forward"]:
         name = f"--dtype {one['dtype']}{' --channels-last' if one['channels_last'] else ''}"
-        moved = [f"{one['kl'][t]:.1e}" for t in (1, 4)]
-        rows.append([name, f"{one['images_per_second']:,.0f}", *moved, f"{one['flips']} of {one['images']}"])
-    return f"{columns(rows, {1, 2, 3, 4})}\nwith {facts['weights']} weights"
+        moved = [f"{one['kl'][t]:.1e}" for t in (1, 4)] + [f"{one['flips']} of {one['images']}"]
+        rows.append([name, f"{one['images_per_second']:,.0f}", *(moved if facts["trained"] else ["?"] * 3)])
+    return columns(rows, {1, 2, 3, 4}) + ("" if facts["trained"] else "\n?: how far they move needs its weights")
 
 
 def clock(seconds: float) -> str:
