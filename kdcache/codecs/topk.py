@@ -153,8 +153,9 @@ class TopK(Codec):
         return torch.stack(codes, 1) if codes else depths[:, 1:].long(), torch.stack(reached, 1)
 
     def decode(self, records):
+        # first of all: between small tensors, malloc gives a large one another place each time, and the cache is cold
+        dense = records.new_empty(len(records), self.count, dtype=torch.float32)
         ids, logits, level = self.decode_pairs(records)
-        dense = logits.new_empty(len(records), self.count)
         if level is not None:
             dense.copy_(level)
         return dense.scatter_(1, ids, logits)
