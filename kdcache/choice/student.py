@@ -31,7 +31,8 @@ from kdcache.train import Settings, fit
 from kdcache.types import quiet
 from kdcache.verify import require_pixels, require_teacher
 
-CACHE_FACTS = ("views", "run_key", "method", "knowledge", "joined")  # what tells two caches of a teacher apart
+# what tells two caches of a teacher apart
+CACHE_FACTS = ("views", "run_key", "first_view", "method", "knowledge", "joined", "pruned_from")
 
 
 @dataclass
