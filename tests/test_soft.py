@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import save_file
 
 from kdcache.cache import open_cache
-from kdcache.choice import Data, Student, dump_pseudo, import_logits, plan, pseudo_teacher
+from kdcache.choice import Data, Student, dump_pseudo, import_logits, live_teacher, plan, pseudo_teacher
 from kdcache.choice.soft import parse_confidence, pseudo_from_text
 from kdcache.errors import DataChanged, UsageError
 from kdcache.pseudo import PseudoTeacher
@@ -173,3 +173,9 @@ def test_a_plan_says_the_bytes_of_the_file(data, dump, tmp_path):
     assert found["bytes_per_row"] == {"logits": 20, "emb": 2 * open_cache(tmp_path / "a.h5").layout.codecs["emb"].count}
     assert found["saved_seconds"] == pytest.approx(found["live_seconds"] * 0.9, rel=0.01)
     json.dumps(found)
+
+
+def test_nobody_can_ask_again_who_never_was_a_network(data, tmp_path):
+    cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 1, "f32", 0, {"accuracy": "0.9"}))
+    with pytest.raises(UsageError, match="leave --live out"):
+        live_teacher(True, None, None, cache, data, tmp_path)

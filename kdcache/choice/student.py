@@ -232,6 +232,9 @@ def live_teacher(
     name = teacher or (cache.meta["teacher"].get("model") if cache else None)
     if name is None:
         raise UsageError("--live", "--teacher", "none", "name the teacher's model")
+    if cache and cache.meta["teacher"].get("kind") != "network":
+        found = f"answers of kind {cache.meta['teacher'].get('kind')}"
+        raise UsageError(f"--live --cache {cache.path}", "a network's answers", found, "leave --live out")
     return load_teacher(name, weights, data, root)
 
 
