@@ -22,6 +22,8 @@ from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.seeds import CANARY, permutation
+from kdcache.types import Batch
+from kdcache.views import View
 
 COLUMN, LARGEST, MARGIN = 96, 160, 150  # pixels: the narrowest column, the largest picture, the widest label
 BAR, GAP, TOP = 14, 10, 3
@@ -40,10 +42,12 @@ def contact_sheet(cache: Cache, loader: Loader, rows: int, views: int, path: Pat
     chosen = np.sort(permutation(len(cache), 0, use=CANARY)[:rows])
     views = min(views, cache.views)
     answers = [likeliest(cache.read(np.full_like(chosen, v), chosen, ["logits"])["logits"]) for v in range(views)]
-    sheet = Sheet(cache, chosen, answers, tuple(loader.view.size))
+    sheet = Sheet(cache, chosen, answers, loader.view)
     for view in range(views):
-        for line, image in enumerate(loader.images(view * len(cache) + chosen)):
-            sheet.add(view, line, image)
+        items = view * len(cache) + chosen
+        batch = loader.batch(loader.images(items), items, None)
+        for line in range(len(chosen)):
+            sheet.add(view, line, batch)
     try:
         sheet.image.save(path, "PNG")
     except OSError as error:
@@ -60,11 +64,13 @@ def likeliest(logits: Tensor) -> list[Answer]:
 class Sheet:
     """The picture, measured out before anything is drawn, so that nothing overlaps and nothing is cut off."""
 
-    def __init__(self, cache: Cache, chosen: np.ndarray, answers: list[list[Answer]], size: tuple[int, int]):
+    def __init__(self, cache: Cache, chosen: np.ndarray, answers: list[list[Answer]], rendering: View):
         from PIL import Image, ImageDraw
 
         self.answers, self.labels, views = answers, cache.labels[chosen], len(answers)
-        self.height, self.width = tile(size)
+        self.height, self.width = tile(rendering.size)
+        self.classes = cache.classes
+        self.parts = BAR if rendering.mixes else 0  # a line that says what was mixed
         self.column = max(COLUMN, self.width)
         names = [cache.classes[label] if label >= 0 else "no label" for label in self.labels]
         said = {c: cache.classes[c] for view in answers for answer in view for _, c in answer}
@@ -78,7 +84,7 @@ class Sheet:
         across = self.left + views * (self.column + GAP)
         caption = self.small.wrapped(caption_of(cache), across - 2 * GAP, 9)
         self.top = GAP + 13 * len(caption) + 24
-        self.cell = self.height + 4 + min(TOP, len(cache.classes)) * BAR + GAP
+        self.cell = self.height + self.parts + 4 + min(TOP, len(cache.classes)) * BAR + GAP
         self.image = Image.new("RGB", (across, self.top + len(chosen) * self.cell), PAPER)
         self.pen = ImageDraw.Draw(self.image)
         for line, text in enumerate(caption):
@@ -90,19 +96,29 @@ class Sheet:
                 script, colour = (self.small, FAINT) if text is row else (self.font, INK)
                 self.pen.text((GAP, self.top + line * self.cell + 17 * i), text, colour, script.font)
 
-    def add(self, view: int, line: int, image: Tensor) -> None:
+    def add(self, view: int, line: int, batch: Batch) -> None:
         """One rendering and the answer to it."""
         from PIL import Image
 
         x, y = self.left + view * (self.column + GAP), self.top + line * self.cell
+        image, labels = batch.images[line], [int(self.labels[line])]
         pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         way = Image.Resampling.NEAREST if image.shape[1] <= self.height else Image.Resampling.LANCZOS
         self.image.paste(pixels.resize((self.width, self.height), way), (x, y))
+        if batch.shares is not None:
+            labels.append(int(batch.others[line]))
+            text = self.mixture(labels, float(batch.shares[line]))
+            self.pen.text((x, y + self.height + 10), text, FAINT, self.small.font, "lm")
         for place, (share, c) in enumerate(self.answers[view][line]):
-            self.bar(x, y + self.height + 4 + place * BAR, share, c, int(self.labels[line]))
+            self.bar(x, y + self.height + self.parts + 4 + place * BAR, share, c, labels)
 
-    def bar(self, x: int, y: int, share: float, c: int, label: int) -> None:
-        colour = OPEN if label < 0 else RIGHT if c == label else WRONG
+    def mixture(self, labels: list[int], share: float) -> str:
+        """Of what the picture is made, in percent."""
+        named = [self.classes[c] if c >= 0 else "?" for c in labels]
+        return self.small.cut(f"{100 * share:.0f} % {named[0]} + {100 * (1 - share):.0f} % {named[1]}", self.column)
+
+    def bar(self, x: int, y: int, share: float, c: int, labels: list[int]) -> None:
+        colour = OPEN if min(labels) < 0 else RIGHT if c in labels else WRONG
         self.pen.rectangle((x, y, x + self.column - 1, y + BAR - 2), TRACK)
         if (length := round(share * self.column)) > 0:
             self.pen.rectangle((x, y, x + length - 1, y + BAR - 2), colour)
@@ -192,4 +208,4 @@ def caption_of(cache: Cache) -> str:
     meta = cache.meta
     teacher = meta["teacher"].get("model", meta["teacher"].get("kind", "the teacher"))
     source, view = meta["source"]["spec"], meta["view"]["view"]
-    return f"{source} as {view}, and what {teacher} makes of it, in percent; green is the label"
+    return f"{source} as {view}, and what {teacher} makes of it, in percent; green is the label's"

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from kdcache import show
 from kdcache.show import Script, contact_sheet, tile
+from kdcache.types import Batch
 
 LONG = [f"class number {i:03} of a long name" for i in range(120)]
 
@@ -20,10 +21,10 @@ class Made:
 
     path, names = Path("made.h5"), ["logits"]
 
-    def __init__(self, classes, labels, size=(32, 32), views=3):
+    def __init__(self, classes, labels, size=(32, 32), views=3, mixes=False):
         self.classes, self.labels, self.views = list(classes), np.array(labels), views
         self.meta = {"source": {"spec": "made"}, "view": {"view": "crop"}, "teacher": {"model": "tiny-3"}}
-        self.view = SimpleNamespace(size=size)
+        self.view = SimpleNamespace(size=size, mixes=mixes)
         self.logits = torch.randn(views, len(labels), len(self.classes), generator=torch.Generator().manual_seed(0))
 
     def __len__(self):
@@ -36,6 +37,12 @@ class Made:
         views, rows = np.divmod(items, len(self))
         shade = torch.from_numpy(40 * rows + 10 * views).to(torch.uint8)
         return shade[:, None, None, None].expand(-1, 3, *self.view.size)
+
+    def batch(self, images, items, epoch):
+        rows = torch.from_numpy(items % len(self))
+        targets = torch.from_numpy(self.labels)[rows]
+        mixed = {"others": targets.roll(1), "shares": torch.full((len(rows),), 0.625)} if self.view.mixes else {}
+        return Batch(images, targets, rows, rows * 0, epoch, **mixed)
 
     def draw(self, path, rows=8, views=6) -> np.ndarray:
         with Image.open(contact_sheet(self, self, rows, views, path)) as image:
@@ -51,6 +58,8 @@ CASES = {
     "one view": (["cat", "dog", "cow"], [0], (32, 32), 1),
     "wide": (["cat", "dog"], [0, 1], (8, 64), 2),
     "tall": (["cat", "dog"], [0, 1], (64, 8), 2),
+    "mixed": (["cat", "dog", "cow"], [0, 1, -1], (32, 32), 2, True),
+    "mixed, with long names": (LONG, [0, 60, 119], (40, 40), 2, True),
     "photographs": (LONG, [1, 2], (224, 224), 2),
     "other letters": (["Großer Brachvogel", "短い名前", "éclair", "Жук"], [0, 1, 2, 3], (32, 32), 2),
 }
