@@ -54,3 +54,9 @@ def one_line(text: str) -> str:
     """Fit for any terminal, whatever a file or a path has put into it."""
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """Another library's exception as part of a message of ours."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
-    {"types", "errors", "seeds"},
+    {"types", "errors", "seeds", "factories"},
     {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo", "plot", "table"},
     {"cache", "batches", "teachers", "known", "joined", "mixlabels"},
     {"dump", "filling", "train", "verify", "show", "remake"},
@@ -19,6 +19,7 @@ LAYERS = [
     {"__main__"},
 ]
 BESIDE = {  # rooms of one layer that may use each other, in this order
+    "factories": {"errors"},
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
     "known": {"teachers"},

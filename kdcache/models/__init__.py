@@ -7,21 +7,17 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import operator
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
-from kdcache.errors import KdcacheError, UsageError
-from kdcache.models.network import Network, one_line
+from kdcache.errors import KdcacheError, UsageError, reason
+from kdcache.factories import from_current_folder, imported
+from kdcache.models.network import Network
 from kdcache.models.resnet import ResNet
 from kdcache.models.tiny import Tiny
 from kdcache.models.wrn import WideResNet
@@ -67,7 +63,7 @@ def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], 
         except TypeError as error:
             known = [option for option in inspect.signature(builder).parameters if option != "classes"]
             expected = f"options out of {', '.join(known)}" if known else "no options"
-            raise UsageError(name, expected, one_line(error), "leave out the others") from None
+            raise UsageError(name, expected, reason(error), "leave out the others") from None
         body = builder(classes, **options)
     return Network(body, mean, std, {"model": name, "classes": classes, "options": options})
 
@@ -82,7 +78,7 @@ def find(name: str) -> Callable[..., nn.Module]:
     if name in MODELS:
         return MODELS[name]
     if runs_user_code(name):
-        return partial(_call, name, _import(name))
+        return partial(_call, name, imported(name, "a network"))
     if wide := re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", name):
         depth, k = map(int, wide.groups())
         if depth < 10 or depth % 6 != 4 or k < 1:
@@ -96,31 +92,6 @@ def find(name: str) -> Callable[..., nn.Module]:
     raise UsageError("model", expected, repr(name), remedy)
 
 
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-
-
-def _import(name: str) -> Callable:
-    module, _, attribute = name.partition(":")
-    importlib.invalidate_caches()
-    try:
-        with _current_folder_importable():
-            factory = operator.attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # the module may be anybody's code
-        remedy = "check the spelling; the current folder is searched first"
-        raise UsageError(name, "MODULE:FACTORY that can be imported", one_line(error), remedy) from error
-    if not callable(factory):
-        raise UsageError(name, "a function that returns a network", type(factory).__name__, "name a function or class")
-    return factory
-
-
 def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
     """Gives the number of classes to a parameter of that name, else to the first that there is."""
     try:
@@ -128,13 +99,13 @@ def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
         named = [p.name for p in parameters if p.name in ("classes", "num_classes")]
         first = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
         arguments = [] if named or not first else [classes]
-        with _current_folder_importable():
+        with from_current_folder():
             body = factory(*arguments, **dict.fromkeys(named[:1], classes), **options)
     except KdcacheError:
         raise
     except Exception as error:
         expected = f"a network of {classes} classes from {name.partition(':')[2]}({classes})"
-        raise UsageError(name, expected, one_line(error), "let the function take the number of classes") from error
+        raise UsageError(name, expected, reason(error), "let the function take the number of classes") from error
     if not isinstance(body, nn.Module):
         remedy = "let the function return a torch.nn.Module that takes normalised float images"
         raise UsageError(name, "a torch.nn.Module", type(body).__name__, remedy)

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kdcache.errors import TeacherError, UsageError
+from kdcache.errors import TeacherError, UsageError, reason
 from kdcache.types import Look
 
 
@@ -181,7 +181,7 @@ def check_output(network: Network, images: Tensor | Sequence[int]) -> None:
             logits = network(blank)
     except Exception as error:  # the body may be anybody's code
         expected = f"a network for images of {list(blank.shape[1:])}"
-        raise TeacherError(model, expected, one_line(error), "change the network or the size of the images") from error
+        raise TeacherError(model, expected, reason(error), "change the network or the size of the images") from error
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != [2, classes]:
         remedy = f"let it return one float tensor of {classes} logits per image"
@@ -192,9 +192,3 @@ def _blank(network: Network, images: Tensor | Sequence[int]) -> Tensor:
     """Two images, all zeros."""
     size = getattr(images, "shape", images)[-3:]
     return torch.zeros((2, *size), dtype=torch.uint8, device=network.normalize.mean.device)
-
-
-def one_line(error: BaseException) -> str:
-    """Another library's exception as part of a message of ours."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

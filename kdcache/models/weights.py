@@ -23,9 +23,9 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdcache.errors import KdcacheError, TeacherError, UsageError
+from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.models import build, checkpoints, runs_user_code
-from kdcache.models.network import Network, one_line
+from kdcache.models.network import Network
 
 COUNTER = "num_batches_tracked"  # older checkpoints lack it, and no answer depends on it
 
@@ -82,7 +82,7 @@ def load(
         raise
     except Exception as error:  # a header can hold anything
         remedy = "the file is damaged or made up: save it again"
-        raise TeacherError(path, "weights of a network", one_line(error), remedy) from error
+        raise TeacherError(path, "weights of a network", reason(error), remedy) from error
     counters = [name for name in network.state_dict() if name.endswith(COUNTER)]
     state = {**dict.fromkeys(counters, torch.tensor(0)), **state}
     _compare(path, network, state)
@@ -185,7 +185,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return state, header and json.loads(header)
     except Exception as error:  # its header may be damaged in any way
-        raise TeacherError(path, "a whole safetensors file", one_line(error), "copy or save it again") from error
+        raise TeacherError(path, "a whole safetensors file", reason(error), "copy or save it again") from error
 
 
 def fingerprint(network: Network) -> str:

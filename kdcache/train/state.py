@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdcache.errors import KdcacheError
-from kdcache.models.network import one_line
+from kdcache.errors import KdcacheError, reason
 from kdcache.runs import replace, writing
 
 REMEDY = "leave --resume out to start over"
@@ -43,7 +42,7 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         right = facts.pop("crc") == checksum(facts, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise KdcacheError(path, "a whole training state", one_line(error), REMEDY) from None
+        raise KdcacheError(path, "a whole training state", reason(error), REMEDY) from None
     if not right:
         raise KdcacheError(path, "a whole training state", "one whose checksum is wrong", REMEDY)
     return facts, tensors
