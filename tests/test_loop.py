@@ -209,6 +209,16 @@ def test_bf16_trains_on_a_cpu_and_keeps_its_weights_in_f32(same):
     assert records[-1]["total"] != exact[-1]["total"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["st+at", "vid"])
+def test_compiling_changes_rounding_alone(same, text):
+    _, plain = same.student(text).train()
+    (student,), records = same.student(text, compile=True).train()
+    assert [r["total"] for r in records] == pytest.approx([r["total"] for r in plain], rel=1e-3)
+    (live,), _ = same.student(text, compile=True, live=True).train()
+    assert_same_weights(student, live)
+
+
 @pytest.mark.parametrize("text", ["st+at", "kdsvd"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_channels_last_changes_rounding_alone(same, text, optimizer):

@@ -170,7 +170,7 @@ BAD = [
     ("betas", 0.9, "--betas"), ("milestones", (60, 120), "--milestones.*shares of the epochs"),
     ("milestones", "0.5", "--milestones"), ("optimizer", "lion", "--optimizer: expected one of sgd, adam, adamw"),
     ("schedule", "linear", "--schedule"), ("dtype", "f16", "--dtype"), ("nesterov", "no", "--nesterov"),
-    ("channels_last", 1, "--channels-last"),
+    ("channels_last", 1, "--channels-last"), ("compile", "yes", "--compile"),
 ]  # fmt: skip
 
 

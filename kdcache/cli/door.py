@@ -153,6 +153,9 @@ def explained(error: BaseException) -> KdcacheError | None:
         place = error.filename if isinstance(error.filename, str | os.PathLike) else "the output"
         remedy = "free some space, then go on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check that place"
         return KdcacheError(place, "to read or write there", error.strerror or str(error), remedy)
+    if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):  # torch's own, not imported here
+        found = " ".join(str(error).split())[:160]
+        return KdcacheError("--compile", "a C++ compiler for torch to use", found, "install g++, or leave --compile out")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         found = " ".join(str(error).split())[:200]
         return KdcacheError("--workers", "workers that live", found, "take fewer workers, or a smaller --batch")

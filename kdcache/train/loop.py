@@ -115,7 +115,8 @@ class Trainer:
         """Installs the hooks on the students that the method needs, and takes them away again."""
         taps = tuple(dict.fromkeys(("logits", *self.method.taps)))
         with contextlib.ExitStack() as stack:
-            self.looks = [stack.enter_context(watch(student, taps)) for student in self.students]
+            looks = [stack.enter_context(watch(student, taps)) for student in self.students]
+            self.looks = [torch.compile(look) for look in looks] if self.settings.compile else looks
             yield
 
     def remaining(self, done: int) -> Iterator[tuple[Stage, int]]:

@@ -85,6 +85,7 @@ class Settings:
     clip: float = 0.0  # largest gradient norm; 0: none
     dtype: str = "f32"
     channels_last: bool = False
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -101,7 +102,7 @@ class Settings:
             object.__setattr__(self, name, values)
         if len(self.betas) != 2:
             raise UsageError("--betas", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
-        for name in ("nesterov", "channels_last"):
+        for name in ("nesterov", "channels_last", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(flag(name), "true or false", repr(getattr(self, name)), "choose one")
 
