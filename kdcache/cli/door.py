@@ -155,7 +155,7 @@ def explained(error: BaseException) -> KdcacheError | None:
         return KdcacheError(place, "to read or write there", error.strerror or str(error), remedy)
     if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):  # torch's own, not imported here
         found = " ".join(str(error).split())[:160]
-        return KdcacheError("--compile", "a C++ compiler for torch to use", found, "install g++, or leave --compile out")
+        return KdcacheError("--compile", "a C++ compiler for torch", found, "install g++, or leave --compile out")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         found = " ".join(str(error).split())[:200]
         return KdcacheError("--workers", "workers that live", found, "take fewer workers, or a smaller --batch")
