@@ -23,7 +23,7 @@ SMALL = {
     "train": [(train, {"ROWS": 32, "BATCH": 8, "STUDENTS": {"tiny-3": 2}})],
     "live": [(live, {"ROWS": 32, "BATCH": 8, "STUDENTS": {"tiny-2": 2}, "TEACHER": "tiny-3"})],
     "workers": [(workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2})],
-    "methods": [(methods, {"ROWS": 16, "BATCH": 4, "ROUNDS": 1, "METHODS": ["none", "st", "dml"]})],
+    "methods": [(methods, {"ROWS": 16, "BATCH": 4, "ROUNDS": 1, "METHODS": ["none", "st", "fitnet", "ab", "dml"]})],
     "codecs": [(codecs, {"ROWS": 64, "CLASSES": 12})],
     "scale": [(process, {"BATCHES": 2}), (scale, {"READERS": 2, "ROUNDS": 2})],
 }

@@ -32,7 +32,7 @@ def bench_methods(progress) -> dict:
 
 def one(name: str, network: Network, data: Data, progress) -> dict:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        settings = Settings(epochs=1, batch=BATCH)
+        settings = Settings(epochs=2, batch=BATCH)
         row = {"method": name, "bytes": 0}
         students = {"live": Student(data, STUDENT, name, settings, None, network, views=2)}
         if asks(name, network, data):
