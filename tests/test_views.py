@@ -10,9 +10,10 @@ from reference_views import made_images, made_seeds, reference, reference_crop
 
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.views import VIEWS, crop, enumerate_all, from_json, open_view, resize, seeds_of
+from kdcache.views.library import LIBRARIES
 from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
 
-NATIVE = [name for name in VIEWS if name != "albumentations"]
+NATIVE = [name for name in VIEWS if name not in LIBRARIES]
 SIZED = ["resized-crop:12", "centre:12"]
 SIZES = [(32, 32), (8, 8), (9, 13)]  # rows of whole 64-bit words and others
 

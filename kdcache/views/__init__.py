@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from kdcache.errors import CacheError, UsageError
+from kdcache.errors import CacheError, KdcacheError, UsageError
 from kdcache.seeds import ENUMERATION, PARTNER, bijection, sample_seeds
 from kdcache.views.base import View, same_size, unknown_view
-from kdcache.views.library import REMEDY, Albumentations
+from kdcache.views.library import LIBRARIES, runs_user_code
 from kdcache.views.mixing import MOST_ROWS, Mixed, Mixing, concentration, split
 from kdcache.views.native import Centre, Crop, Enumerated, ResizedCrop, Untouched
 
@@ -24,6 +22,8 @@ VIEWS: dict[str, str] = {
     "resized-crop": "resized-crop:SIZE, a box of 8 to 100 % of the image, resized, flipped; the standard of ImageNet",
     "centre": "centre:SIZE, the middle of the image, resized",
     "albumentations": "albumentations:FILE, a pipeline saved by albumentations as JSON or YAML",
+    "torchvision": "torchvision:MODULE:FACTORY, the torchvision transforms (v2) that a function of yours returns",
+    "augmentor": "augmentor:MODULE:FACTORY, the Augmentor.Pipeline that a function of yours returns",
 }
 MIXES: dict[str, str] = {
     "+mixup": "behind any of them, as crop-flip+mixup:A: blended with another row, shares from Beta(A, A) or alike",
@@ -44,15 +44,16 @@ def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
 
 def open_plain(spec: str, size: tuple[int, int] | None) -> View:
     name, _, argument = spec.partition(":")
-    if name == "albumentations" and argument:
-        return Albumentations.load(Path(argument), size)
+    if name in LIBRARIES:
+        library = LIBRARIES[name]
+        if argument.count(":") < library.argument.count(":") or not argument:
+            raise UsageError("--augment", f"{name}:{library.argument}", repr(spec), library.remedy)
+        return library.load(argument, size)
     if name in ("resized-crop", "centre"):
         side = int(argument) if argument.isdecimal() and len(argument) < 9 else size[0] if size and not argument else 0
         if not 1 <= side <= LARGEST:
             raise UsageError("--augment", f"{name}:SIZE", repr(spec), f"try {name}:224")
         return (ResizedCrop if name == "resized-crop" else Centre)((side, side))
-    if name == "albumentations":
-        raise UsageError("--augment", f"{name}:FILE", repr(spec), REMEDY)
     if name not in VIEWS or argument:
         raise unknown_view(spec, VIEWS)
     size = same_size(spec, size)
@@ -61,34 +62,59 @@ def open_plain(spec: str, size: tuple[int, int] | None) -> View:
     return Crop(size, PAD, "flip" in name, CUTOUT if "cutout" in name else 0)
 
 
-def from_json(place: object, header: dict) -> View:
-    """The view that a cache names."""
+def from_json(place: object, header: dict, named: str | None = None) -> View:
+    """The view that a cache names. Code of the user's is imported if the user has `named` it, as for the dump."""
+    plain, mixing = split(named) if named else (None, None)
     try:
-        size, name = whole(header["size"], least=1), header["view"]
-        if "of" in header:
-            return mixed_from_json(place, header, size)
-        if name == "albumentations":
-            source = header.get("source_size")
-            return Albumentations(size, dict(header["pipeline"]), source and whole(source, least=1))
-        if name.startswith("crop"):
-            pad, cutout = whole((header["pad"], header["cutout"]), least=0)
-            crop = Crop(size, pad, header["flip"] is True, cutout)
-            view = Enumerated(size, crop) if header.get("enumerated") else crop
-            if view.name != name or view.to_json() != header or (view is not crop and not crop.count):
-                raise ValueError("parameters of another view")
-            return view
-        return {"none": Untouched, "resized-crop": ResizedCrop, "centre": Centre}[name](size)
+        view = rebuilt(place, header, plain)
+    except KdcacheError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"{str(header)[:200]} ({type(error).__name__} {error})"
         raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
+    own = view.of if view.mixes else view
+    if named and (not runs_user_code(own.name) or mixing not in (None, view.mixes and view.mixing)):
+        raise UsageError(place, f"its own view, {view.name}", f"--augment {named}", "leave it out")
+    return view
 
 
-def mixed_from_json(place: object, header: dict, size: tuple[int, int]) -> Mixed:
+def rebuilt(place: object, header: dict, named: str | None) -> View:
+    size, name = whole(header["size"], least=1), header["view"]
+    if "of" in header:
+        return mixed_from_json(place, header, size, named)
+    if name in LIBRARIES:
+        require_named(place, header, named)
+        source = header.get("source_size")
+        return LIBRARIES[name].from_json(place, header, size, source and whole(source, least=1))
+    if name.startswith("crop"):
+        pad, cutout = whole((header["pad"], header["cutout"]), least=0)
+        crop = Crop(size, pad, header["flip"] is True, cutout)
+        view = Enumerated(size, crop) if header.get("enumerated") else crop
+        if view.name != name or view.to_json() != header or (view is not crop and not crop.count):
+            raise ValueError("parameters of another view")
+        return view
+    return {"none": Untouched, "resized-crop": ResizedCrop, "centre": Centre}[name](size)
+
+
+def require_named(place: object, header: dict, named: str | None) -> None:
+    """A header never picks code to import: whoever opens the file names it, as with a user's networks."""
+    if not runs_user_code(header["view"]):
+        return
+    spec = f"{header['view']}:{header['factory']}"
+    if named != spec:
+        expected, found = f"--augment {spec}, for its view is code", f"--augment {named}" if named else "none"
+        raise UsageError(place, expected, found, "name it if you trust that code")
+
+
+def mixed_from_json(place: object, header: dict, size: tuple[int, int], named: str | None) -> Mixed:
     kinds = {kind: header[kind] for kind in ("mixup", "cutmix") if header[kind] is not None}
-    for kind, a in kinds.items():
-        if type(a) not in (int, float) or concentration(kind, str(a)) != a:
-            raise ValueError(f"{kind} of {a!r}")
-    rows, of = header["rows"], from_json(place, header["of"])
+    try:
+        right = all(type(a) in (int, float) and concentration(kind, str(a)) == a for kind, a in kinds.items())
+    except UsageError:  # it is made for what users write
+        right = False
+    if not right:
+        raise ValueError(f"mixing of {kinds}")
+    rows, of = header["rows"], rebuilt(place, header["of"], named)
     view = Mixed(size, of, rows, Mixing(**kinds))
     if type(rows) is not int or not 0 < rows < MOST_ROWS or of.mixes or of.size != size or view.to_json() != header:
         raise ValueError("parameters of another view")

@@ -1,0 +1,99 @@
+"""Pipelines of albumentations, in its own serialised form."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from kdcache.errors import UsageError
+from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line
+
+FLOAT_TAIL = {"Normalize", "ToFloat", "ToTensorV2"}  # the network normalises
+REMEDY = "save one with albumentations.save(pipeline, FILE)"
+
+
+@dataclass(frozen=True)
+class Albumentations(Pipeline):
+    """A pipeline saved by albumentations."""
+
+    name: ClassVar[str] = "albumentations"
+    argument: ClassVar[str] = "FILE"
+    remedy: ClassVar[str] = REMEDY
+
+    @classmethod
+    def load(cls, argument: str, source_size: tuple[int, int] | None) -> Albumentations:
+        """Reads the file, takes the trailing normalisation off, and finds out the size of what comes out."""
+        path, place = Path(argument), f"albumentations:{argument}"
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            found = getattr(error, "strerror", None) or one_line(error)
+            raise UsageError(place, "a pipeline saved as JSON or YAML", found, REMEDY) from None
+        pipeline, removed = parse(place, text, path.suffix)
+        notice = f"{place}: took off {', '.join(removed)}: the network normalises" if removed else ""
+        return cls(ANY, pipeline, source_size, notice).sized(place)
+
+    @classmethod
+    def from_json(cls, place: object, header: dict, size, source_size) -> Albumentations:
+        return cls(size, dict(header["pipeline"]), source_size)
+
+    def build(self):
+        """What albumentations would only warn of, and ignore, is an error."""
+        import albumentations
+
+        place = "albumentations"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                live = albumentations.from_dict(self.pipeline)
+            except Exception as error:
+                raise UsageError(place, "transforms of the installed version", named(error), "mend the file") from None
+        for warning in caught:
+            text = one_line(warning.message)
+            if text == "Argument(s) 'padding' are not valid for transform PadIfNeeded":  # its own doing
+                continue
+            if "not valid for transform" in text or "has no 'p' parameter" in text:
+                raise UsageError(place, "arguments that it knows", text, "mend the file")
+        return live
+
+    def apply(self, live, image, words):
+        """The one recipe that replays: both generators from outside; Compose(seed=) would correlate its transforms."""
+        live.set_random_state(
+            np.random.Generator(np.random.PCG64(number(words[:4]))), random.Random(number(words[4:6]))
+        )
+        return live(image=channels_last(image))["image"]
+
+
+def parse(place: str, text: str, suffix: str) -> tuple[dict, list[str]]:
+    """The serialised pipeline without its trailing normalisation, and what that was; YAML where the file says so."""
+    try:
+        if suffix.lower() in (".yaml", ".yml"):
+            import yaml
+
+            text = json.dumps(yaml.safe_load(text))
+        pipeline = json.loads(text)
+        if not isinstance(pipeline, dict) or not isinstance(pipeline.get("transform"), dict):
+            raise ValueError(f"a {type(pipeline).__name__} without a transform in it")
+        return pipeline, strip_tail(pipeline["transform"])
+    except Exception as error:
+        raise UsageError(place, "a pipeline as albumentations saves it", named(error), REMEDY) from None
+
+
+def strip_tail(transform: dict) -> list[str]:
+    """Takes trailing normalisation off, in place, from inner pipelines too; the names of what went."""
+    transforms, removed = transform.get("transforms", []), []
+    while transforms and short_name(transforms[-1]) in FLOAT_TAIL:
+        removed.insert(0, short_name(transforms.pop()))
+    if transforms and short_name(transforms[-1]) in ("Compose", "Sequential"):
+        removed = strip_tail(transforms[-1]) + removed
+    return removed
+
+
+def short_name(transform: dict) -> str:
+    return transform["__class_fullname__"].rpartition(".")[2]

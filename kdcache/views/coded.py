@@ -1,0 +1,89 @@
+"""Pipelines that a function of the user's returns: MODULE:FACTORY, and a line on each step to know it again by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import ClassVar
+
+import numpy as np
+
+from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError, reason
+from kdcache.factories import from_current_folder, imported
+from kdcache.views.pipeline import ANY, Pipeline, seed_generators, untouched_generators
+
+ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+LONGEST = 200  # characters of a step in a message
+
+
+@dataclass(frozen=True)
+class Coded(Pipeline):
+    """`pipeline` is a text on each step; the steps themselves are made anew in every process."""
+
+    factory: str = ""
+    made: ClassVar[str] = ""
+    argument: ClassVar[str] = "MODULE:FACTORY"
+    remedy: ClassVar[str] = "name a function of yours that returns the pipeline"
+
+    @property
+    def spec(self) -> str:
+        return f"{self.name}:{self.factory}"
+
+    @classmethod
+    def load(cls, argument: str, source_size: tuple[int, int] | None) -> Coded:
+        """Calls the function, and finds out the size of what comes out of its pipeline."""
+        view = cls(ANY, [], source_size, factory=argument)
+        _, texts, removed = view.parts()
+        notice = f"{view.spec}: took off {', '.join(removed)}: the network normalises" if removed else ""
+        return replace(view, pipeline=texts, notice=notice).fitted().sized(view.spec)
+
+    @classmethod
+    def from_json(cls, place: object, header: dict, size, source_size, **options) -> Coded:
+        """The view of a header, whose function has to return what it returned then; it is imported here."""
+        view = cls(size, list(header["pipeline"]), source_size, factory=header["factory"], **options)
+        try:
+            view.live()
+        except KdcacheError as error:
+            verdict = PipelineChanged if isinstance(error, PipelineChanged) else CacheError
+            raise verdict(f"{place}, {view.spec}", error.expected, error.found, error.remedy) from None
+        return view
+
+    def to_json(self):
+        return super().to_json() | {"factory": self.factory}
+
+    def parts(self) -> tuple[list[Callable], list[str], list[str]]:
+        """What to call one after the other; a text on each step; the names of steps that were taken off."""
+        factory = imported(self.factory, self.made, self.spec)
+        try:
+            with untouched_generators(), from_current_folder():
+                seed_generators(np.zeros(8, "<u4"))  # or what it draws would differ from process to process
+                return self.taken_apart(factory())
+        except KdcacheError:
+            raise
+        except Exception as error:
+            expected = f"{self.made} from {self.factory.partition(':')[2]}()"
+            raise UsageError(self.spec, expected, reason(error), "let the function take no arguments") from error
+
+    def taken_apart(self, made) -> tuple[list[Callable], list[str], list[str]]:
+        """The `parts` of what the function returned."""
+        raise NotImplementedError
+
+    def fitted(self) -> Coded:
+        """The same, for the kind of image that the pipeline takes."""
+        return self
+
+    def build(self):
+        calls, texts, _ = self.parts()
+        for number, (before, now) in enumerate(zip_longest(self.pipeline, texts, fillvalue="no such step"), 1):
+            if before != now:
+                expected = f"the pipeline it was made with, whose step {number} is {str(before)[:LONGEST]}"
+                remedy = f"restore {self.factory} as it was, or dump again"
+                raise PipelineChanged(self.spec, expected, now[:LONGEST], remedy)
+        return calls
+
+
+def text_of(step) -> str:
+    """The same in every process."""
+    return ADDRESS.sub("", " ".join(repr(step).split()))
