@@ -10,7 +10,7 @@ import torch
 from cli_cases import good, refused
 
 from kdcache import bench, plot
-from kdcache.bench import codecs, dump, live, methods, process, read, replay, scale, timing, train, workers
+from kdcache.bench import codecs, dump, live, methods, process, read, replay, scale, settings, timing, train, workers
 from kdcache.cli import study
 from kdcache.teachers import Forward
 from kdcache.types import quiet
@@ -22,6 +22,9 @@ SMALL = {
     "dump": [(dump, {"ROWS": 8, "BATCH": 8, "MODEL": "tiny-3", "SETTINGS": {"f32": (Forward(8), 2)}})],
     "train": [(train, {"ROWS": 32, "BATCH": 8, "STUDENTS": {"tiny-3": 2}})],
     "live": [(live, {"ROWS": 32, "BATCH": 8, "STUDENTS": {"tiny-2": 2}, "TEACHER": "tiny-3"})],
+    "settings": [
+        (settings, {"ROWS": 32, "BATCH": 8, "MODEL": "tiny-2", "ROUNDS": 2, "SETTINGS": {"f32": {}, "f32, again": {}}})
+    ],
     "workers": [(workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2})],
     "methods": [(methods, {"ROWS": 16, "BATCH": 4, "ROUNDS": 1, "METHODS": ["none", "st", "fitnet", "ab", "dml"]})],
     "codecs": [(codecs, {"ROWS": 64, "CLASSES": 12})],

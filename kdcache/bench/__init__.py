@@ -11,6 +11,7 @@ from kdcache.bench.methods import bench_methods
 from kdcache.bench.read import bench_read
 from kdcache.bench.replay import bench_replay
 from kdcache.bench.scale import bench_scale
+from kdcache.bench.settings import bench_settings
 from kdcache.bench.timing import text
 from kdcache.bench.train import bench_train
 from kdcache.bench.workers import bench_workers
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable] = {
     "dump": bench_dump,
     "train": bench_train,
     "live": bench_live,
+    "settings": bench_settings,
     "workers": bench_workers,
     "methods": bench_methods,
     "codecs": bench_codecs,

@@ -37,7 +37,8 @@ def run(recipe, data, seeds, device, workers, runs, as_json):
     put(table, as_json, table["text"])
 
 
-BENCHES = ("read", "replay", "dump", "train", "live", "workers", "methods", "codecs", "scale")  # as in kdcache.bench
+# as in kdcache.bench, unimported
+BENCHES = ("read", "replay", "dump", "train", "live", "settings", "workers", "methods", "codecs", "scale")
 ASKS = {"cache": "codecs", "plot": "codecs", "rows": "scale", "classes": "scale", "views": "scale"}
 
 
