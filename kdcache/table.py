@@ -1,14 +1,26 @@
-"""The table that a recipe ends in: mean over the seeds, standard deviation, and the 95 % interval of the mean."""
+"""Tables of text. That of a recipe has the mean over the seeds, the standard deviation and the interval of the mean."""
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 # Student's t at 97.5 % for 1 to 19 degrees of freedom; the last serves for more
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+
+
+def columns(rows: Sequence[Sequence[str]], right: Set[int] = frozenset()) -> str:
+    """Cells side by side; some columns, of numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(map(line, rows))
 
 
 def row_of(asked: dict, found: list[dict]) -> dict:
@@ -55,10 +67,8 @@ def cells(facts: dict) -> list[tuple[str, ...]]:
 
 def table_text(facts: dict) -> str:
     """The table as it is printed."""
-    body = cells(facts)
-    widths = [max(len(line[i]) for line in (HEAD, *body)) for i in range(len(HEAD))]
-    text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (HEAD, *body)]
-    text.insert(1, "  ".join("-" * w for w in widths))
+    text = columns([HEAD, *cells(facts)]).splitlines()
+    text.insert(1, "-" * max(map(len, text)))
     text.append(f"\n{facts['data']}, {facts['seeds']} seeds (mean ± std), {facts['seconds']:.0f} s in all")
     for key, what in (("sheet", "what the teacher saw and said"), ("plot", "plot")):
         if key in facts:

@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from kdcache.bench.fixture import made_cache
-from kdcache.bench.timing import aligned
 from kdcache.cache import Cache, open_cache
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import TEMPERATURES, auto, candidates, measure
 from kdcache.errors import CacheError, UsageError
 from kdcache.plot import Series, draw
 from kdcache.seeds import PROBE, below, keyed
+from kdcache.table import columns
 
 ROWS, CLASSES, MOST = 2000, 100, 4096
 DRAWN = (1, 4)  # temperatures of the plot
@@ -70,7 +70,7 @@ def page(found: dict) -> str:
     head = ["", "codec", "B/row"]
     head += [f"{which}, T={t}" for t in TEMPERATURES for which in ("mean KL", "worst")]
     body = [cells(row, found) for row in found["rows"]]
-    lines = [aligned([[*head, "flips", "clipped"], *body], set(range(2, len(head) + 2)))]
+    lines = [columns([[*head, "flips", "clipped"], *body], set(range(2, len(head) + 2)))]
     lines.append(f"> auto, for methods that compare softmaxes; for those that compare raw logits: {found['auto_raw']}")
     lines += [f"{row['codec']}: {row['refused']}" for row in found["rows"] if "refused" in row]
     return "\n".join([*lines, *found["notes"], *([f"plot: {found['plot']}"] if "plot" in found else [])])

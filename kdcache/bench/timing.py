@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from kdcache.table import columns
+
 NOISE = "the noise"  # what stands beside A against A
 
 
@@ -62,7 +64,7 @@ def text(name: str, found: dict) -> str:
     """A result as lines: what was measured, its figures, and what they are held against."""
     lines = [f"{name}: {found['what']}"]
     if figures := found.get("figures"):
-        lines.append(aligned([["", "median", "quartiles", "", "held against"], *map(cells, figures)], {1}))
+        lines.append(columns([["", "median", "quartiles", "", "held against"], *map(cells, figures)], {1}))
     if "text" in found:
         lines.append(found["text"])
     return "\n".join(lines) + "\n"
@@ -76,14 +78,3 @@ def cells(one: dict) -> list[str]:
 def shown(value: float) -> str:
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 3
     return f"{value:,.{digits}f}"
-
-
-def aligned(rows: list[list[str]], right=frozenset()) -> str:
-    """Cells side by side; some columns, of numbers, to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(row: list[str]) -> str:
-        padded = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        return "  ".join(padded).rstrip()
-
-    return "\n".join(map(line, rows))

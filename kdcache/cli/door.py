@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import signal
@@ -169,7 +170,8 @@ def wrong_use(error: click.ClickException) -> str:
     place = command or "the command line"
     remedy = f"see `kdcache {command} --help`" if command else "see `kdcache --help`"
     if names := getattr(error, "possibilities", None):
-        remedy = f"did you mean {' or '.join(names)}?"
+        given = getattr(error, "option_name", None) or getattr(error, "command_name", "")
+        remedy = f"did you mean {difflib.get_close_matches(given, names, 1, 0)[0]}?"
     if (name := getattr(error, "command_name", None)) is not None:
         return str(UsageError(place, "a command", repr(name), remedy))
     match error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from pathlib import Path
 
 from kdcache.errors import CacheError
+from kdcache.table import columns
 
 SEED_BYTES = 8
 
@@ -143,7 +143,9 @@ def spans(numbers: list[int]) -> str:
 
 
 def steps(pipeline) -> list[str]:
-    """The names of the transforms of an albumentations pipeline."""
+    """The names of the transforms of another library's pipeline."""
+    if isinstance(pipeline, list):
+        return [str(step).partition("(")[0] for step in pipeline]
     try:
         return [step["__class_fullname__"] for step in pipeline["transform"]["transforms"]]
     except (TypeError, KeyError):
@@ -172,19 +174,6 @@ REMARKS = {"flips": "change their top class", "clipped": "are clipped"}
 def label(codec: dict) -> str:
     """As a user names it."""
     return f"{codec['codec']}:{codec['k']}" if "k" in codec else codec["codec"]
-
-
-def columns(rows: list[list[str]], right: Set[int] = frozenset()) -> str:
-    """Cells side by side; some columns, of numbers, to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def line(row: list[str]) -> str:
-        cells = [
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join(map(line, rows))
 
 
 def readable(size: float) -> str:

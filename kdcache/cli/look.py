@@ -8,8 +8,9 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put
-from kdcache.cli.facts import columns, described, summary
+from kdcache.cli.facts import described, summary
 from kdcache.cli.values import Number, OneOf
+from kdcache.table import columns
 
 
 @click.command(
@@ -37,19 +38,21 @@ def inspect(file, as_json):
 @click.argument("file", type=common.FILE)
 @click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
 @click.option("--no-data", is_flag=True, help="The file alone.")
+@common.code_option
 @click.option("--teacher", metavar="M", help="Also ask this teacher again.")
 @common.weights_option
 @common.device_option
 @common.runs_option
 @json_option
-def verify(file, data, no_data, teacher, weights, device, runs, as_json):
+def verify(file, data, no_data, augment, teacher, weights, device, runs, as_json):
     """Prove that a cache is whole, and that it replays."""
     from kdcache import choice
     from kdcache.errors import CacheError
 
     checks = []
     try:
-        for check in choice.verify(file, data, no_data, teacher, weights, choice.choose_device(device), runs, bar):
+        device = choice.choose_device(device)
+        for check in choice.verify(file, data, no_data, augment, teacher, weights, device, runs, bar):
             checks.append(vars(check))
             if not as_json:
                 click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
@@ -69,12 +72,13 @@ def verify(file, data, no_data, teacher, weights, device, runs, as_json):
 @click.option("--rows", type=Number(whole=True, least=1, most=64), default=8, show_default=True)
 @click.option("--views", type=Number(whole=True, least=1, most=32), default=6, show_default=True)
 @click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
+@common.code_option
 @json_option
-def show(file, out, rows, views, data, as_json):
+def show(file, out, rows, views, data, augment, as_json):
     """Draw what the teacher saw, and its top three answers."""
     from kdcache import choice
 
-    path = choice.show(file, out, rows, views, data)
+    path = choice.show(file, out, rows, views, data, augment)
     put({"picture": str(path)}, as_json, str(path))
 
 
@@ -88,15 +92,16 @@ def show(file, out, rows, views, data, as_json):
 @click.argument("checkpoint", type=common.FILE)
 @click.option("--model", metavar="M", help="Of a checkpoint that does not name its own.")
 @click.option("--data", metavar="D", help="The images.  [default: those of its run or of --cache, else digits]")
+@common.code_option
 @click.option("--cache", type=common.FILE, metavar="F", help="Also the agreement with the teacher in this cache.")
 @common.device_option
 @common.workers_option
 @json_option
-def evaluate(checkpoint, model, data, cache, device, workers, as_json):
+def evaluate(checkpoint, model, data, augment, cache, device, workers, as_json):
     """Measure a checkpoint on the evaluation images."""
     from kdcache import choice
 
-    facts = choice.evaluate(checkpoint, model, data, cache, choice.choose_device(device), workers)
+    facts = choice.evaluate(checkpoint, model, data, augment, cache, choice.choose_device(device), workers)
     put({"checkpoint": checkpoint} | facts, as_json, lines(facts))
 
 

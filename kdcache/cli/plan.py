@@ -8,8 +8,9 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, lines, put
-from kdcache.cli.facts import columns, readable
+from kdcache.cli.facts import readable
 from kdcache.cli.values import COUNT, OneOf
+from kdcache.table import columns
 
 
 @click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
