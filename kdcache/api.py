@@ -32,6 +32,8 @@ class CachedDataset(Dataset):
 
     Item number v*N+i is row i in view v; nothing depends on what was asked before, or in which process.
 
+    A view that is code of yours is named, as `augment="torchvision:my_views:make"`; no file has it imported by itself.
+
     >>> data = CachedDataset("logits.h5")
     >>> for images, labels, logits in DataLoader(data.view(0), 128, shuffle=True): ...
 
@@ -40,12 +42,14 @@ class CachedDataset(Dataset):
     >>> loader = DataLoader(data, 128, sampler=data.epochs(seed=0), num_workers=2, persistent_workers=True)
     """
 
-    def __init__(self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits"):
+    def __init__(
+        self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits", augment: str | None = None
+    ):
         self.cache = path if isinstance(path, Cache) else open_cache(path)
         if name not in self.cache.names:
             found = ", ".join(self.cache.names)
             raise UsageError(self.cache.path, f"knowledge {name!r}", f"only {found}", "name one of these")
-        opened = choice.Data.of_cache(self.cache, data)
+        opened = choice.Data.of_cache(self.cache, data, augment)
         self.source, self.name = opened.train, name
         self.loader = Loader(opened.train, opened.view, self.cache.seeds)
         require_pixels(self.cache, self.loader)
@@ -141,10 +145,10 @@ class Distiller:
 
     def __init__(
         self, student: str = "resnet20", teacher: str | os.PathLike | None = None, method: str = "st",
-        data: str | None = None, device: str | None = None,
+        data: str | None = None, device: str | None = None, augment: str | None = None,
     ):  # fmt: skip
         cache = None if teacher is None else os.fspath(teacher)
-        opened, store = choice.open_student_data(cache, data, None, 1.0)
+        opened, store = choice.open_student_data(cache, data, augment, 1.0)
         self.chosen = choice.Student(opened, student, method, Settings(), store, device=choice.choose_device(device))
         self.network: Network | None = None
         self.history: list[dict] = []

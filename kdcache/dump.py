@@ -35,10 +35,11 @@ from kdcache.runs import difference, shortened
 from kdcache.seeds import CANARY, PROBE, below, keyed
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.types import quiet
-from kdcache.views.library import render_elsewhere
+from kdcache.views import View
+from kdcache.views.library import LIBRARIES, render_elsewhere
 
 CANARIES, PROBES = 64, 4096
-LIBRARIES = ("torch", "numpy", "pillow", "albumentations", "albucore", "opencv-python-headless")
+RECORDED = ("torch", "numpy", "pillow", *dict.fromkeys(name for kind in LIBRARIES.values() for name in kind.packages))
 NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
 
 
@@ -135,7 +136,8 @@ class Dump:
         images = self.loader.images(views * len(self.loader.source) + rows)
         if differ := int((pixel_crcs(images) != crcs).sum()):
             place, expected = f"{writer.part}, view {self.loader.view.name}", "the pixels it was begun with"
-            changed, remedy = changed_libraries(writer.layout.meta), "restore what it was begun with, or remove it"
+            changed = changed_libraries(writer.layout.meta, self.loader.view)
+            remedy = "restore what it was begun with, or remove it"
             found = f"other pixels in {differ} of {len(rows)} canaries{f', with {changed}' if changed else ''}"
             raise (LibraryChanged if changed else PipelineChanged)(place, expected, found, remedy)
 
@@ -197,7 +199,7 @@ def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> N
     """Renders again, for library views also in a fresh process."""
     pairs = [(images, loader.images(items))]
     if not loader.view.native:
-        library = loader.view.of if loader.view.mixes else loader.view
+        library = loader.view.plain
         n, few = len(loader.source), items[:4]
         given = loader.source.read(few % n), torch.from_numpy(loader.seeds(few // n, few % n))
         pairs.append((library.render(*given), render_elsewhere(library, *given)))
@@ -221,7 +223,7 @@ def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str 
 
 def library_versions() -> dict[str, str]:
     found = {}
-    for name in LIBRARIES:
+    for name in RECORDED:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -229,8 +231,8 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def changed_libraries(meta: dict) -> str:
-    """Image libraries that have another version than when a file was begun."""
+def changed_libraries(meta: dict, view: View) -> str:
+    """What a view's pixels depend on and has another version than when a file was begun."""
     now = library_versions()
-    stored = {k: v for k, v in meta["libraries"].items() if k not in ("torch", "numpy")}
+    stored = {k: v for k, v in meta["libraries"].items() if k in ("pillow", *view.plain.packages)}
     return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)

@@ -35,6 +35,7 @@ from kdcache.table import row_of, save_tables, table_text
 from kdcache.teachers import Forward
 from kdcache.train import Settings
 from kdcache.types import Shapes, quiet
+from kdcache.views.library import runs_user_code
 
 SETTINGS = {f.name: object for f in dataclasses.fields(Settings)}  # these check their own types
 PSEUDO = dict.fromkeys(("accuracy", "confusion", "like", "errors", "confidence", "spread", "shape"), str)
@@ -93,6 +94,11 @@ class Recipe:
     def name(self) -> str:
         return Path(self.path).stem
 
+    @property
+    def code(self) -> str | None:
+        """The view, where it is code of the user's, which a cache of it does not import by itself."""
+        return self.augment if self.augment and runs_user_code(self.augment) else None
+
     def run(self, root: str, device: str = "cpu", progress=quiet, workers: int | None = None) -> dict:
         """Trains the teacher, dumps, trains every student with every seed; the table."""
         started = time.monotonic()
@@ -113,7 +119,7 @@ class Recipe:
         facts = {"recipe": self.name, "title": self.title, "data": self.data, "seeds": self.seeds, "rows": rows}
         facts["seconds"] = round(time.monotonic() - started, 1)
         if self.show:
-            facts["sheet"] = str(choice.show(str(path), str(folder / "sheet.png"), 6, 5, self.data))
+            facts["sheet"] = str(choice.show(str(path), str(folder / "sheet.png"), 6, 5, self.data, self.code))
         if self.plot:
             facts["plot"] = str(self.draw(rows, folder / "plot.png"))
         save_tables(folder, facts)
@@ -218,7 +224,7 @@ class Recipe:
 
     def one(self, student: dict, seed: int, data, path: Path, folder: Path, how: dict, progress) -> dict:
         cache = open_cache(path)
-        opened = choice.Data.of_cache(cache, self.data)
+        opened = choice.Data.of_cache(cache, self.data, self.code)
         settings = self.settings_of(student, seed)
         live, pseudo, model = None, None, self.teacher["model"]
         if student.get("live"):

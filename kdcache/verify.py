@@ -77,7 +77,7 @@ def require_pixels(cache: Cache, loader: Loader) -> str:
         return f"{differ} of {len(rows)} canaries differ by rounding only (at most {drift} levels in an 8x8 average)"
     place, expected = f"{cache.path}, view {loader.view.name}", "the pixels the teacher saw"
     found = f"other pixels in {differ} of {len(rows)} canaries"
-    changed = changed_libraries(cache.meta)
+    changed = changed_libraries(cache.meta, loader.view)
     if changed and not loader.view.native:
         raise LibraryChanged(place, expected, f"{found}, with {changed}", "install the version it was made with")
     raise PipelineChanged(place, expected, found, "restore the pipeline it was made with, or dump again")

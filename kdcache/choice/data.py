@@ -85,11 +85,11 @@ class Data:
         return cls(train, held_out, open_view(augment or train.default_view, train.size, len(train)))
 
     @classmethod
-    def of_cache(cls, cache: Cache, data: str | None = None) -> Data:
-        """What a cache was made from, checked."""
+    def of_cache(cls, cache: Cache, data: str | None = None, augment: str | None = None) -> Data:
+        """What a cache was made from, checked; `augment` names its view where that is code of the user's."""
         stored = cache.meta["source"]
         spec = data or stored["spec"]
-        view = from_json(cache.path, cache.meta["view"])
+        view = from_json(cache.path, cache.meta["view"], augment)
         train = open_source(spec, "train", stored["fraction"])
         require_source(cache, train)
         held_out = open_source(spec, "eval")

@@ -12,7 +12,7 @@ from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.choice.data import Data, describe, load_teacher, require_place, workers_for
 from kdcache.choice.student import Student
-from kdcache.errors import SourceError, TeacherError, UsageError
+from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
 from kdcache.methods import build as build_method
 from kdcache.models.network import check_output
 from kdcache.models.weights import load
@@ -26,24 +26,25 @@ from kdcache.views import from_json
 
 
 def verify(
-    file, data, no_data: bool, teacher: str | None, weights: str | None, device: str, root, progress=quiet
-) -> Iterator[Check]:
+    file, data, no_data: bool, augment: str | None, teacher: str | None, weights: str | None, device: str, root,
+    progress=quiet,
+) -> Iterator[Check]:  # fmt: skip
     """Every check of a cache, with its data and, where one is named, its teacher."""
     if no_data and (data or teacher):
         raise UsageError("--no-data", f"no {'--data' if data else '--teacher'} beside it", "both", "leave one out")
     if weights and not teacher:
         raise UsageError("--weights", "--teacher beside it", "none", "name the model that the weights belong to")
     cache = open_cache(file, check=False)
-    view = from_json(cache.path, cache.meta["view"])
     if no_data:
-        yield from checks.verify(cache, None, view, None, {}, progress)
+        yield from checks.verify(cache, None, None, None, {}, progress)
         return
     stored = cache.meta["source"]
     try:
+        view = from_json(cache.path, cache.meta["view"], augment)
         source = open_source(data or stored["spec"], "train", stored["fraction"])
-    except SourceError as error:
-        yield from checks.verify(cache, None, view, None, {}, progress)
-        yield Check("source", False, str(error))
+    except (SourceError, PipelineChanged) as error:
+        yield from checks.verify(cache, None, None, None, {}, progress)
+        yield Check("source" if isinstance(error, SourceError) else "PipelineChanged", False, str(error))
         return
     with contextlib.ExitStack() as stack:
         asked, described = None, {}
@@ -56,22 +57,23 @@ def verify(
         yield from checks.verify(cache, source, view, asked, described, progress)
 
 
-def show(file: str, out: str, rows: int, views: int, data: str | None) -> Path:
+def show(file: str, out: str, rows: int, views: int, data: str | None, augment: str | None = None) -> Path:
     """The contact sheet of a cache."""
     place = require_place(out)
     if place.suffix.lower() not in (".png", ""):
         raise UsageError(f"--out {out}", "a name that ends in .png", place.suffix, "the contact sheet is a PNG")
     cache = open_cache(file)
-    opened = Data.of_cache(cache, data)
+    opened = Data.of_cache(cache, data, augment)
     return contact_sheet(cache, Loader(opened.train, opened.view, cache.seeds), rows, views, place)
 
 
 def evaluate(
-    checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int | None
-) -> dict:
+    checkpoint: str, model: str | None, data: str | None, augment: str | None, cache: str | None, device: str,
+    workers: int | None,
+) -> dict:  # fmt: skip
     """The measures of a checkpoint on the evaluation images: of --data, of the cache, else those of its own run."""
     store = open_cache(cache) if cache else None
-    opened = Data.of_cache(store, data) if store else as_trained(checkpoint, data)
+    opened = Data.of_cache(store, data, augment) if store else as_trained(checkpoint, data, augment)
     train = opened.train
     network = load(checkpoint, model, len(train.classes), train.mean, train.std)
     if model and network.arch["model"] != model:
@@ -82,14 +84,14 @@ def evaluate(
     return {"model": network.arch["model"], "rows": len(opened.held_out)} | evaluation.full(network)
 
 
-def as_trained(checkpoint: str, data: str | None) -> Data:
+def as_trained(checkpoint: str, data: str | None, augment: str | None = None) -> Data:
     """Images and view of the run that a checkpoint lies in, unless others are named."""
     try:
         run = json.loads((Path(checkpoint).parent / "run.json").read_text())
         spec, view = run["data"]["spec"], run["view"]
     except (OSError, ValueError, KeyError, TypeError):
-        return Data.open(data, None)
+        return Data.open(data, augment)
     opened = Data.open(data or spec, None)
     if opened.train.spec == spec:
-        opened.view = from_json(checkpoint, view)
+        opened.view = from_json(checkpoint, view, augment)
     return opened

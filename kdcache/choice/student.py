@@ -30,6 +30,7 @@ from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_tea
 from kdcache.train import Settings, fit
 from kdcache.types import quiet
 from kdcache.verify import require_pixels, require_teacher
+from kdcache.views.library import runs_user_code
 
 # what tells two caches of a teacher apart
 CACHE_FACTS = ("views", "run_key", "first_view", "method", "knowledge", "joined", "pruned_from")
@@ -197,10 +198,10 @@ def open_student_data(
     caches = [caches] if isinstance(caches, str) else list(caches or ())
     if not caches:
         return Data.open(data, augment, fraction), None
-    if augment or fraction != 1:
+    if fraction != 1 or (augment and not runs_user_code(augment)):
         raise UsageError("--cache", "its own view and fraction", "--augment or --fraction", "leave them out")
     opened = join([open_cache(cache) for cache in caches], weights, *average_of(average))
-    return Data.of_cache(opened, data), opened
+    return Data.of_cache(opened, data, augment), opened
 
 
 def average_of(text: str) -> tuple[str, float]:

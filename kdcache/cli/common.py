@@ -81,6 +81,9 @@ fraction_option = click.option(
 augment_option = click.option(
     "--augment", metavar="A", help="The view: `kdcache list views`.  [default: the data's own]"
 )
+code_option = click.option(
+    "--augment", metavar="A", help="The cache's view, to trust code of yours: torchvision:MODULE:FACTORY, say."
+)
 views_option = click.option(
     "--views", type=Views(), metavar="N|all", default="10", show_default=True, help="How many renderings of each image."
 )
@@ -136,5 +139,5 @@ def settings_of(chosen: dict):
 
 def announce(data) -> None:
     """What a user may not expect of the data."""
-    if notice := getattr(data.view, "notice", ""):
+    if notice := getattr(data.view.plain, "notice", ""):
         say(notice)

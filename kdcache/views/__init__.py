@@ -72,8 +72,7 @@ def from_json(place: object, header: dict, named: str | None = None) -> View:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"{str(header)[:200]} ({type(error).__name__} {error})"
         raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
-    own = view.of if view.mixes else view
-    if named and (not runs_user_code(own.name) or mixing not in (None, view.mixes and view.mixing)):
+    if named and (not runs_user_code(view.plain.name) or mixing not in (None, view.mixes and view.mixing)):
         raise UsageError(place, f"its own view, {view.name}", f"--augment {named}", "leave it out")
     return view
 

@@ -23,6 +23,7 @@ class Albumentations(Pipeline):
     """A pipeline saved by albumentations."""
 
     name: ClassVar[str] = "albumentations"
+    packages: ClassVar[tuple[str, ...]] = ("albumentations", "albucore", "opencv-python-headless")
     argument: ClassVar[str] = "FILE"
     remedy: ClassVar[str] = REMEDY
 

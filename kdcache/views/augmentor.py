@@ -17,6 +17,7 @@ class Augmentor(Coded):
     """Its operations draw from Python's and from NumPy's global generators."""
 
     name: ClassVar[str] = "augmentor"
+    packages: ClassVar[tuple[str, ...]] = ("Augmentor",)
     made: ClassVar[str] = "an Augmentor.Pipeline"
 
     def taken_apart(self, made):

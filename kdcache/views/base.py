@@ -28,6 +28,14 @@ class View:
     mixes: ClassVar[bool] = False
     """Whether an image is mixed with another row's; then the view has `partners(seeds)` and `kept(seeds)`, too."""
 
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What is installed that its pixels depend on, beside kdcache and what decodes images."""
+
+    @property
+    def plain(self) -> View:
+        """The view whose images are mixed, else itself."""
+        return self.of if self.mixes else self
+
     @property
     def count(self) -> int | None:
         """How many renderings an image has, where that is a number worth enumerating."""

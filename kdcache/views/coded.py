@@ -35,9 +35,11 @@ class Coded(Pipeline):
     def load(cls, argument: str, source_size: tuple[int, int] | None) -> Coded:
         """Calls the function, and finds out the size of what comes out of its pipeline."""
         view = cls(ANY, [], source_size, factory=argument)
-        _, texts, removed = view.parts()
+        live, texts, removed = view.parts()
         notice = f"{view.spec}: took off {', '.join(removed)}: the network normalises" if removed else ""
-        return replace(view, pipeline=texts, notice=notice).fitted().sized(view.spec)
+        view = replace(view, pipeline=texts, notice=notice)
+        view.__dict__["_live"] = live
+        return view.fitted().sized(view.spec)
 
     @classmethod
     def from_json(cls, place: object, header: dict, size, source_size, **options) -> Coded:

@@ -48,6 +48,12 @@ class Pipeline(View):
                 object.__setattr__(self, "_live", self.build())
         return self.__dict__["_live"]
 
+    def but(self, **fields) -> Pipeline:
+        """The same with other fields, and with the pipeline that is live already."""
+        view = replace(self, **fields)
+        view.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_live"})
+        return view
+
     def __getstate__(self):
         return {k: v for k, v in self.__dict__.items() if k != "_live"}
 
@@ -80,7 +86,7 @@ class Pipeline(View):
 
     def sized(self, place: str) -> Pipeline:
         """The same with the one size that comes out of it, found by trying."""
-        view = replace(self, size=ANY)
+        view = self.but(size=ANY)
         try:
             found = {tuple(view.render([image], seed).shape[2:]) for image, seed in view.probes()}
         except KdcacheError as error:
@@ -88,7 +94,7 @@ class Pipeline(View):
         if len(found) > 1:
             several = " and ".join("{} x {}".format(*size) for size in sorted(found)[:2])
             raise UsageError(place, "images of one size", several, END)
-        return replace(self, size=found.pop())
+        return view.but(size=found.pop())
 
     def probes(self) -> list[tuple[Tensor, Tensor]]:
         """Images and seeds to try it on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ class Torchvision(Coded):
 
     pil: bool = False  # whether it takes PIL images alone
     name: ClassVar[str] = "torchvision"
+    packages: ClassVar[tuple[str, ...]] = ("torchvision", "torch")
     made: ClassVar[str] = "a torchvision pipeline"
 
     @classmethod
@@ -43,7 +44,7 @@ class Torchvision(Coded):
         return steps, [text_of(step) for step in steps], removed
 
     def fitted(self):
-        alone = replace(self, pil=True)
+        alone = self.but(pil=True)
         return alone if not self.runs() and alone.runs() else self
 
     def runs(self) -> bool:
