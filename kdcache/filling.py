@@ -24,16 +24,29 @@ WAITING = 3  # batches of answers
 
 
 class Behind:
-    """Does what it is given, in order, in a thread; whoever is too far ahead waits. Its errors come out here."""
+    """Does what it is given, in order, in a thread; whoever is too far ahead waits.
+
+    An error ends it, since what follows relies on what came before; it comes out in `do` or at the end.
+    """
 
     def __init__(self):
         self.thread = ThreadPoolExecutor(1)
         self.pending: deque[Future] = deque()
+        self.failed = False
 
     def do(self, action: Callable, *arguments) -> None:
         while len(self.pending) >= WAITING:
             self.pending.popleft().result()
-        self.pending.append(self.thread.submit(action, *arguments))
+        self.pending.append(self.thread.submit(self.attempt, action, *arguments))
+
+    def attempt(self, action: Callable, *arguments) -> None:
+        if self.failed:
+            return
+        try:
+            action(*arguments)
+        except BaseException:
+            self.failed = True
+            raise
 
     def __enter__(self) -> Behind:
         return self
