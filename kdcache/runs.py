@@ -117,7 +117,9 @@ def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
 
 
 def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
-    """The innermost place where two descriptions part, and what they say there."""
+    """The innermost place where two descriptions part, and what they say there; elements of lists are numbered from 1."""
+    if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        stored, asked = (dict(zip(map(str, range(1, len(side) + 1)), side, strict=True)) for side in (stored, asked))
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in sorted(stored.keys() | asked.keys()):
             if stored.get(key) != asked.get(key):

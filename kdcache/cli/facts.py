@@ -106,9 +106,10 @@ def identity(facts: dict) -> dict[str, str]:
     part = "" if source["fraction"] == 1 else f", {source['fraction']} of it"
     names = ", ".join(facts["class_names"])
     kept = {"view", "size", "pipeline", "enumerated", "source_size"}
-    given = {key: value for key, value in sorted(view.items()) if key not in kept and value not in (False, 0)}
+    plain = view.get("of", view)
+    given = {key: value for key, value in sorted(plain.items()) if key not in kept and value not in (False, 0)}
     options = [key if value is True else f"{key} {value}" for key, value in given.items()]
-    options += [step.split(".")[-1] for step in steps(view.get("pipeline"))]
+    options += [step.split(".")[-1] for step in steps(plain.get("pipeline"))]
     pruned = facts.get("pruned_from")
     every = "all " if view.get("enumerated") and not pruned else ""
     shape = "x".join(map(str, view["size"]))
