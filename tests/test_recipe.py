@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from cli_cases import CPU, good, kdcache, refused
 
-from kdcache.recipe import KEYS, Recipe
+from kdcache.recipe import Recipe
+from kdcache.recipe.keys import KEYS
 from kdcache.train import Settings
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))

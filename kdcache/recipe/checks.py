@@ -1,0 +1,107 @@
+"""What can be known to be wrong with a recipe before anything is trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from kdcache import choice
+from kdcache.codecs import named
+from kdcache.errors import UsageError
+from kdcache.methods import build as build_method
+from kdcache.methods import knowledge_of, parse
+from kdcache.models import find
+from kdcache.models.network import check_output, shapes
+from kdcache.runs import folder_name
+from kdcache.types import Shapes
+
+if TYPE_CHECKING:
+    from kdcache.recipe import Recipe
+
+
+def check_values(recipe: Recipe) -> None:
+    """Refuses what cannot be meant, as far as can be known without the images."""
+    path = recipe.path
+    if recipe.seeds < 1:
+        raise UsageError(f"{path} seeds", "a number from 1", str(recipe.seeds), "3 is a good one")
+    dump = {"views": 10, "batch": 256, "dtype": "f32", "seed": 0} | recipe.dump
+    with blamed(f"{path} [teacher]"):
+        find(recipe.teacher["model"])
+        recipe.settings_of(recipe.teacher)
+    with blamed(f"{path} [dump]"):
+        parse(recipe.dump.get("method", "st"))
+        if not (dump["views"] == "all" or (type(dump["views"]) is int and dump["views"] > 0)):
+            raise UsageError("views", 'a number from 1, or "all"', repr(dump["views"]), "try 10")
+        if dump["batch"] < 1 or dump["seed"] < 0 or dump["dtype"] not in ("f32", "bf16"):
+            found = f"batch {dump['batch']}, seed {dump['seed']}, dtype {dump['dtype']}"
+            raise UsageError("the forward", "batch from 1, seed from 0, dtype f32 or bf16", found, "mend it")
+    folders = [folder_name("", student_name(student)) for student in recipe.student]
+    for student, folder in zip(recipe.student, folders, strict=True):
+        with blamed(f"{path} [[student]] {student_name(student)}"):
+            if folders.count(folder) > 1:
+                raise UsageError("name", "one of its own for each student", "two the same", "give it another name")
+            if student.get("live") and "pseudo" in student:
+                raise UsageError("live", "no pseudo teacher beside it", "both", "leave one out")
+            parse(student.get("method", "st"))
+            find(student.get("model", "tiny"))
+            recipe.settings_of(student)
+    if recipe.plot is not None and not any("series" in student for student in recipe.student):
+        raise UsageError(f"{path} [plot]", "a student with a series", "none", "give one: series = ..., x = ...")
+
+
+def check_fit(recipe: Recipe, data: choice.Data) -> None:
+    """Refuses networks and methods that do not fit the images or each other, before the first is trained."""
+    teacher = data.network(recipe.teacher["model"], 0)
+    check_output(teacher, data.image)
+    shown = shapes(teacher, teacher.taps, data.image)
+    for student in recipe.student:
+        text = student.get("method", "st")
+        network = data.network(student.get("model") or choice.default_student(data), 0)
+        with blamed(f"[[student]] {student_name(student)}"):
+            check_output(network, data.image)
+            own = shapes(network, network.taps, data.image)
+            method = build_method(text, own, shown)
+            alone = "pseudo" in student or method.students > 1
+            for whose, taps in (("student", own), ("teacher", own if alone else shown)):
+                if strange := [tap for tap in method.taps if tap not in taps]:
+                    expected = f"{strange[0]} of the {whose}"
+                    raise UsageError(f"method {text}", expected, ", ".join(taps), "take another")
+            if "pseudo" in student:
+                choice.pseudo_teacher(data, 1, 0, student["pseudo"])
+    check_cache(recipe, data, shown)
+
+
+def check_cache(recipe: Recipe, data: choice.Data, shown: Shapes) -> None:
+    """Refuses a cache that would lack what a student needs, or lose it in its codec."""
+    text, codec = recipe.dump.get("method") or recipe.needed(), recipe.dump.get("codec", "f16")
+    with blamed("[dump]"):
+        taps = build_method(text, shown, shown).taps
+        if strange := [tap for tap in taps if tap not in shown]:
+            raise UsageError(f"method {text}", f"{strange[0]} of the teacher", ", ".join(shown), "take another")
+        if codec != "auto":
+            shift = build_method(text, shown, shown).shift_matters
+            named(codec, torch.zeros(2, len(data.train.classes)), shift)
+    stored = knowledge_of(text, shown)
+    for student in recipe.student:
+        if not (student.get("live") or "pseudo" in student):
+            parts = choice.asking(student.get("method", "st"))
+            if missing := [name for part in parts for name in knowledge_of(part, shown) if name not in stored]:
+                place, remedy = f"[[student]] {student_name(student)}, method", "leave method out of [dump]"
+                raise UsageError(place, f"{missing[0]} in the cache", ", ".join(stored), remedy)
+
+
+def student_name(student: Mapping) -> str:
+    return student.get("name") or student.get("method", "st")
+
+
+@contextlib.contextmanager
+def blamed(place: str) -> Iterator[None]:
+    """Says where in the recipe an error lies; it may name a flag of a command."""
+    try:
+        yield
+    except UsageError as error:
+        inner = error.place.removeprefix("--")
+        raise UsageError(f"{place}, {inner}", error.expected, error.found, error.remedy) from None
