@@ -139,7 +139,7 @@ class Recipe:
             pseudo = choice.pseudo_teacher(opened, cache.views, seed, student["pseudo"])
         chosen = choice.Student(
             opened, student.get("model") or choice.default_student(data), student.get("method", "st"), settings,
-            cache, live, pseudo, **how,
+            cache, live, pseudo, mix=student.get("mix"), **how,
         )  # fmt: skip
         out = folder_name(folder, student_name(student), f"seed{seed}")
         return choice.train_student(chosen, out=str(out), resume=True, progress=progress)
