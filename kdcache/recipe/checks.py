@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kdcache import choice
+from kdcache import choice, mixlabels
 from kdcache.codecs import named
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
@@ -46,6 +46,7 @@ def check_values(recipe: Recipe) -> None:
             if student.get("live") and "pseudo" in student:
                 raise UsageError("live", "no pseudo teacher beside it", "both", "leave one out")
             parse(student.get("method", "st"))
+            mixlabels.parse(student.get("mix", "labels"))
             find(student.get("model", "tiny"))
             recipe.settings_of(student)
     if recipe.plot is not None and not any("series" in student for student in recipe.student):

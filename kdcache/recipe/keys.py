@@ -21,7 +21,8 @@ KEYS: dict[str, dict[str, type]] = {
     "dump": {"views": object, "codec": str, "method": str, "seed": int, "batch": int, "dtype": str},
     "plot": {"title": str, "x": str},
     "student": {
-        "name": str, "model": str, "method": str, "mix": str, "live": bool, "pseudo": dict, "series": str, "x": float, **SETTINGS
+        "name": str, "model": str, "method": str, "mix": str, "live": bool, "pseudo": dict,
+        "series": str, "x": float, **SETTINGS,
     },
     "pseudo": {**PSEUDO, "temperature": float, "calibrated": bool},
 }  # fmt: skip
