@@ -117,7 +117,7 @@ def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
 
 
 def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
-    """The innermost place where two descriptions part, and what they say there; elements of lists are numbered from 1."""
+    """The innermost place where two descriptions part, and what they say there; a list counts from 1."""
     if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
         stored, asked = (dict(zip(map(str, range(1, len(side) + 1)), side, strict=True)) for side in (stored, asked))
     if isinstance(stored, dict) and isinstance(asked, dict):

@@ -57,9 +57,9 @@ class Coded(Pipeline):
 
     def parts(self) -> tuple[list[Callable], list[str], list[str]]:
         """What to call one after the other; a text on each step; the names of steps that were taken off."""
-        factory = imported(self.factory, self.made, self.spec)
         try:
             with untouched_generators(), from_current_folder():
+                factory = imported(self.factory, self.made, self.spec)
                 seed_generators(np.zeros(8, "<u4"))  # or what it draws would differ from process to process
                 return self.taken_apart(factory())
         except KdcacheError:

@@ -60,7 +60,7 @@ class Pipeline(View):
     def render(self, images, seeds):
         live, seeds = self.live(), host(seeds)
         words = np.concatenate([np.stack(draw(seeds, n, LIBRARY), 1) for n in (0, 1)], 1).astype("<u4")
-        with untouched_generators(), torch.no_grad():
+        with untouched_generators(), one_thread(), torch.no_grad():
             return torch.stack([self.one(live, *pair) for pair in zip(images, words, strict=True)])
 
     def one(self, live, image: Tensor, words: np.ndarray) -> Tensor:
@@ -135,6 +135,17 @@ def untouched_generators() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As in a worker: with more of them, torch adds numbers up in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def number(words: np.ndarray) -> int:
