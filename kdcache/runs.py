@@ -117,9 +117,10 @@ def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
 
 
 def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
-    """The innermost place where two descriptions part, and what they say there; a list counts from 1."""
-    if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        stored, asked = (dict(zip(map(str, range(1, len(side) + 1)), side, strict=True)) for side in (stored, asked))
+    """The innermost place where two descriptions part, and what they say there; lists of texts count from 1."""
+    sides = [side for side in (stored, asked) if isinstance(side, list) and all(isinstance(text, str) for text in side)]
+    if len(sides) == 2 and len(stored) == len(asked):
+        stored, asked = ({str(i): text for i, text in enumerate(side, 1)} for side in sides)
     if isinstance(stored, dict) and isinstance(asked, dict):
         for key in sorted(stored.keys() | asked.keys()):
             if stored.get(key) != asked.get(key):

@@ -200,8 +200,8 @@ GLOBAL = {"numpy": np.random.rand, "python": random.random, "torch": lambda: tor
 
 @pytest.mark.parametrize("name", GLOBAL)
 def test_the_global_generators_are_seeded_and_restored(saved, monkeypatch, name):
-    view = open_view(saved([A.InvertImg(p=1)]), (4, 4))
     monkeypatch.setattr(A.InvertImg, "apply", draws_from(GLOBAL[name]))
+    view = open_view(saved([A.InvertImg(p=1)]), (4, 4))
     images, seeds = made_images(12, 4, 4), made_seeds(12)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     first = view.render(images, seeds)
@@ -230,8 +230,8 @@ def small_data(view) -> Data:
 
 
 def test_a_generator_of_its_own_is_refused_by_a_dump(saved, monkeypatch, dump, tmp_path):
-    view = open_view(saved([A.InvertImg(p=1)]), (32, 32))
     monkeypatch.setattr(A.InvertImg, "apply", draws_from(np.random.default_rng(0).random))
+    view = open_view(saved([A.InvertImg(p=1)]), (32, 32))
     with pytest.raises(PipelineChanged, match="view albumentations: expected a rendering that replays"):
         dump(tmp_path / "x.h5", data=small_data(view))
     assert not list(tmp_path.glob("x.h5*"))
@@ -239,8 +239,8 @@ def test_a_generator_of_its_own_is_refused_by_a_dump(saved, monkeypatch, dump, t
 
 @pytest.mark.slow
 def test_what_a_fresh_process_renders_otherwise_is_refused_by_a_dump(saved, monkeypatch, dump, tmp_path):
-    view = open_view(saved([A.InvertImg(p=1)]), (32, 32))
     monkeypatch.setattr(A.InvertImg, "apply", lambda self, img, **_: img)
+    view = open_view(saved([A.InvertImg(p=1)]), (32, 32))
     with pytest.raises(PipelineChanged, match="expected a rendering that replays"):
         dump(tmp_path / "x.h5", data=small_data(view))
 

@@ -68,8 +68,8 @@ def show(file: str, out: str, rows: int, views: int, data: str | None, augment: 
 
 
 def evaluate(
-    checkpoint: str, model: str | None, data: str | None, augment: str | None, cache: str | None, device: str,
-    workers: int | None,
+    checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int | None,
+    augment: str | None = None,
 ) -> dict:  # fmt: skip
     """The measures of a checkpoint on the evaluation images: of --data, of the cache, else those of its own run."""
     store = open_cache(cache) if cache else None

@@ -101,7 +101,7 @@ def evaluate(checkpoint, model, data, augment, cache, device, workers, as_json):
     """Measure a checkpoint on the evaluation images."""
     from kdcache import choice
 
-    facts = choice.evaluate(checkpoint, model, data, augment, cache, choice.choose_device(device), workers)
+    facts = choice.evaluate(checkpoint, model, data, cache, choice.choose_device(device), workers, augment)
     put({"checkpoint": checkpoint} | facts, as_json, lines(facts))
 
 
