@@ -146,9 +146,10 @@ class CacheTeacher:
         self.hold = self.device.type != "cpu" and isinstance(cache, Cache) and self.bytes_of_view() < LARGEST_HELD
 
     def __call__(self, batch: Batch) -> Knowledge:
-        if len(batch) and (view := int(batch.views[0])) != self.view:
-            self.turn(view)
-        if self.hold and bool((batch.views == self.view).all()):
+        views = batch.views.numpy()
+        if len(views) and views[0] != self.view:
+            self.turn(int(views[0]))
+        if self.hold and (views == self.view).all():
             rows = batch.rows.to(self.device, non_blocking=True)
             return {name: self.cache.decode(name, held[rows]) for name, held in self.held.items()}
         return self.cache.read(batch.views, batch.rows, self.names, self.device)

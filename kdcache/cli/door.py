@@ -19,6 +19,7 @@ from kdcache.cli.values import name_of
 from kdcache.errors import KdcacheError, UsageError
 
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
+AGAIN = 0.5  # seconds
 FURTHER = {"--device", "--workers", "--runs", "--out", "--resume", "--json", "--help"}
 
 
@@ -113,6 +114,10 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+class Stopped(KeyboardInterrupt):
+    """Not KeyboardInterrupt itself: passing through code that C runs, that would end Python by a SIGINT at its exit."""
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM unwind the command; the list tells whether one of them came."""
@@ -120,15 +125,25 @@ def signals() -> Iterator[list[int]]:
 
     def stop(number, frame):
         caught.append(number)
-        raise KeyboardInterrupt
+        sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each worker that goes
+        signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        raise Stopped
+
+    def again(number, frame):
+        """A callback of the interpreter's, as in a fork, ignores what is raised in it: then nothing is unwound."""
+        if not isinstance(sys.exception(), Stopped):
+            raise Stopped
 
     before = {}
     with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there has handlers of their own
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
+        for number, handler in ((signal.SIGALRM, again), (signal.SIGINT, stop), (signal.SIGTERM, stop)):
+            before[number] = signal.signal(number, handler)
     try:
         yield caught
     finally:
+        if caught:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -136,8 +151,6 @@ def signals() -> Iterator[list[int]]:
 def leave(caught: list[int]) -> int:
     """The last word of a command that was stopped; its exit code."""
     number = caught[0] if caught else signal.SIGINT
-    if caught:
-        sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
     word = "interrupted" if number == signal.SIGINT else "terminated"
     say(f"kdcache: {word}; the same command goes on where it was, a training with --resume")
     return 128 + number
