@@ -20,7 +20,7 @@ from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
 from kdcache.teachers import Forward, LiveTeacher
-from kdcache.views import enumerate_all
+from kdcache.views import counted
 
 SECONDS = 1.0  # of measuring the teacher
 SETTINGS = (("f32", False), ("f32", True), ("bf16", False), ("bf16", True))  # dtype, channels last
@@ -38,8 +38,7 @@ def plan(
     known = weights or (teacher_folder(root, data.train.spec, teacher) / "last.safetensors").exists()
     network = load_teacher(teacher, weights, data, root) if known else data.network(teacher, 0)
     check_output(network, data.image)
-    view = enumerate_all(data.view) if views == "all" else data.view
-    count = view.count if views == "all" else int(views)
+    view, count = counted(data.view, views)
     every = shapes(network, network.taps, data.image)
     built = build_method(method, every, every)
     if not built.taps:
@@ -52,8 +51,7 @@ def plan(
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(method, built, every, codec, logits)
     row = sum(sizes.values())
-    dump, looped = count * n / rate, epochs * students * n / rate
-    folder = path.absolute().parent
+    dump, looped, folder = count * n / rate, epochs * students * n / rate, path.absolute().parent
     return {
         "rows": n,
         "views": count,

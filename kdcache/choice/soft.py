@@ -14,7 +14,7 @@ from kdcache.errors import UsageError
 from kdcache.known import KnownTeacher
 from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
 from kdcache.types import quiet
-from kdcache.views import enumerate_all
+from kdcache.views import counted
 
 
 def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeacher:
@@ -97,8 +97,7 @@ def pseudo_from_text(text: str, data: Data, seed: int) -> PseudoTeacher:
 def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet) -> Path:
     """Writes a PseudoTeacher's answers as an ordinary cache."""
     require_unmixed(data)
-    view = enumerate_all(data.view) if views == "all" else data.view
-    count = view.count if views == "all" else int(views)
+    view, count = counted(data.view, views)
     teacher = pseudo_teacher(data, count, seed, asked)
     described = {
         "kind": "pseudo",

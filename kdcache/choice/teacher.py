@@ -20,7 +20,7 @@ from kdcache.runs import ROOT, Run
 from kdcache.teachers import Forward, LiveTeacher, no_teacher
 from kdcache.train import Settings, fit
 from kdcache.types import quiet
-from kdcache.views import enumerate_all
+from kdcache.views import counted
 
 
 def train_teacher(
@@ -72,10 +72,7 @@ class DumpOptions:
 @contextlib.contextmanager
 def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Dump]:
     """A dump, ready to run; a context, since the teacher's hooks are taken off afterwards."""
-    view = enumerate_all(data.view) if options.views == "all" else data.view
-    views = view.count if options.views == "all" else int(options.views)
-    if views < 1:
-        raise UsageError("--views", "a number from 1, or all", str(views), "try 10")
+    view, views = counted(data.view, options.views)
     every = shapes(network, network.taps, data.image)
     name, method = options.method, None
     if options.knowledge:

@@ -138,6 +138,16 @@ def enumerate_all(view: View) -> View:
     raise UsageError("--views all", "a view with finitely many renderings", found, "give a number of views")
 
 
+def counted(view: View, views: int | str) -> tuple[View, int]:
+    """The view and the number of its renderings, of `--views N` or `--views all`."""
+    if views == "all":
+        view = enumerate_all(view)
+        return view, view.count
+    if int(views) < 1:
+        raise UsageError("--views", "a number from 1, or all", str(views), "try 10")
+    return view, int(views)
+
+
 def seeds_of(view: View, key: int, views, rows) -> np.ndarray:
     """The seed of each sample-view as int64; in an enumeration, its number in a keyed order of the row's own."""
     views, rows = np.broadcast_arrays(np.asarray(views, dtype=np.int64), np.asarray(rows, dtype=np.int64))
