@@ -224,6 +224,20 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(name, tmp_path):
     assert error.found
 
 
+def test_a_header_that_promises_much_takes_no_memory(tmp_path):
+    BAD_FILES["huge.safetensors"](tmp_path / "a.safetensors")
+    before = mapped()
+    error = refusal(weights.load, tmp_path / "a.safetensors", "tiny", None, MEAN, STD)
+    assert "weights of wrn-994-999" in error.expected
+    assert mapped() - before < 1 << 30
+
+
+def mapped() -> int:
+    """Bytes of memory that this process has asked for, touched or not."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * 4096
+
+
 def test_a_header_runs_no_code(in_tmp):
     (in_tmp / "evil.py").write_text("open('ran', 'w').close()\ndef make(classes): return None\n")
     header(model="evil:make", classes=10, options={})(in_tmp / "net.safetensors")

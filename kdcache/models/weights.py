@@ -27,6 +27,7 @@ from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.models import build, checkpoints, runs_user_code
 from kdcache.models.network import Network
 
+LARGE = 10_000_000  # weights of a network that may be built before it is known whether the file has as many
 COUNTER = "num_batches_tracked"  # older checkpoints lack it, and no answer depends on it
 
 
@@ -99,6 +100,7 @@ def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: i
     if classes not in (None, arch["classes"]):
         raise _wrong_classes(path, classes, f"one of {arch['classes']}")
     try:
+        require_size(path, state, model, arch["classes"], arch["options"])
         network = _lay_out(model, arch["classes"], arch["options"])
     except UsageError as error:
         if runs_user_code(model):
@@ -115,6 +117,7 @@ def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network,
     classes = classes or checkpoints.classes_of(state)
     if classes is None:
         raise UsageError(path, "the number of classes", "weights that do not tell it", "give the number of classes")
+    require_size(path, state, name, classes, checkpoints.options_of(state, name))
     network = _lay_out(name, classes, checkpoints.options_of(state, name))
     state = checkpoints.renamed(state, network)
     if "normalize.mean" not in state:
@@ -124,6 +127,17 @@ def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network,
         state |= {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
         network.assumed_normalisation = True
     return network, state
+
+
+def require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
+    """Refuses a network far larger than its weights, before it takes any memory."""
+    if runs_user_code(name):
+        return
+    with torch.device("meta"):
+        outline = build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
+    wanted, given = (sum(t.numel() for t in tensors.values()) for tensors in (outline.state_dict(), state))
+    if wanted > max(4 * given, LARGE):
+        raise TeacherError(path, f"the {wanted:,} weights of {name}", f"{given:,}", "name the model they belong to")
 
 
 def _lay_out(name: str, classes: int, options: dict) -> Network:
