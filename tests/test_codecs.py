@@ -226,6 +226,18 @@ def test_both_devices_decode_the_same_floats(name, classes):
         assert ((on_gpu - codec.ideal(values)).abs() <= codec.bound(values)).all()
 
 
+@pytest.mark.parametrize(("k", "classes"), [(1, 2), (2, 2), (5, 10), (16, 1000), (25, 100), (100, 1000), (16, 100_000)])
+def test_numpy_and_torch_decode_the_same_pairs(k, classes):
+    values = torch.randn(40, classes, generator=torch.Generator().manual_seed(k)) * 4
+    codec = TopK.fit(values, k)
+    whole = codec.encode(values)
+    for records in (whole, whole[:0], whole[3:4], whole[::2], whole.clone()[:, : codec.size]):
+        mine, theirs = codec.pairs_in_numpy(records.numpy()), codec.pairs_in_torch(records)
+        for one, other in zip(mine, theirs, strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or torch.equal(torch.from_numpy(one), other)
+
+
 def test_names_and_labels():
     assert [codec.name for codec in CODECS.values()] == list(CODECS)
     assert TopK.fit(torch.zeros(1, 9), 4).label == "topk:4"

@@ -162,6 +162,29 @@ class TopK(Codec):
 
     def decode_pairs(self, records: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Ids and f32 logits [n, k] from the greatest down, and the level [n, 1] of each class that is not kept."""
+        if records.device.type != "cpu":
+            return self.pairs_in_torch(records)
+        ids, logits, level = self.pairs_in_numpy(records.numpy())
+        return torch.from_numpy(ids), torch.from_numpy(logits), None if level is None else torch.from_numpy(level)
+
+    def pairs_in_numpy(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The same on a CPU, where NumPy needs less time for as many small operations."""
+        wide, gaps, ids = self.starts
+        places, shifts, lane = _places(self, torch.device("cpu"))
+        words = records.take(places.numpy().ravel(), 1).view(f"<i{lane.itemsize}").astype(np.int64)
+        words >>= shifts.numpy()
+        words &= 2**self.id_bits - 1
+        steps = np.zeros((len(records), self.k), np.float32)
+        if self.wide:
+            steps[:, 1 : self.wide + 1] = np.ascontiguousarray(records[:, wide:gaps]).view("<u2")
+        if ids > gaps:
+            steps[:, self.wide + 1 :] = _steps(torch.device("cpu")).numpy().take(records[:, gaps:ids])
+        floats = np.ascontiguousarray(records[:, :wide]).view("<f2").astype(np.float32)
+        logits = floats[:, :1] - steps.cumsum(1, dtype=np.float32) * np.float32(self.unit)
+        level = floats[:, :1] + floats[:, 1:] - np.float32(self.log_others) if wide == 4 else None
+        return words, logits, level
+
+    def pairs_in_torch(self, records: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         wide, gaps, ids = self.starts
         places, shifts, lane = _places(self, records.device)
         words = records.gather(1, places.expand(len(records), -1)).view(lane).long()
