@@ -32,7 +32,7 @@ from kdcache.errors import CacheError, LibraryChanged, PipelineChanged
 from kdcache.filling import fill
 from kdcache.known import KnownTeacher
 from kdcache.runs import difference, shortened
-from kdcache.seeds import CANARY, PROBE, below, keyed
+from kdcache.seeds import CANARY, PROBE, sample_views
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.types import quiet
 from kdcache.views import View
@@ -143,9 +143,8 @@ class Dump:
 
     def canaries(self) -> dict[str, np.ndarray]:
         """Some sample-views with the CRC of their pixels and the teacher's answer; refuses a view that varies."""
-        rows_of, views_of, _, _ = keyed(self.key, np.arange(CANARIES, dtype=np.int64), use=CANARY)
         n = len(self.loader.source)
-        items = np.unique(below(views_of, self.views) * n + below(rows_of, n))
+        items = sample_views(self.key, CANARIES, n, self.views, CANARY)
         images = self.loader.images(items)
         require_replay(self.loader, items, images)
         looks = self.teacher.show(self.loader.batch(images, items, None))
@@ -161,9 +160,8 @@ class Dump:
 
     def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
         """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""
-        n, few = len(self.loader.source), self.codec in ("f32", "f16")  # these two have nothing to measure
-        words = keyed(self.key, np.arange(2 if few else PROBES, dtype=np.int64), use=PROBE)
-        items = np.unique(below(words[1], self.views) * n + below(words[0], n))
+        few = self.codec in ("f32", "f16")  # these two have nothing to measure
+        items = sample_views(self.key, 2 if few else PROBES, len(self.loader.source), self.views, PROBE)
         plan = straight_plan(items, self.teacher.forward.batch)
         parts = []
         for batch in self.loader.run(plan, pixels=self.teacher.sees):

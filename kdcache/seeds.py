@@ -59,6 +59,12 @@ def sample_seeds(key: int, view, rows):
     return (high << 32) | low
 
 
+def sample_views(key: int, count: int, rows: int, views: int, use: int) -> np.ndarray:
+    """Item numbers v*N+i of at most `count` sample-views out of all rows and views, increasing."""
+    of_row, of_view, _, _ = keyed(key, np.arange(count, dtype=np.int64), use=use)
+    return np.unique(below(of_view, views) * rows + below(of_row, rows))
+
+
 def below(word, n):
     """A word as an integer from 0 to n-1."""
     return (word * n) >> 32

@@ -14,6 +14,7 @@ from kdcache.bench import codecs, dump, live, methods, process, read, replay, sc
 from kdcache.cli import study
 from kdcache.teachers import Forward
 from kdcache.types import quiet
+from kdcache.views.pipeline import one_thread
 
 FIGURE = {"name": str, "median": float, "low": float, "high": float, "unit": str, "bar": str}
 SMALL = {
@@ -80,7 +81,7 @@ def test_sides_take_turns():
 
 def test_one_thread_is_given_back():
     before = torch.get_num_threads()
-    with timing.one_thread():
+    with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 

@@ -14,7 +14,7 @@ from kdcache.codecs import Codec
 from kdcache.codecs.choose import TEMPERATURES, auto, candidates, measure
 from kdcache.errors import CacheError, UsageError
 from kdcache.plot import Series, draw
-from kdcache.seeds import PROBE, below, keyed
+from kdcache.seeds import PROBE, sample_views
 from kdcache.table import columns
 
 ROWS, CLASSES, MOST = 2000, 100, 4096
@@ -45,8 +45,7 @@ def sample(cache: Cache) -> Tensor:
         raise CacheError(cache.path, "logits of classes in it", ", ".join(cache.names), remedy)
     n, items = len(cache), np.arange(min(len(cache) * cache.views, MOST))
     if n * cache.views > MOST:
-        words = keyed(0, items, use=PROBE)
-        items = np.unique(below(words[1], cache.views) * n + below(words[0], n))
+        items = sample_views(0, MOST, n, cache.views, PROBE)
     views, rows = np.divmod(items, n)
     return cache.read(views, rows, ["logits"])["logits"]
 

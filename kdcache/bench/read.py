@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 
 from kdcache.bench.fixture import made_cache
-from kdcache.bench.timing import alternate, one_thread, rate, ratio
+from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import open_cache
+from kdcache.views.pipeline import one_thread
 
 ROWS, MANY, BATCH, BATCHES, ROUNDS = 50_000, 10_000, 256, 20, 31
 F16 = "f16, 32 classes, 64 bytes"

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from kdcache.bench.timing import alternate, one_thread, rate, ratio
+from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.views import open_view, seeds_of
 from kdcache.views.library import Albumentations
+from kdcache.views.pipeline import one_thread
 
 ROUNDS = 15
 CASES = (  # view, side of the images, images in a batch, bars

@@ -6,6 +6,7 @@ import copy
 import itertools
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
 from kdcache.teachers import Forward, LiveTeacher
+from kdcache.types import Batch
 from kdcache.views import counted
 
 SECONDS = 1.0  # of measuring the teacher
@@ -47,7 +49,7 @@ def plan(
     n = len(data.train)
     forward = Forward(batch, dtype, channels_last)
     with LiveTeacher(network, build_method("st"), forward, device) as live:
-        rate, logits = measured_rate(live, loader, batch)
+        rate, logits = measured_rate(live, rendered(loader, batch), SECONDS)
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(method, built, every, codec, logits)
     row = sum(sizes.values())
@@ -68,19 +70,22 @@ def plan(
     }
 
 
-def measured_rate(teacher: LiveTeacher, loader: Loader, batch: int) -> tuple[float, torch.Tensor]:
-    """Images a second through the teacher on this machine, and the logits of some of them."""
+def rendered(loader: Loader, batch: int) -> Iterator[Batch]:
+    """Full batches of the first images, again and again."""
     order = straight_plan(range(min(len(loader.source), 16 * batch)), batch)
-    full = [items for items in order if len(items) == len(order[0])]
-    logits = [teacher.show(b)["logits"].cpu() for b in loader.run(full[:1])]  # the first call pays for set-up
+    return loader.run(itertools.cycle([items for items in order if len(items) == len(order[0])]))
+
+
+def measured_rate(teacher: LiveTeacher, batches: Iterator[Batch], seconds: float) -> tuple[float, torch.Tensor]:
+    """Images a second through the teacher on this machine, and the logits of some of them."""
+    logits = [teacher.show(next(batches))["logits"].cpu()]  # the first call pays for set-up
     images, started = 0, time.perf_counter()
-    for items in itertools.cycle(full):
-        batch_ = next(iter(loader.run([items])))
-        logits.append(teacher.show(batch_)["logits"].cpu())
-        images += len(items)
-        if time.perf_counter() - started > SECONDS:
+    for batch in batches:
+        logits.append(teacher.show(batch)["logits"].cpu())
+        images += len(batch)
+        if (spent := time.perf_counter() - started) > seconds:
             break
-    return images / (time.perf_counter() - started), torch.cat(logits)[:4096]
+    return images / spent, torch.cat(logits)[:4096]
 
 
 def compare_settings(network: Network, loader: Loader, device: str) -> list[dict]:
@@ -90,12 +95,8 @@ def compare_settings(network: Network, loader: Loader, device: str) -> list[dict
     for dtype, channels_last in SETTINGS:
         forward = Forward(FEW, dtype, channels_last)
         with LiveTeacher(copy.deepcopy(network), build_method("st"), forward, device) as live:
-            logits = live.show(batch)["logits"].cpu()
-            images, started = 0, time.perf_counter()
-            while not images or time.perf_counter() - started < LEAST_SECONDS:
-                live.show(batch)["logits"].cpu()
-                images += len(batch)
-            rate = images / (time.perf_counter() - started)
+            rate, logits = measured_rate(live, itertools.repeat(batch), LEAST_SECONDS)
+        logits = logits[: len(batch)]  # it was shown again and again
         truth = logits if truth is None else truth
         kl = {t: float(kl_rows(truth, logits, t).mean()) for t in (1, 4)}
         flips = int((truth.argmax(1) != logits.argmax(1)).sum())

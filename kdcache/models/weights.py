@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import safetensors.torch
@@ -100,8 +99,7 @@ def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: i
     if classes not in (None, arch["classes"]):
         raise _wrong_classes(path, classes, f"one of {arch['classes']}")
     try:
-        require_size(path, state, model, arch["classes"], arch["options"])
-        network = _lay_out(model, arch["classes"], arch["options"])
+        network = _lay_out(path, state, model, arch["classes"], arch["options"])
     except UsageError as error:
         if runs_user_code(model):
             raise
@@ -117,8 +115,7 @@ def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network,
     classes = classes or checkpoints.classes_of(state)
     if classes is None:
         raise UsageError(path, "the number of classes", "weights that do not tell it", "give the number of classes")
-    require_size(path, state, name, classes, checkpoints.options_of(state, name))
-    network = _lay_out(name, classes, checkpoints.options_of(state, name))
+    network = _lay_out(path, state, name, classes, checkpoints.options_of(state, name))
     state = checkpoints.renamed(state, network)
     if "normalize.mean" not in state:
         if mean is None or std is None:
@@ -129,10 +126,8 @@ def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network,
     return network, state
 
 
-def require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
+def _require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
     """Refuses a network far larger than its weights, before it takes any memory."""
-    if runs_user_code(name):
-        return
     with torch.device("meta"):
         outline = build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
     wanted, given = (sum(t.numel() for t in tensors.values()) for tensors in (outline.state_dict(), state))
@@ -140,9 +135,12 @@ def require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: in
         raise TeacherError(path, f"the {wanted:,} weights of {name}", f"{given:,}", "name the model they belong to")
 
 
-def _lay_out(name: str, classes: int, options: dict) -> Network:
+def _lay_out(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> Network:
     """The network with whatever was in its memory; a user's own code may count on its own start."""
-    with nullcontext() if runs_user_code(name) else _NoInit():
+    if runs_user_code(name):
+        return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
+    _require_size(path, state, name, classes, options)
+    with _NoInit():
         return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
 
 

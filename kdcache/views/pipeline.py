@@ -139,7 +139,7 @@ def untouched_generators() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """As in a worker: with more of them, torch adds numbers up in another order."""
+    """As in a worker: with more threads torch adds numbers up in another order. And its speed is alike everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
