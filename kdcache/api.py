@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from kdcache import choice
+from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import UsageError
 from kdcache.models.network import Network
 from kdcache.models.weights import save
+from kdcache.proof.verdicts import require_pixels
 from kdcache.runs import Run
 from kdcache.seeds import permutation
 from kdcache.train import Settings
 from kdcache.types import Batch, quiet
-from kdcache.verify import require_pixels
 
 
 class CachedDataset(Dataset):
@@ -49,7 +49,7 @@ class CachedDataset(Dataset):
         if name not in self.cache.names:
             found = ", ".join(self.cache.names)
             raise UsageError(self.cache.path, f"knowledge {name!r}", f"only {found}", "name one of these")
-        opened = choice.Data.of_cache(self.cache, data, augment)
+        opened = jobs.Data.of_cache(self.cache, data, augment)
         self.source, self.name = opened.train, name
         self.loader = Loader(opened.train, opened.view, self.cache.seeds)
         require_pixels(self.cache, self.loader)
@@ -148,8 +148,8 @@ class Distiller:
         data: str | None = None, device: str | None = None, augment: str | None = None,
     ):  # fmt: skip
         cache = None if teacher is None else os.fspath(teacher)
-        opened, store = choice.open_student_data(cache, data, augment, 1.0)
-        self.chosen = choice.Student(opened, student, method, Settings(), store, device=choice.choose_device(device))
+        opened, store = jobs.open_student_data(cache, data, augment, 1.0)
+        self.chosen = jobs.Student(opened, student, method, Settings(), store, device=jobs.choose_device(device))
         self.network: Network | None = None
         self.history: list[dict] = []
 

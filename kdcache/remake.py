@@ -17,12 +17,12 @@ import numpy as np
 from kdcache.cache import Writer, create
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import part_of, read_layout
+from kdcache.cache.ranks import turns
 from kdcache.cache.reader import require_finished, require_intact
-from kdcache.dist import turns
 from kdcache.dump import require_same
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
+from kdcache.proof.verdicts import LOGIT_TOLERANCE
 from kdcache.types import quiet
-from kdcache.verify import LOGIT_TOLERANCE
 
 Words = Mapping[str, np.ndarray]
 """What a file says of its blocks, u64 [V, NB] for each dataset that is filled in."""

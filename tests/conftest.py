@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from kdcache.cache import Cache, open_cache, writer
-from kdcache.choice import Data, DumpOptions, make_dump
+from kdcache.jobs import Data, DumpOptions, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
 from kdcache.teachers import Forward

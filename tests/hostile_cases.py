@@ -16,7 +16,7 @@ from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import lay_out
 from kdcache.cache.layout import Layout, collect, read_layout, sealed_crc
 from kdcache.errors import CacheError
-from kdcache.verify import verify
+from kdcache.proof.verdicts import verify
 
 
 def refused(path: Path) -> str:

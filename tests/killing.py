@@ -25,8 +25,8 @@ import h5py
 import torch
 
 from kdcache.cache import layout, open_cache, writer
-from kdcache.choice import Data, DumpOptions, make_dump
 from kdcache.errors import KdcacheError
+from kdcache.jobs import Data, DumpOptions, make_dump
 from kdcache.models import build
 from kdcache.remake import merge
 from kdcache.teachers import Forward

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 import kdcache
 from kdcache.api import CachedDataset
-from kdcache.choice import Data
 from kdcache.errors import DataChanged, PipelineChanged, UsageError
+from kdcache.jobs import Data
 from kdcache.views import seeds_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core

@@ -9,9 +9,10 @@ import pytest
 import torch
 from cli_cases import good, refused
 
-from kdcache import bench, plot
+from kdcache import bench
 from kdcache.bench import codecs, dump, live, methods, process, read, replay, scale, settings, timing, train, workers
 from kdcache.cli import study
+from kdcache.report import plot
 from kdcache.teachers import Forward
 from kdcache.types import quiet
 from kdcache.views.pipeline import one_thread

@@ -11,7 +11,7 @@ from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcach
 
 from kdcache import __version__
 from kdcache.bench import BENCHES
-from kdcache.cli import common, facts, look, main, study
+from kdcache.cli import common, inspection, main, pages, study
 from kdcache.train import OPTIMIZERS, SCHEDULES, Settings
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -109,7 +109,7 @@ def test_dump_says_what_it_made(tmp_path):
     said = good(f"{DUMP} -o {tmp_path}/x.h5")
     assert (
         said.out
-        == f"{tmp_path}/x.h5: 64 rows, 2 views, {facts.readable(Path(f'{tmp_path}/x.h5').stat().st_size)}; "
+        == f"{tmp_path}/x.h5: 64 rows, 2 views, {pages.readable(Path(f'{tmp_path}/x.h5').stat().st_size)}; "
         + ("logits f16, 16 bytes a row with its seed\n")
     )
     assert good(f"{DUMP} -o {tmp_path}/x.h5 --json").json()["complete"]
@@ -184,7 +184,7 @@ def test_list(what):
 
 def test_list_of_everything():
     text = good("list").out
-    assert all(f"{what}:\n" in text for what in look.TABLES)
+    assert all(f"{what}:\n" in text for what in inspection.TABLES)
 
 
 def test_plan_and_soft_labels(tmp_path):
@@ -228,17 +228,17 @@ def test_inspect_shows_what_the_other_codecs_would_have_cost(tmp_path):
 
 
 def test_inspect_of_other_views():
-    found = facts.summary("a.h5")
+    found = pages.summary("a.h5")
     pipeline = {"transform": {"transforms": [{"__class_fullname__": "albumentations.HorizontalFlip"}]}}
     found["view"] = {"view": "albumentations", "size": [16, 16], "pipeline": pipeline}
     found["source"]["fraction"] = 0.5
-    page = facts.described(found)
+    page = pages.described(found)
     assert "views       2 of albumentations 16x16, HorizontalFlip\n" in page
     assert "train, 0.5 of it: 64 rows\n" in page
     found |= {"views": 162, "view": {"view": "crop", "size": [8, 8], "pad": 4, "flip": False, "enumerated": True}}
-    assert "views       all 162 of crop 8x8, pad 4\n" in facts.described(found)
+    assert "views       all 162 of crop 8x8, pad 4\n" in pages.described(found)
     found["class_names"] = [f"class{c}" for c in range(100)]
-    assert len(next(line for line in facts.described(found).splitlines() if line.startswith("classes"))) < 80
+    assert len(next(line for line in pages.described(found).splitlines() if line.startswith("classes"))) < 80
 
 
 def test_inspect_refuses_a_header_that_was_changed(tmp_path):
@@ -248,7 +248,7 @@ def test_inspect_refuses_a_header_that_was_changed(tmp_path):
 
 def test_sizes():
     sizes = (0, 999, 1000, 1_234_567, 12_345_678_901)
-    assert [facts.readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB"]
+    assert [pages.readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB"]
 
 
 # One JSON object, and nothing else, on standard output

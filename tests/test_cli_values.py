@@ -6,7 +6,7 @@ import pytest
 import torch
 from cli_cases import DATA, DUMP, STUDENT, TEACHER, WEIGHTS, good, kdcache, refused
 
-from kdcache.cli import door
+from kdcache.cli import frame
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -151,4 +151,4 @@ def test_click_errors_of_any_kind_are_lines():
     import click
 
     for error in (click.UsageError("odd"), click.BadParameter("odd"), click.FileError("f", "odd")):
-        assert door.wrong_use(error).startswith("the command line: ")
+        assert frame.wrong_use(error).startswith("the command line: ")

@@ -11,11 +11,11 @@ import torch
 from conftest import fresh_teacher, killing
 
 from kdcache import dump as dumping
-from kdcache import filling
 from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of, read_layout
-from kdcache.choice import Data, describe
+from kdcache.dump import filling
 from kdcache.errors import CacheError, DataChanged, KdcacheError, LibraryChanged, PipelineChanged
+from kdcache.jobs import Data, describe
 from kdcache.teachers import Forward, LiveTeacher
 
 
@@ -60,7 +60,7 @@ def test_of_two_strangers_at_once_one_makes_the_file(tmp_path):
 
 
 def test_every_rank_has_its_blocks_whatever_is_done_by_now(interrupted, tmp_path):
-    from kdcache.dist import Ranks
+    from kdcache.cache.ranks import Ranks
 
     with writer.Writer(interrupted(tmp_path / "x.h5")) as made:
         done = np.zeros((3, 2), dtype=bool)

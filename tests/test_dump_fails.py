@@ -14,8 +14,8 @@ from kdcache import dump as dumping
 from kdcache.cache import Writer, create, creation
 from kdcache.cache.layout import read_layout
 from kdcache.cache.writer import blocks_done
-from kdcache.choice import Data
 from kdcache.errors import CacheError, TeacherError
+from kdcache.jobs import Data
 from kdcache.teachers import LiveTeacher
 from kdcache.views import open_view
 

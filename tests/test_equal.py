@@ -19,8 +19,8 @@ from train_cases import (
 )
 
 from kdcache.cache import open_cache
-from kdcache.choice import Data, DumpOptions, Student, make_dump
 from kdcache.errors import TeacherChanged
+from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.methods import METHODS, build
 from kdcache.models.network import shapes
 from kdcache.teachers import Forward, LinearInBlocks, LiveTeacher

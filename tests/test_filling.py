@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from kdcache.filling import WAITING, Behind
+from kdcache.dump.filling import WAITING, Behind
 
 
 def behind(*actions):

@@ -6,9 +6,9 @@ import torch
 from conftest import VIEWS, fresh_teacher
 
 from kdcache.cache import open_cache
-from kdcache.choice import Student, open_student_data
+from kdcache.cache.joined import Average, MoreViews, join
 from kdcache.errors import CacheError, UsageError
-from kdcache.joined import Average, MoreViews, join
+from kdcache.jobs import Student, open_student_data
 from kdcache.train import Settings
 
 ROWS = np.array([5, 3, 3, 1299])

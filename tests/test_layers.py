@@ -9,33 +9,29 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
-    {"types", "errors", "seeds", "factories"},
-    {"sources", "views", "models", "methods", "codecs", "metrics", "dist", "runs", "pseudo", "plot", "table"},
-    {"cache", "batches", "teachers", "known", "joined", "mixlabels"},
-    {"dump", "filling", "train", "verify", "show", "remake"},
-    {"choice", "recipe", "api"},
+    {"types", "errors", "seeds", "user_code"},
+    {"sources", "views", "models", "methods", "codecs", "runs", "pseudo"},
+    {"cache", "batches", "teachers", "report"},
+    {"dump", "train", "proof", "remake"},
+    {"jobs", "recipe", "api"},
     {"bench"},
     {"cli"},
     {"__main__"},
 ]
 BESIDE = {  # rooms of one layer that may use each other, in this order
-    "factories": {"errors"},
+    "user_code": {"errors"},
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
-    "known": {"teachers"},
-    "joined": {"cache"},
-    "mixlabels": {"batches", "teachers"},
-    "dump": {"filling"},
-    "verify": {"dump"},
-    "remake": {"dump", "verify"},
-    "recipe": {"choice"},
-    "api": {"choice"},
+    "report": {"batches", "cache"},
+    "proof": {"dump"},
+    "remake": {"dump", "proof"},
+    "recipe": {"jobs"},
+    "api": {"jobs"},
 }
 FORBIDDEN = {
     "codecs": {"h5py"},
     "methods": {"h5py"},
     "models": {"h5py"},
-    "metrics": {"h5py"},
     "train": {"h5py", "kdcache.cache"},
     "runs": {"torch", "h5py"},
     "pseudo": {"h5py", "torch"},
@@ -102,5 +98,5 @@ def test_the_door_opens_without_heavy_packages():
 
 @pytest.mark.parametrize("heavy", ["albumentations", "torchvision", "sklearn"])
 def test_the_core_does_without(heavy):
-    code = f"import sys, kdcache.choice, kdcache.api, kdcache.recipe; print({heavy!r} in sys.modules)"
+    code = f"import sys, kdcache.jobs, kdcache.api, kdcache.recipe; print({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

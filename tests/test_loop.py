@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from train_cases import SPEC, Fixture, asks, assert_same_weights, measured
 
-from kdcache import choice
+from kdcache import jobs
 from kdcache.batches import Loader
-from kdcache.choice import Data
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.jobs import Data
 from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
@@ -251,7 +251,7 @@ def test_a_clipped_gradient_has_the_layout_of_its_parameter(same, monkeypatch, o
 def test_label_smoothing_reaches_the_teachers_loss(tmp_path):
     data = Data.open(SPEC, None)
     settings = Settings(epochs=1, batch=16)
-    found = choice.train_teacher("tiny", data, settings, label_smoothing=0.1, root=tmp_path)
+    found = jobs.train_teacher("tiny", data, settings, label_smoothing=0.1, root=tmp_path)
     assert found["epochs"] == 1
     network = data.network("tiny", 0)
     loader = Loader(data.train, data.view, 0)
@@ -267,13 +267,13 @@ def test_label_smoothing_reaches_the_teachers_loss(tmp_path):
 @pytest.mark.parametrize("value", [-0.1, 1.0, 2.0])
 def test_label_smoothing_is_a_share(tmp_path, value):
     with pytest.raises(UsageError, match="--label-smoothing"):
-        choice.train_teacher("tiny", Data.open(SPEC, None), Settings(), label_smoothing=value, root=tmp_path)
+        jobs.train_teacher("tiny", Data.open(SPEC, None), Settings(), label_smoothing=value, root=tmp_path)
     assert not any(tmp_path.iterdir())
 
 
 def test_evaluate_says_all_there_is_to_say(same, tmp_path):
     same.student("st", epochs=1).train(Run(tmp_path / "run", {}))
-    found = choice.evaluate(tmp_path / "run" / "best.safetensors", None, None, same.cache.path, "cpu", 0)
+    found = jobs.evaluate(tmp_path / "run" / "best.safetensors", None, None, same.cache.path, "cpu", 0)
     assert list(found) == ["model", "rows", "top1", "nll", "ece", "agreement"]
     assert found["rows"] == len(same.data.held_out)
 

@@ -9,8 +9,8 @@ from conftest import fresh_teacher, killing
 from hostile_cases import array_in, forged, mark
 
 from kdcache.cache.layout import part_of, read_layout, shard_of
-from kdcache.choice import Data
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
+from kdcache.jobs import Data
 from kdcache.remake import merge
 from kdcache.teachers import Forward
 

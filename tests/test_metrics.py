@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from kdcache.metrics import calibration, ece, nll, summary
+from kdcache.train.metrics import calibration, ece, nll, summary
 
 
 def drawn(rows=200, classes=10, seed=0):

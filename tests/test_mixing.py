@@ -15,14 +15,14 @@ from train_cases import assert_same_weights, dumped, measured, teacher_of
 from kdcache import CachedDataset
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, open_cache
-from kdcache.choice import Data, DumpOptions, Student, make_dump
-from kdcache.dist import Ranks
+from kdcache.cache.ranks import Ranks
 from kdcache.errors import CacheError, UsageError
+from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.models import build as build_network
+from kdcache.proof.verdicts import require_pixels
 from kdcache.seeds import MIXING, below, bijection, draw
 from kdcache.teachers import Forward
 from kdcache.train import Settings
-from kdcache.verify import require_pixels
 from kdcache.views import Mixed, Mixing, from_json, open_view, seeds_of
 from kdcache.views.mixing import ONE, shares, split, steps
 

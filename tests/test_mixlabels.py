@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from train_cases import assert_same_weights, dumped, measured, teacher_of
 
 from kdcache.batches import Loader
-from kdcache.choice import Data, Student, pseudo_from_text
 from kdcache.errors import UsageError
+from kdcache.jobs import Data, Student, pseudo_from_text
 from kdcache.methods import METHODS, build
 from kdcache.methods.base import cross_entropy
-from kdcache.mixlabels import MixedAnswers, MixingLoader, parse
 from kdcache.train import Settings
+from kdcache.train.mixlabels import MixedAnswers, MixingLoader, parse
 from kdcache.types import Batch
 from kdcache.views.mixing import ONE
 

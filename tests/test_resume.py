@@ -11,10 +11,10 @@ import pytest
 import torch
 from train_cases import SPEC, Fixture, assert_same_weights, dumped, metrics_of
 
-from kdcache import choice, runs
+from kdcache import jobs, runs
 from kdcache.batches import Loader
-from kdcache.choice import Data, Student
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.jobs import Data, Student
 from kdcache.methods import build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
@@ -127,25 +127,25 @@ def test_a_finished_run_returns_at_once(wider, tmp_path, monkeypatch):
 
 def test_the_command_continues_a_student_and_names_what_differs(wider, tmp_path):
     student = wider.student("st")
-    found = choice.train_student(student, root=tmp_path)
-    assert choice.train_student(student, root=tmp_path, resume=True) == found
+    found = jobs.train_student(student, root=tmp_path)
+    assert jobs.train_student(student, root=tmp_path, resume=True) == found
     folder = Path(found["run"])
     before = files(folder)
     for settings, named in (({"lr": 0.5}, "settings.lr 0.02"), ({"seed": 1}, "settings.seed 0")):
         with pytest.raises(UsageError, match=f"expected {named}, as it was begun"):
-            choice.train_student(wider.student("st", **settings), out=folder, resume=True)
+            jobs.train_student(wider.student("st", **settings), out=folder, resume=True)
     with pytest.raises(UsageError, match="expected live False, as it was begun, found True"):
-        choice.train_student(wider.student("st", live=True), out=folder, resume=True)
+        jobs.train_student(wider.student("st", live=True), out=folder, resume=True)
     assert files(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_another_cache_of_the_same_teacher_is_another_run(wider, tmp_path):
     student = wider.student("st")
-    choice.train_student(student, out=tmp_path / "run")
+    jobs.train_student(student, out=tmp_path / "run")
     student.cache = dumped(tmp_path / "more.h5", wider.data, wider.network, "st", views=3)
     with pytest.raises(UsageError, match=r"expected cache\.knowledge"):
-        choice.train_student(student, out=tmp_path / "run", resume=True)
+        jobs.train_student(student, out=tmp_path / "run", resume=True)
 
 
 def test_another_run_in_the_same_folder_is_kept(wider, tmp_path):

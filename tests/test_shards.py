@@ -11,7 +11,7 @@ from hostile_cases import array_in, mark
 
 from kdcache.cache import create, creation, open_cache, writer
 from kdcache.cache.layout import part_of, read_layout, shard_of
-from kdcache.dist import turns
+from kdcache.cache.ranks import turns
 from kdcache.errors import CacheError
 from kdcache.teachers import LiveTeacher
 

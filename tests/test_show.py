@@ -9,8 +9,8 @@ import torch
 from cli_cases import refused
 from PIL import Image, ImageDraw
 
-from kdcache import show
-from kdcache.show import Script, contact_sheet, tile
+from kdcache.report import sheet as show
+from kdcache.report.sheet import Script, contact_sheet, tile
 from kdcache.types import Batch
 
 LONG = [f"class number {i:03} of a long name" for i in range(120)]

@@ -9,12 +9,12 @@ import torch
 from safetensors.numpy import save_file
 
 from kdcache.cache import open_cache
-from kdcache.choice import Data, Student, dump_pseudo, import_logits, live_teacher, plan, pseudo_teacher
-from kdcache.choice.soft import parse_confidence, pseudo_from_text
 from kdcache.errors import DataChanged, UsageError
+from kdcache.jobs import Data, Student, dump_pseudo, import_logits, live_teacher, plan, pseudo_teacher
+from kdcache.jobs.pseudo import parse_confidence, pseudo_from_text
+from kdcache.proof.verdicts import check_canary_records
 from kdcache.pseudo import PseudoTeacher
 from kdcache.train import Settings
-from kdcache.verify import check_canary_records
 
 ALL = np.arange(1300)
 

@@ -6,9 +6,9 @@ from safetensors import safe_open
 from torch import nn
 from train_cases import SAME_WIDTH, Fixture, asks, assert_same_weights
 
-from kdcache import choice
-from kdcache.choice import Student
+from kdcache import jobs
 from kdcache.errors import CacheError, TeacherError, UsageError
+from kdcache.jobs import Student
 from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
@@ -199,6 +199,6 @@ def test_a_teacher_of_other_classes_is_refused(same):
 
 
 def test_a_pseudo_teacher_has_logits_alone(same):
-    teacher = choice.pseudo_teacher(same.data, 2, 0, {"accuracy": "0.9"})
+    teacher = jobs.pseudo_teacher(same.data, 2, 0, {"accuracy": "0.9"})
     with pytest.raises(UsageError, match="pseudo teacher, who has logits alone"):
         Student(same.data, "resnet8", "st+at", Settings(), same.cache, None, teacher).train()

@@ -14,12 +14,12 @@ from hostile_cases import forged
 from kdcache import dump as dumping
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.choice import Data, describe
 from kdcache.errors import DataChanged, LibraryChanged, PipelineChanged, TeacherChanged
+from kdcache.jobs import Data, describe
 from kdcache.methods import build as build_method
+from kdcache.proof.verdicts import require_images, require_pixels, require_source, require_teacher, verify
 from kdcache.sources import open_source
 from kdcache.teachers import Forward, LiveTeacher
-from kdcache.verify import require_images, require_pixels, require_source, require_teacher, verify
 from kdcache.views import from_json, open_view
 
 

@@ -10,10 +10,10 @@ from view_cases import spec_of, written
 
 from kdcache import CachedDataset
 from kdcache.batches import Loader
-from kdcache.choice import Data, Student
 from kdcache.errors import CacheError, PipelineChanged, UsageError
+from kdcache.jobs import Data, Student
+from kdcache.proof.verdicts import require_pixels
 from kdcache.train import Settings
-from kdcache.verify import require_pixels
 from kdcache.views import from_json, open_view
 
 pytest.importorskip("torchvision")

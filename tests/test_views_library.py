@@ -12,8 +12,8 @@ from reference_views import made_images, made_seeds
 from torch.utils.data import DataLoader
 
 from kdcache.batches import Loader, Rendered, identity
-from kdcache.choice import Data
 from kdcache.errors import KdcacheError, PipelineChanged, UsageError
+from kdcache.jobs import Data
 from kdcache.sources.arrays import ArraySource
 from kdcache.views import from_json, open_view
 from kdcache.views.library import render_elsewhere

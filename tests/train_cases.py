@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kdcache.cache import Cache, open_cache
-from kdcache.choice import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.network import Network, shapes

@@ -13,9 +13,9 @@ from kdcache.cache import Cache, open_cache
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import TEMPERATURES, auto, candidates, measure
 from kdcache.errors import CacheError, UsageError
-from kdcache.plot import Series, draw
+from kdcache.report.plot import Series, draw
+from kdcache.report.table import columns
 from kdcache.seeds import PROBE, sample_views
-from kdcache.table import columns
 
 ROWS, CLASSES, MOST = 2000, 100, 4096
 DRAWN = (1, 4)  # temperatures of the plot

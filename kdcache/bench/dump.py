@@ -11,9 +11,9 @@ from kdcache.bench.fixture import made_data, made_teacher
 from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Writer
 from kdcache.cache.layout import part_of
-from kdcache.choice import DumpOptions, make_dump
-from kdcache.dist import Ranks
+from kdcache.cache.ranks import Ranks
 from kdcache.dump import Dump
+from kdcache.jobs import DumpOptions, make_dump
 from kdcache.teachers import Forward
 
 ROWS, BATCH, MODEL = 256, 256, "resnet110"

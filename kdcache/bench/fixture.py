@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from kdcache.batches import Loader, training_plan
-from kdcache.choice import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
 from kdcache.teachers import Forward

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate, figure, rate, ratio
 from kdcache.cache import open_cache
-from kdcache.choice import DumpOptions, Student, make_dump
+from kdcache.jobs import DumpOptions, Student, make_dump
 from kdcache.methods import build
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings

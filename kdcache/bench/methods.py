@@ -12,7 +12,7 @@ import torch
 from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate
 from kdcache.cache import open_cache
-from kdcache.choice import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.methods import METHODS
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, shapes

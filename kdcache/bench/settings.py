@@ -6,7 +6,7 @@ import contextlib
 
 from kdcache.bench.fixture import made_data, stepper
 from kdcache.bench.timing import alternate, rate, ratio
-from kdcache.choice import Student
+from kdcache.jobs import Student
 from kdcache.train import Settings
 
 ROWS, BATCH, MODEL, ROUNDS = 1024, 128, "resnet20", 15

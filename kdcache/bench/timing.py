@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from kdcache.table import columns
+from kdcache.report.table import columns
 
 NOISE = "the noise"  # what stands beside A against A
 

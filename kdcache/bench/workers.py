@@ -12,10 +12,10 @@ from PIL import Image
 from kdcache.batches import Loader, training_plan
 from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Cache, open_cache
-from kdcache.choice import Data
 from kdcache.dump import Dump
-from kdcache.known import KnownTeacher, Table
+from kdcache.jobs import Data
 from kdcache.teachers import CacheTeacher, Teacher, no_teacher
+from kdcache.teachers.known import KnownTeacher, Table
 
 FILES, SIDE, CLASSES, BATCH, WORKERS, ROUNDS = 1000, 256, 10, 64, 2, 9
 VIEW = "resized-crop:224"

@@ -30,8 +30,8 @@ import numpy as np
 
 from kdcache import codecs
 from kdcache.cache.meta import LONGEST, REMEDY, parse
+from kdcache.cache.ranks import Ranks
 from kdcache.codecs import Codec
-from kdcache.dist import Ranks
 from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32

@@ -14,7 +14,7 @@ import torch
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import clear_leftovers, refused, sync_folder, word_of
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
-from kdcache.dist import Ranks
+from kdcache.cache.ranks import Ranks
 from kdcache.errors import CacheError
 
 SYNC_SECONDS = 5.0

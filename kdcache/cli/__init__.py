@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import files, look, make, plan, soft, study
-from kdcache.cli.door import Door
+from kdcache.cli import files, inspection, labels, make, plan, study
+from kdcache.cli.frame import Door
 
 
 @click.group(
@@ -27,5 +27,12 @@ def main():
     """
 
 
-for command in (*make.commands, *soft.commands, *plan.commands, *look.commands, *files.commands, *study.commands):
+for command in (
+    *make.commands,
+    *labels.commands,
+    *plan.commands,
+    *inspection.commands,
+    *files.commands,
+    *study.commands,
+):
     main.add_command(command)

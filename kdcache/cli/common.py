@@ -8,7 +8,7 @@ from functools import partial
 
 import click
 
-from kdcache.cli.door import Command, Option, say
+from kdcache.cli.frame import Command, Option, say
 from kdcache.cli.values import COUNT, FILE, SEED, NewPath, Number, OneOf, Shares, Views
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
@@ -130,11 +130,11 @@ training_options = options(
 
 def settings_of(chosen: dict):
     """The training settings among a command's options, which leave the dict."""
-    from kdcache import choice
+    from kdcache import jobs
     from kdcache.train import Settings
 
     names = Settings.__dataclass_fields__
-    return choice.settings(**{name: chosen.pop(name) for name in list(chosen) if name in names})
+    return jobs.settings(**{name: chosen.pop(name) for name in list(chosen) if name in names})
 
 
 def announce(data) -> None:

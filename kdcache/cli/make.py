@@ -6,7 +6,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
-from kdcache.cli.facts import made, summary
+from kdcache.cli.pages import made, summary
 from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
 
 
@@ -27,15 +27,15 @@ from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
 @json_option
 def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, device, workers, runs, as_json, **rest):
     """Train a teacher; save it where dump-logits looks first."""
-    from kdcache import choice
+    from kdcache import jobs
 
     settings = common.settings_of(rest)
-    device = choice.choose_device(device)
-    opened = choice.Data.open(data, augment, fraction)
+    device = jobs.choose_device(device)
+    opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
-    found = choice.train_teacher(
+    found = jobs.train_teacher(
         model, opened, settings, label_smoothing=label_smoothing, root=runs, out=out, resume=resume,
-        device=device, workers=choice.workers_for(opened, workers), progress=bar,
+        device=device, workers=jobs.workers_for(opened, workers), progress=bar,
     )  # fmt: skip
     put({"model": model, "data": opened.train.spec} | found, as_json, lines({"model": model} | found))
 
@@ -76,17 +76,17 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 
     Interrupted or killed, the same command goes on where it was.
     """
-    from kdcache import choice
+    from kdcache import jobs
 
-    device = choice.choose_device(device)
-    choice.require_place(rest["out"])
-    opened = choice.Data.open(data, augment, fraction)
+    device = jobs.choose_device(device)
+    jobs.require_place(rest["out"])
+    opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
-    network = choice.load_teacher(teacher, weights, opened, runs)
+    network = jobs.load_teacher(teacher, weights, opened, runs)
     if network.assumed_normalisation:
         say(f"{weights}: no mean and std in it; those of {opened.train.spec} are taken")
-    chosen = choice.dump_options(rest, device=device, workers=choice.workers_for(opened, workers))
-    with choice.make_dump(network, opened, chosen) as dump:
+    chosen = jobs.dump_options(rest, device=device, workers=jobs.workers_for(opened, workers))
+    with jobs.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
     facts = summary(path)
     put(facts, as_json, made(facts))
@@ -125,27 +125,27 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @json_option
 def train_student(caches, student, live, teacher, weights, data, augment, fraction, runs, out, resume, as_json, **rest):
     """Train a student on the pixels that the teacher saw."""
-    from kdcache import choice
+    from kdcache import jobs
     from kdcache.errors import UsageError
 
     if caches and rest["views"]:
         raise UsageError("--views", "none beside --cache, which has its own", str(rest["views"]), "leave it out")
     settings = common.settings_of(rest)
-    device = choice.choose_device(rest["device"])
-    opened, store = choice.open_student_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
+    device = jobs.choose_device(rest["device"])
+    opened, store = jobs.open_student_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
     common.announce(opened)
     pseudo = None
     if teacher and teacher.startswith("pseudo:"):
         if live or weights:
             raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
-        pseudo, teacher = choice.pseudo_from_text(teacher, opened, settings.seed), None
-    network = choice.live_teacher(live, teacher, weights, store, opened, runs)
-    chosen = choice.Student(
-        opened, student or choice.default_student(opened), rest["method"], settings, store, network, pseudo,
-        views=rest["views"], key=settings.seed, device=device, workers=choice.workers_for(opened, rest["workers"]),
+        pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed), None
+    network = jobs.live_teacher(live, teacher, weights, store, opened, runs)
+    chosen = jobs.Student(
+        opened, student or jobs.default_student(opened), rest["method"], settings, store, network, pseudo,
+        views=rest["views"], key=settings.seed, device=device, workers=jobs.workers_for(opened, rest["workers"]),
         mix=rest["mix"],
     )  # fmt: skip
-    found = choice.train_student(chosen, root=runs, out=out, resume=resume, progress=bar)
+    found = jobs.train_student(chosen, root=runs, out=out, resume=resume, progress=bar)
     put(found, as_json, lines(found))
 
 

@@ -8,9 +8,9 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, lines, put
-from kdcache.cli.facts import readable
+from kdcache.cli.pages import readable
 from kdcache.cli.values import COUNT, OneOf
-from kdcache.table import columns
+from kdcache.report.table import columns
 
 
 @click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
@@ -35,10 +35,10 @@ from kdcache.table import columns
 @json_option
 def plan(data, fraction, augment, out, device, runs, as_json, **rest):
     """Say what a dump would cost, and what it would save."""
-    from kdcache import choice
+    from kdcache import jobs
 
-    opened = choice.Data.open(data, augment, fraction)
-    facts = choice.plan(opened, Path(out), choice.choose_device(device), root=runs, **rest)
+    opened = jobs.Data.open(data, augment, fraction)
+    facts = jobs.plan(opened, Path(out), jobs.choose_device(device), root=runs, **rest)
     put(facts, as_json, described(facts))
 
 

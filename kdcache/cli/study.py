@@ -29,11 +29,11 @@ def run(recipe, data, seeds, device, workers, runs, as_json):
 
     Interrupted or killed, the same command goes on where it was.
     """
-    from kdcache import choice
+    from kdcache import jobs
     from kdcache.recipe import Recipe
 
     chosen = Recipe.load(recipe, data, seeds)
-    table = chosen.run(runs, choice.choose_device(device), bar, workers)
+    table = chosen.run(runs, jobs.choose_device(device), bar, workers)
     put(table, as_json, table["text"])
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from kdcache.errors import KdcacheError, UsageError, reason
-from kdcache.factories import from_current_folder, imported
 from kdcache.models.network import Network
 from kdcache.models.resnet import ResNet
 from kdcache.models.tiny import Tiny
 from kdcache.models.wrn import WideResNet
+from kdcache.user_code import from_current_folder, imported
 
 
 def tiny(classes: int, width: int = 8) -> Tiny:

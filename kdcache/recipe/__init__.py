@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcache import choice
+from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.errors import UsageError
-from kdcache.plot import Series, draw
 from kdcache.recipe.checks import blamed, check_fit, check_values, student_name
 from kdcache.recipe.keys import SETTINGS, check_keys
+from kdcache.report.plot import Series, draw
+from kdcache.report.table import row_of, save_tables, table_text
 from kdcache.runs import folder_name, free_name
-from kdcache.table import row_of, save_tables, table_text
 from kdcache.teachers import Forward
 from kdcache.train import Settings
 from kdcache.types import quiet
@@ -36,7 +36,7 @@ class Recipe:
 
     path: str
     text: str  # what the folder of its results is kept for
-    data: str = choice.DEFAULT_DATA
+    data: str = jobs.DEFAULT_DATA
     seeds: int = 3
     augment: str | None = None
     fraction: float = 1.0
@@ -78,13 +78,13 @@ class Recipe:
         started = time.monotonic()
         model = self.teacher["model"]
         with blamed(self.path):
-            data = choice.Data.open(self.data, self.augment, self.fraction)
-            whole = choice.Data.open(self.data, self.augment, self.teacher.get("fraction", self.fraction))
+            data = jobs.Data.open(self.data, self.augment, self.fraction)
+            whole = jobs.Data.open(self.data, self.augment, self.teacher.get("fraction", self.fraction))
             check_fit(self, data)
         folder = self.folder(root, whole.train.fingerprint())
         settings = self.settings_of(self.teacher)
-        how = {"device": device, "workers": choice.workers_for(data, workers)}
-        taught = choice.train_teacher(model, whole, settings, root=folder, resume=True, progress=progress, **how)
+        how = {"device": device, "workers": jobs.workers_for(data, workers)}
+        taught = jobs.train_teacher(model, whole, settings, root=folder, resume=True, progress=progress, **how)
         path = self.make_cache(model, data, folder, how, progress)
         rows = [row_of({"name": "teacher"}, [taught | {"student": model}])]
         for student in self.student:
@@ -93,7 +93,7 @@ class Recipe:
         facts = {"recipe": self.name, "title": self.title, "data": self.data, "seeds": self.seeds, "rows": rows}
         facts["seconds"] = round(time.monotonic() - started, 1)
         if self.show:
-            facts["sheet"] = str(choice.show(str(path), str(folder / "sheet.png"), 6, 5, self.data, self.code))
+            facts["sheet"] = str(jobs.show(str(path), str(folder / "sheet.png"), 6, 5, self.data, self.code))
         if self.plot:
             facts["plot"] = str(self.draw(rows, folder / "plot.png"))
         save_tables(folder, facts)
@@ -110,39 +110,39 @@ class Recipe:
         return folder
 
     def settings_of(self, part: dict, seed: int = 0) -> Settings:
-        return choice.settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
+        return jobs.settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
 
-    def make_cache(self, model: str, data: choice.Data, folder: Path, how: dict, progress: Callable) -> Path:
-        network = choice.load_teacher(model, str(self.weights(model, folder)), data)
+    def make_cache(self, model: str, data: jobs.Data, folder: Path, how: dict, progress: Callable) -> Path:
+        network = jobs.load_teacher(model, str(self.weights(model, folder)), data)
         given = {"method": self.needed()} | self.dump
         forward = Forward(**{key: given.pop(key) for key in ("batch", "dtype") if key in given})
-        options = choice.DumpOptions(folder / "logits.h5", **given, forward=forward, **how)
-        with choice.make_dump(network, data, options) as dump:
+        options = jobs.DumpOptions(folder / "logits.h5", **given, forward=forward, **how)
+        with jobs.make_dump(network, data, options) as dump:
             return dump.run(progress)
 
     def weights(self, model: str, folder: Path) -> Path:
-        return choice.teacher_folder(folder, self.data, model) / "last.safetensors"
+        return jobs.teacher_folder(folder, self.data, model) / "last.safetensors"
 
     def needed(self) -> str:
         """One composition of every method that a student asks the teacher for."""
         methods = dict.fromkeys(s.get("method", "st") for s in self.student if not s.get("pseudo"))
-        return "+".join(dict.fromkeys(part for m in methods for part in choice.asking(m))) or "st"
+        return "+".join(dict.fromkeys(part for m in methods for part in jobs.asking(m))) or "st"
 
     def one(self, student: dict, seed: int, data, path: Path, folder: Path, how: dict, progress) -> dict:
         cache = open_cache(path)
-        opened = choice.Data.of_cache(cache, self.data, self.code)
+        opened = jobs.Data.of_cache(cache, self.data, self.code)
         settings = self.settings_of(student, seed)
         live, pseudo, model = None, None, self.teacher["model"]
         if student.get("live"):
-            live = choice.load_teacher(model, str(self.weights(model, folder)), data)
+            live = jobs.load_teacher(model, str(self.weights(model, folder)), data)
         if "pseudo" in student:
-            pseudo = choice.pseudo_teacher(opened, cache.views, seed, student["pseudo"])
-        chosen = choice.Student(
-            opened, student.get("model") or choice.default_student(data), student.get("method", "st"), settings,
+            pseudo = jobs.pseudo_teacher(opened, cache.views, seed, student["pseudo"])
+        chosen = jobs.Student(
+            opened, student.get("model") or jobs.default_student(data), student.get("method", "st"), settings,
             cache, live, pseudo, mix=student.get("mix"), **how,
         )  # fmt: skip
         out = folder_name(folder, student_name(student), f"seed{seed}")
-        return choice.train_student(chosen, out=str(out), resume=True, progress=progress)
+        return jobs.train_student(chosen, out=str(out), resume=True, progress=progress)
 
     def draw(self, rows: list[dict], path: Path) -> Path:
         """Accuracy over x, a line for each series; students without x are levels."""

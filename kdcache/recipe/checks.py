@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kdcache import choice, mixlabels
+from kdcache import jobs
 from kdcache.codecs import named
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
@@ -16,6 +16,7 @@ from kdcache.methods import knowledge_of, parse
 from kdcache.models import find
 from kdcache.models.network import check_output, shapes
 from kdcache.runs import folder_name
+from kdcache.train import mixlabels
 from kdcache.types import Shapes
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ def check_values(recipe: Recipe) -> None:
         raise UsageError(f"{path} [plot]", "a student with a series", "none", "give one: series = ..., x = ...")
 
 
-def check_fit(recipe: Recipe, data: choice.Data) -> None:
+def check_fit(recipe: Recipe, data: jobs.Data) -> None:
     """Refuses networks and methods that do not fit the images or each other, before the first is trained."""
     teacher = data.network(recipe.teacher["model"], 0)
     check_output(teacher, data.image)
     shown = shapes(teacher, teacher.taps, data.image)
     for student in recipe.student:
         text = student.get("method", "st")
-        network = data.network(student.get("model") or choice.default_student(data), 0)
+        network = data.network(student.get("model") or jobs.default_student(data), 0)
         with blamed(f"[[student]] {student_name(student)}"):
             check_output(network, data.image)
             own = shapes(network, network.taps, data.image)
@@ -71,11 +72,11 @@ def check_fit(recipe: Recipe, data: choice.Data) -> None:
                     expected = f"{strange[0]} of the {whose}"
                     raise UsageError(f"method {text}", expected, ", ".join(taps), "take another")
             if "pseudo" in student:
-                choice.pseudo_teacher(data, 1, 0, student["pseudo"])
+                jobs.pseudo_teacher(data, 1, 0, student["pseudo"])
     check_cache(recipe, data, shown)
 
 
-def check_cache(recipe: Recipe, data: choice.Data, shown: Shapes) -> None:
+def check_cache(recipe: Recipe, data: jobs.Data, shown: Shapes) -> None:
     """Refuses a cache that would lack what a student needs, or lose it in its codec."""
     text, codec = recipe.dump.get("method") or recipe.needed(), recipe.dump.get("codec", "f16")
     with blamed("[dump]"):
@@ -88,7 +89,7 @@ def check_cache(recipe: Recipe, data: choice.Data, shown: Shapes) -> None:
     stored = knowledge_of(text, shown)
     for student in recipe.student:
         if not (student.get("live") or "pseudo" in student):
-            parts = choice.asking(student.get("method", "st"))
+            parts = jobs.asking(student.get("method", "st"))
             if missing := [name for part in parts for name in knowledge_of(part, shown) if name not in stored]:
                 place, remedy = f"[[student]] {student_name(student)}, method", "leave method out of [dump]"
                 raise UsageError(place, f"{missing[0]} in the cache", ", ".join(stored), remedy)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from kdcache.batches import Loader, straight_plan
-from kdcache.metrics import calibration, summary
 from kdcache.models.network import Network, evaluating
+from kdcache.train.metrics import calibration, summary
 
 BATCH = 256
 

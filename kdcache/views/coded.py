@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError, reason
-from kdcache.factories import from_current_folder, imported
+from kdcache.user_code import from_current_folder, imported
 from kdcache.views.pipeline import ANY, Pipeline, seed_generators, untouched_generators
 
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")

@@ -12,24 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache import mixlabels
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
-from kdcache.choice.data import Data, describe, load_teacher
-from kdcache.choice.soft import require_unmixed
-from kdcache.choice.teacher import result
+from kdcache.cache.joined import join
 from kdcache.errors import CacheError, TeacherError, UsageError
-from kdcache.joined import join
-from kdcache.known import KnownTeacher
+from kdcache.jobs.data import Data, describe, load_teacher
+from kdcache.jobs.pseudo import require_unmixed
+from kdcache.jobs.teacher import result
 from kdcache.methods import Method, knowledge_of, split
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
+from kdcache.proof.verdicts import require_pixels, require_teacher
 from kdcache.pseudo import PseudoTeacher
 from kdcache.runs import ROOT, Run, folder_name
 from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_teacher
-from kdcache.train import Settings, fit
+from kdcache.teachers.known import KnownTeacher
+from kdcache.train import Settings, fit, mixlabels
 from kdcache.types import quiet
-from kdcache.verify import require_pixels, require_teacher
 from kdcache.views.library import runs_user_code
 
 # what tells two caches of a teacher apart

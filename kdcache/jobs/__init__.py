@@ -1,8 +1,7 @@
 """Where strings become objects: what the commands, the Python face and the recipes all call."""
 
-from kdcache.choice.bring import import_logits
-from kdcache.choice.catalogue import tables
-from kdcache.choice.data import (
+from kdcache.jobs.catalogue import tables
+from kdcache.jobs.data import (
     DEFAULT_DATA,
     Data,
     choose_device,
@@ -13,11 +12,12 @@ from kdcache.choice.data import (
     teacher_folder,
     workers_for,
 )
-from kdcache.choice.look import evaluate, show, verify
-from kdcache.choice.plan import plan
-from kdcache.choice.soft import dump_pseudo, pseudo_from_text, pseudo_teacher
-from kdcache.choice.student import Student, asking, default_student, live_teacher, open_student_data, train_student
-from kdcache.choice.teacher import DumpOptions, dump_options, make_dump, train_teacher
+from kdcache.jobs.imports import import_logits
+from kdcache.jobs.inspection import evaluate, show, verify
+from kdcache.jobs.plan import plan
+from kdcache.jobs.pseudo import dump_pseudo, pseudo_from_text, pseudo_teacher
+from kdcache.jobs.student import Student, asking, default_student, live_teacher, open_student_data, train_student
+from kdcache.jobs.teacher import DumpOptions, dump_options, make_dump, train_teacher
 
 __all__ = [
     "DEFAULT_DATA",

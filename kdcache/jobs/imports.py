@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.batches import Loader
-from kdcache.choice.data import Data
 from kdcache.dump import Dump
 from kdcache.errors import DataChanged, UsageError
-from kdcache.known import KnownTeacher, Table
+from kdcache.jobs.data import Data
+from kdcache.teachers.known import KnownTeacher, Table
 from kdcache.types import quiet
 from kdcache.views import open_view
 

@@ -8,9 +8,9 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put
-from kdcache.cli.facts import described, summary
+from kdcache.cli.pages import described, summary
 from kdcache.cli.values import Number, OneOf
-from kdcache.table import columns
+from kdcache.report.table import columns
 
 
 @click.command(
@@ -46,13 +46,13 @@ def inspect(file, as_json):
 @json_option
 def verify(file, data, no_data, augment, teacher, weights, device, runs, as_json):
     """Prove that a cache is whole, and that it replays."""
-    from kdcache import choice
+    from kdcache import jobs
     from kdcache.errors import CacheError
 
     checks = []
     try:
-        device = choice.choose_device(device)
-        for check in choice.verify(file, data, no_data, augment, teacher, weights, device, runs, bar):
+        device = jobs.choose_device(device)
+        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, bar):
             checks.append(vars(check))
             if not as_json:
                 click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
@@ -76,9 +76,9 @@ def verify(file, data, no_data, augment, teacher, weights, device, runs, as_json
 @json_option
 def show(file, out, rows, views, data, augment, as_json):
     """Draw what the teacher saw, and its top three answers."""
-    from kdcache import choice
+    from kdcache import jobs
 
-    path = choice.show(file, out, rows, views, data, augment)
+    path = jobs.show(file, out, rows, views, data, augment)
     put({"picture": str(path)}, as_json, str(path))
 
 
@@ -99,9 +99,9 @@ def show(file, out, rows, views, data, augment, as_json):
 @json_option
 def evaluate(checkpoint, model, data, augment, cache, device, workers, as_json):
     """Measure a checkpoint on the evaluation images."""
-    from kdcache import choice
+    from kdcache import jobs
 
-    facts = choice.evaluate(checkpoint, model, data, cache, choice.choose_device(device), workers, augment)
+    facts = jobs.evaluate(checkpoint, model, data, cache, jobs.choose_device(device), workers, augment)
     put({"checkpoint": checkpoint} | facts, as_json, lines(facts))
 
 
@@ -122,9 +122,9 @@ TABLES = ("sources", "views", "codecs", "methods", "models")
 @json_option
 def list_(what, teacher, student, as_json):
     """List sources, views, codecs, methods or models."""
-    from kdcache import choice
+    from kdcache import jobs
 
-    tables = choice.tables([what] if what else list(TABLES), teacher, student)
+    tables = jobs.tables([what] if what else list(TABLES), teacher, student)
     pages = [f"{name}:\n{methods_page(rows) if name == 'methods' else page(rows)}" for name, rows in tables.items()]
     put(tables, as_json, "\n\n".join(pages))
 

@@ -7,21 +7,21 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdcache import verify as checks
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.choice.data import Data, describe, load_teacher, require_place, workers_for
-from kdcache.choice.student import Student
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
+from kdcache.jobs.data import Data, describe, load_teacher, require_place, workers_for
+from kdcache.jobs.student import Student
 from kdcache.methods import build as build_method
 from kdcache.models.network import check_output
 from kdcache.models.weights import load
-from kdcache.show import contact_sheet
+from kdcache.proof import verdicts as checks
+from kdcache.proof.verdicts import Check
+from kdcache.report.sheet import contact_sheet
 from kdcache.sources import open_source
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
 from kdcache.types import quiet
-from kdcache.verify import Check
 from kdcache.views import from_json
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdcache.errors import CacheError
-from kdcache.table import columns
+from kdcache.report.table import columns
 
 SEED_BYTES = 8
 

@@ -8,7 +8,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
-from kdcache.cli.facts import made, summary
+from kdcache.cli.pages import made, summary
 from kdcache.cli.values import SEED, Number, OneOf
 
 
@@ -52,12 +52,12 @@ from kdcache.cli.values import SEED, Number, OneOf
 @json_option
 def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **asked):
     """Write the answers of a teacher that never existed."""
-    from kdcache import choice
+    from kdcache import jobs
 
-    choice.require_place(out)
-    opened = choice.Data.open(data, augment, fraction)
+    jobs.require_place(out)
+    opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
-    path = choice.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar)
+    path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar)
     facts = summary(path)
     put(facts, as_json, made(facts))
 
@@ -82,11 +82,11 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
 @json_option
 def import_logits(file, data, fraction, order, anyway, codec, out, as_json):
     """Wrap logits or probabilities that you already have."""
-    from kdcache import choice
+    from kdcache import jobs
 
-    choice.require_place(out)
-    opened = choice.Data.open(data, None, fraction)
-    path, remarks = choice.import_logits(file, opened, order, Path(out), codec, anyway, bar)
+    jobs.require_place(out)
+    opened = jobs.Data.open(data, None, fraction)
+    path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar)
     for remark in remarks:
         say(remark)
     facts = summary(path)

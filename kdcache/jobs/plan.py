@@ -13,9 +13,9 @@ import torch
 
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
-from kdcache.choice.data import Data, load_teacher, teacher_folder
 from kdcache.codecs.choose import auto, kl_rows
 from kdcache.errors import UsageError
+from kdcache.jobs.data import Data, load_teacher, teacher_folder
 from kdcache.methods import Method, knowledge_of
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes

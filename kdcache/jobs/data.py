@@ -16,10 +16,10 @@ from kdcache.errors import KdcacheError, TeacherError, UsageError
 from kdcache.models import build, find
 from kdcache.models.network import Network, check_output
 from kdcache.models.weights import fingerprint, load
+from kdcache.proof.verdicts import require_source
 from kdcache.runs import ROOT, folder_name
 from kdcache.sources import Source, open_source
 from kdcache.train import Evaluation, Settings
-from kdcache.verify import require_source
 from kdcache.views import View, from_json, open_view
 
 DEFAULT_DATA = "digits"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from kdcache.batches import Loader, Seeded
 from kdcache.cache.layout import shard_of
-from kdcache.choice.data import Data, describe, teacher_folder
-from kdcache.dist import Ranks
+from kdcache.cache.ranks import Ranks
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
+from kdcache.jobs.data import Data, describe, teacher_folder
 from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes

@@ -24,16 +24,16 @@ from kdcache.cache import Writer, create
 from kdcache.cache.creation import bytes_of, require_room
 from kdcache.cache.layout import THUMB, block_rows, part_of, read_layout
 from kdcache.cache.meta import APART, FORMAT, VERSION
+from kdcache.cache.ranks import Ranks
 from kdcache.cache.reader import require_intact
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
-from kdcache.dist import Ranks
+from kdcache.dump.filling import fill
 from kdcache.errors import CacheError, LibraryChanged, PipelineChanged
-from kdcache.filling import fill
-from kdcache.known import KnownTeacher
 from kdcache.runs import difference, shortened
 from kdcache.seeds import CANARY, PROBE, sample_views
 from kdcache.teachers import LiveTeacher, require_finite
+from kdcache.teachers.known import KnownTeacher
 from kdcache.types import quiet
 from kdcache.views import View
 from kdcache.views.library import LIBRARIES, render_elsewhere

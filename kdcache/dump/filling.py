@@ -15,9 +15,9 @@ import torch
 from kdcache.batches import Loader
 from kdcache.cache import Writer
 from kdcache.cache.layout import Layout
-from kdcache.dist import Ranks
-from kdcache.known import KnownTeacher
+from kdcache.cache.ranks import Ranks
 from kdcache.teachers import LiveTeacher, require_finite
+from kdcache.teachers.known import KnownTeacher
 from kdcache.types import Knowledge, quiet
 
 WAITING = 3  # batches of answers

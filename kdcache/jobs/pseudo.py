@@ -8,11 +8,11 @@ import numpy as np
 
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.choice.data import Data
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
-from kdcache.known import KnownTeacher
+from kdcache.jobs.data import Data
 from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
+from kdcache.teachers.known import KnownTeacher
 from kdcache.types import quiet
 from kdcache.views import counted
 
