@@ -23,7 +23,8 @@ from kdcache.errors import TeacherChanged
 from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.methods import METHODS, build
 from kdcache.models.network import shapes
-from kdcache.teachers import Forward, LinearInBlocks, LiveTeacher
+from kdcache.teachers import Forward, LiveTeacher
+from kdcache.teachers.exact import LinearInBlocks
 from kdcache.train import Settings
 from kdcache.types import Batch
 from kdcache.views.native import Crop
