@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kdcache.methods import Method, build
-from kdcache.teachers import Forward
+from kdcache.teachers.base import Forward
 from kdcache.types import Batch, Knowledge
 
 
