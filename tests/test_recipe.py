@@ -185,7 +185,7 @@ def test_a_teacher_without_taps(recipe):
         "from torch import nn\n"
         "def net(classes): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))\n"
     )
-    refused(f"run {recipe('tiny-3', 'bare:net')}", 2, "[[student]] at", "of the teacher, found logits")
+    refused(f"run {recipe('tiny-3', 'bare:net')} --code bare:net", 2, "[[student]] at", "of the teacher, found logits")
     assert not Path("runs").exists()
 
 

@@ -15,16 +15,21 @@ from kdcache.errors import UsageError
     example="""
         kdcache run pipelines/demo.toml
         kdcache run pipelines/demo.toml --data synthetic:1000,10,32 --seeds 1
+        kdcache run mine.toml --code my_nets:make    # a network of yours that the recipe names
     """,
 )
 @click.argument("recipe", type=common.FILE)
 @click.option("--data", metavar="D", help="Other images than the recipe's.")
 @click.option("--seeds", type=COUNT, help="Another number of seeds than the recipe's.")
+@click.option(
+    "--code", metavar="MODULE:FACTORY", multiple=True,
+    help="Code of yours that the recipe may import; may be given several times. No other is.",
+)  # fmt: skip
 @common.device_option
 @common.workers_option
 @common.runs_option
 @json_option
-def run(recipe, data, seeds, device, workers, runs, as_json):
+def run(recipe, data, seeds, code, device, workers, runs, as_json):
     """Run a recipe end to end: teacher, cache, students, table.
 
     Interrupted or killed, the same command goes on where it was.
@@ -32,7 +37,7 @@ def run(recipe, data, seeds, device, workers, runs, as_json):
     from kdcache import jobs
     from kdcache.recipe import Recipe
 
-    chosen = Recipe.load(recipe, data, seeds)
+    chosen = Recipe.load(recipe, data, seeds, code)
     table = chosen.run(runs, jobs.choose_device(device), bar, workers)
     put(table, as_json, table["text"])
 

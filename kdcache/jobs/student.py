@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache import models
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.joined import join
@@ -230,11 +231,14 @@ def live_teacher(
             raise UsageError(flag, "--live beside it", "none", f"add --live, or leave {flag} out")
         return None
     name = teacher or (cache.meta["teacher"].get("model") if cache else None)
-    if name is None:
+    if not isinstance(name, str):
         raise UsageError("--live", "--teacher", "none", "name the teacher's model")
     if cache and cache.meta["teacher"].get("kind") != "network":
         found = f"answers of kind {cache.meta['teacher'].get('kind')}"
         raise UsageError(f"--live --cache {cache.path}", "a network's answers", found, "leave --live out")
+    if not teacher and models.runs_user_code(name):  # a header never picks code to import
+        expected = f"teacher {name} named beside it, for that is code"
+        raise UsageError(f"live, {cache.path}", expected, "none", "name it if you trust that code")
     return load_teacher(name, weights, data, root)
 
 

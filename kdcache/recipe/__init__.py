@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.errors import UsageError
-from kdcache.recipe.checks import blamed, check_fit, check_values, student_name
+from kdcache.recipe.checks import blamed, check_fit, check_values, require_named, student_name
 from kdcache.recipe.keys import SETTINGS, check_keys
 from kdcache.report.plot import Series, draw
 from kdcache.report.table import row_of, save_tables, table_text
@@ -49,8 +49,13 @@ class Recipe:
     title: str = ""
 
     @classmethod
-    def load(cls, path: str, data: str | None = None, seeds: int | None = None) -> Recipe:
-        """Reads and checks a file; `data` and `seeds` overrule it."""
+    def load(
+        cls, path: str, data: str | None = None, seeds: int | None = None, code: Sequence[str] = ()
+    ) -> Recipe:  # fmt: skip
+        """Reads and checks a file; `data` and `seeds` overrule it.
+
+        A recipe may be somebody else's: each MODULE:FACTORY in it is imported only if `code` names it, too.
+        """
         try:
             text = Path(path).read_text()
             table = tomllib.loads(text)
@@ -61,6 +66,7 @@ class Recipe:
         check_keys(path, table)
         overruled = {k: v for k, v in (("data", data), ("seeds", seeds)) if v is not None}
         recipe = cls(path, f"{text}\n# --data {data or 'as above'}\n", **(table | overruled))  # more seeds are welcome
+        require_named(recipe, code)
         check_values(recipe)
         return recipe
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,14 +14,27 @@ from kdcache.codecs import named
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
 from kdcache.methods import knowledge_of, parse
-from kdcache.models import find
+from kdcache.models import find, runs_user_code
 from kdcache.models.network import check_output, shapes
 from kdcache.runs import folder_name
 from kdcache.train import mixlabels
 from kdcache.types import Shapes
+from kdcache.views.mixing import split
 
 if TYPE_CHECKING:
     from kdcache.recipe import Recipe
+
+
+def require_named(recipe: Recipe, code: Sequence[str]) -> None:
+    """Refuses code that the recipe would import and that whoever runs it has not named."""
+    networks = [recipe.teacher["model"], *(student.get("model", "tiny") for student in recipe.student)]
+    wanted = [name for name in networks if runs_user_code(name)]
+    if recipe.code:
+        wanted.append(split(recipe.code)[0].partition(":")[2])
+    if strange := [name for name in dict.fromkeys(wanted) if name not in code]:
+        typed = " ".join(["kdcache run", *map(shlex.quote, [recipe.path, *(f"--code={name}" for name in strange)])])
+        found = f"{', '.join(strange)}, which it would import"
+        raise UsageError(recipe.path, "no code but yours", found, f"if you trust that code: `{typed}`")
 
 
 def check_values(recipe: Recipe) -> None:
