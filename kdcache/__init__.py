@@ -20,6 +20,7 @@ _PLACES = {
     "Distiller": "kdcache.api",
     "Cache": "kdcache.cache",
     "open_cache": "kdcache.cache",
+    "summary": "kdcache.cache.summary",
     "PseudoTeacher": "kdcache.pseudo",
     "Settings": "kdcache.train",
     "METHODS": "kdcache.methods",

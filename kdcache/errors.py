@@ -60,3 +60,20 @@ def reason(error: BaseException) -> str:
     """Another library's exception as part of a message of ours."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
+    """The innermost place where two descriptions part, and what they say there; lists of texts count from 1."""
+    sides = [side for side in (stored, asked) if isinstance(side, list) and all(isinstance(text, str) for text in side)]
+    if len(sides) == 2 and len(stored) == len(asked):
+        stored, asked = ({str(i): text for i, text in enumerate(side, 1)} for side in sides)
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        for key in sorted(stored.keys() | asked.keys()):
+            if stored.get(key) != asked.get(key):
+                return difference(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
+    return name, stored, asked
+
+
+def shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:57] + "..."

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import KdcacheError, UsageError, difference, shortened
 
 ROOT = Path("runs")
 RESULTS = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
@@ -114,23 +114,6 @@ def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
-
-
-def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
-    """The innermost place where two descriptions part, and what they say there; lists of texts count from 1."""
-    sides = [side for side in (stored, asked) if isinstance(side, list) and all(isinstance(text, str) for text in side)]
-    if len(sides) == 2 and len(stored) == len(asked):
-        stored, asked = ({str(i): text for i, text in enumerate(side, 1)} for side in sides)
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted(stored.keys() | asked.keys()):
-            if stored.get(key) != asked.get(key):
-                return difference(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
-    return name, stored, asked
-
-
-def shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) < 60 else text[:57] + "..."
 
 
 def free_name(folder: Path) -> Path:

@@ -25,10 +25,10 @@ import h5py
 import torch
 
 from kdcache.cache import layout, open_cache, writer
+from kdcache.cache.parts import merge
 from kdcache.errors import KdcacheError
 from kdcache.jobs import Data, DumpOptions, make_dump
 from kdcache.models import build
-from kdcache.remake import merge
 from kdcache.teachers import Forward
 
 WRITES = [

@@ -9,6 +9,7 @@ import click
 import pytest
 from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcache, refused
 
+import kdcache as package
 from kdcache import __version__
 from kdcache.bench import BENCHES
 from kdcache.cli import common, inspection, main, pages, study
@@ -228,7 +229,7 @@ def test_inspect_shows_what_the_other_codecs_would_have_cost(tmp_path):
 
 
 def test_inspect_of_other_views():
-    found = pages.summary("a.h5")
+    found = package.summary("a.h5")
     pipeline = {"transform": {"transforms": [{"__class_fullname__": "albumentations.HorizontalFlip"}]}}
     found["view"] = {"view": "albumentations", "size": [16, 16], "pipeline": pipeline}
     found["source"]["fraction"] = 0.5

@@ -131,7 +131,7 @@ def test_whatever_ctrl_c_broke_is_an_interruption(monkeypatch):
         except KeyboardInterrupt:
             raise AttributeError("module 'numpy' has no attribute 'diff'") from None
 
-    monkeypatch.setattr("kdcache.cli.inspection.summary", half_imported)
+    monkeypatch.setattr("kdcache.cache.summary.summary", half_imported)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which the door replaces, at its end
     said = kdcache("inspect a.h5")
     assert (said.code, said.err) == (130, INTERRUPTED)

@@ -237,11 +237,11 @@ def test_surprises_are_one_line(case, monkeypatch):
     def fail(*_):
         raise case[0]
 
-    monkeypatch.setattr(f"{CLI}.inspection.summary", fail)
+    monkeypatch.setattr("kdcache.cache.summary.summary", fail)
     refused("inspect a.h5", 1, *case[1:])
 
 
 def test_a_bug_of_ours_shows_where_it_is(monkeypatch):
-    monkeypatch.setattr(f"{CLI}.inspection.summary", lambda _: 1 / 0)
+    monkeypatch.setattr("kdcache.cache.summary.summary", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         kdcache("inspect a.h5")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import fresh_teacher, killing
 
-from kdcache import dump as dumping
 from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.dump import filling
 from kdcache.errors import CacheError, DataChanged, KdcacheError, LibraryChanged, PipelineChanged
 from kdcache.jobs import Data, describe
+from kdcache.proof import canaries
 from kdcache.teachers import Forward, LiveTeacher
 
 
@@ -166,9 +166,9 @@ def test_it_does_not_go_on_with_a_view_that_renders_other_pixels(
 ):
     path = interrupted(tmp_path / "x.h5")
     render = type(data.view).render
-    now = dumping.library_versions() | versions
+    now = canaries.library_versions() | versions
     monkeypatch.setattr(type(data.view), "render", lambda self, images, seeds: render(self, images, seeds) ^ 1)
-    monkeypatch.setattr(dumping, "library_versions", lambda: now)
+    monkeypatch.setattr(canaries, "library_versions", lambda: now)
     with pytest.raises(
         verdict, match=f"x.h5.part, view crop-flip: .* in 64 of 64 canaries{', with pil' * bool(versions)}"
     ):

@@ -12,11 +12,11 @@ from hostile_cases import array_in, forged
 
 from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of
+from kdcache.cache.parts import prune
 from kdcache.errors import CacheError, PipelineChanged, UsageError
 from kdcache.jobs import Data, Student, describe
 from kdcache.methods import build
 from kdcache.proof.verdicts import verify
-from kdcache.remake import prune
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
 

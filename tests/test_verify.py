@@ -11,12 +11,12 @@ import torch
 from conftest import fresh_teacher
 from hostile_cases import forged
 
-from kdcache import dump as dumping
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.jobs import Data, describe
 from kdcache.methods import build as build_method
+from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_images, require_pixels, require_source, require_teacher, verify
 from kdcache.sources import open_source
 from kdcache.teachers import Forward, LiveTeacher
@@ -155,15 +155,15 @@ def brighter(images, levels):
 
 def test_a_library_of_another_version_that_renders_otherwise(library, monkeypatch):
     data, path = library
-    cache, now = open_cache(path), dumping.library_versions()
+    cache, now = open_cache(path), canaries.library_versions()
     rendered_with(monkeypatch, data.view, partial(brighter, levels=20))
     check = partial(require_pixels, cache, Loader(data.train, data.view, cache.seeds))
     with pytest.raises(PipelineChanged, match="restore the pipeline"):
         check()
-    monkeypatch.setattr(dumping, "library_versions", lambda: now | {"albumentations": "9.9"})
+    monkeypatch.setattr(canaries, "library_versions", lambda: now | {"albumentations": "9.9"})
     with pytest.raises(LibraryChanged, match=r"with albumentations 9.9 instead of [\d.]+; install the version"):
         check()
-    monkeypatch.setattr(dumping, "library_versions", lambda: {k: v for k, v in now.items() if k != "albumentations"})
+    monkeypatch.setattr(canaries, "library_versions", lambda: {k: v for k, v in now.items() if k != "albumentations"})
     with pytest.raises(LibraryChanged, match="with albumentations missing instead of"):
         check()
 

@@ -8,7 +8,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
-from kdcache.cli.pages import made, summary
+from kdcache.cli.pages import made
 from kdcache.cli.values import ViewNumbers
 
 
@@ -24,9 +24,11 @@ def merge(shards, out, as_json):
 
     It has the bytes that one machine alone would have dumped. Interrupted or killed, the same command goes on.
     """
-    from kdcache import jobs, remake
+    from kdcache import jobs
+    from kdcache.cache import parts
+    from kdcache.cache.summary import summary
 
-    path = remake.merge([Path(shard) for shard in shards], jobs.require_place(out), bar)
+    path = parts.merge([Path(shard) for shard in shards], jobs.require_place(out), bar)
     facts = summary(path)
     put(facts, as_json, made(facts))
 
@@ -48,10 +50,12 @@ def prune(file, out, views, knowledge, as_json):
 
     Some views, and some of the knowledge; all that stays is copied as it is.
     """
-    from kdcache import jobs, remake
+    from kdcache import jobs
+    from kdcache.cache import parts
+    from kdcache.cache.summary import summary
 
     place = jobs.require_place(out)
-    path = remake.prune(Path(file), place, views, knowledge.split(",") if knowledge is not None else None, bar)
+    path = parts.prune(Path(file), place, views, knowledge.split(",") if knowledge is not None else None, bar)
     facts = summary(path)
     if not facts["canaries"]:
         say(f"{out}: no canaries are of these views: verify can no longer compare its pixels, only its images")

@@ -8,7 +8,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put
-from kdcache.cli.pages import described, summary
+from kdcache.cli.pages import described
 from kdcache.cli.values import Number, OneOf
 from kdcache.report.table import columns
 
@@ -24,6 +24,8 @@ from kdcache.report.table import columns
 @json_option
 def inspect(file, as_json):
     """Say what is in a cache, and how far an unfinished one is."""
+    from kdcache.cache.summary import summary
+
     facts = summary(file)
     put(facts, as_json, described(facts))
 

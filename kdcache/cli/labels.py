@@ -8,7 +8,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
-from kdcache.cli.pages import made, summary
+from kdcache.cli.pages import made
 from kdcache.cli.values import SEED, Number, OneOf
 
 
@@ -53,6 +53,7 @@ from kdcache.cli.values import SEED, Number, OneOf
 def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **asked):
     """Write the answers of a teacher that never existed."""
     from kdcache import jobs
+    from kdcache.cache.summary import summary
 
     jobs.require_place(out)
     opened = jobs.Data.open(data, augment, fraction)
@@ -83,6 +84,7 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
 def import_logits(file, data, fraction, order, anyway, codec, out, as_json):
     """Wrap logits or probabilities that you already have."""
     from kdcache import jobs
+    from kdcache.cache.summary import summary
 
     jobs.require_place(out)
     opened = jobs.Data.open(data, None, fraction)

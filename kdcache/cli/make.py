@@ -6,7 +6,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
-from kdcache.cli.pages import made, summary
+from kdcache.cli.pages import made
 from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
 
 
@@ -77,6 +77,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
     Interrupted or killed, the same command goes on where it was.
     """
     from kdcache import jobs
+    from kdcache.cache.summary import summary
 
     device = jobs.choose_device(device)
     jobs.require_place(rest["out"])

@@ -2,62 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from kdcache.errors import CacheError
 from kdcache.report.table import columns
-
-SEED_BYTES = 8
-
-
-def summary(path: str | Path) -> dict:
-    """What a cache file holds, finished or not."""
-    from kdcache.cache.layout import read_layout
-    from kdcache.cache.reader import require_intact
-    from kdcache.cache.writer import blocks_done
-
-    layout = read_layout(Path(path))
-    meta = layout.meta
-    done, total = blocks_done(layout)
-    complete = done == total
-    if complete:
-        try:
-            require_intact(layout)  # a header that was damaged later has nothing to tell
-        except CacheError:
-            if layout.path.suffix != ".part":  # one that was killed before its seal
-                raise
-            complete = False
-    knowledge = {name: codec.to_json() | {"bytes_per_row": codec.size} for name, codec in layout.codecs.items()}
-    return {
-        "file": str(path),
-        "rows": layout.rows,
-        "views": layout.views,
-        "classes": len(meta["source"]["classes"]),
-        "complete": complete,
-        "bytes": layout.path.stat().st_size,
-        "knowledge": knowledge,
-        "seed_bytes_per_row": SEED_BYTES,
-        "blocks_done": done,
-        "blocks": total,
-        "block_rows": layout.block_rows,
-        "eval_rows": meta["eval"]["rows"],
-        "canaries": layout.places["canaries/row"].shape[0] if "canaries/row" in layout.places else 0,
-        "class_names": meta["source"]["classes"],
-        "source": {key: value for key, value in meta["source"].items() if key != "classes"},
-        **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},
-        "measured": meta.get("measured", {}),
-        **part_of_a_dump(layout),
-    }
-
-
-def part_of_a_dump(layout) -> dict:
-    """What there is to say of a shard, or of a pruned cache."""
-    from kdcache.cache.layout import merging
-
-    found = {key: layout.meta[key] for key in ("shard", "pruned_from") if key in layout.meta}
-    if "shard" in found:
-        found |= {"disk_bytes": layout.path.stat().st_blocks * 512, "merge": merging(layout.path, layout.shard)}
-    return found
 
 
 def made(facts: dict) -> str:
@@ -72,7 +17,7 @@ def made(facts: dict) -> str:
 
 def bytes_a_row(facts: dict) -> int:
     """Of one sample-view: all its knowledge, and its seed."""
-    return sum(one["bytes_per_row"] for one in facts["knowledge"].values()) + SEED_BYTES
+    return sum(one["bytes_per_row"] for one in facts["knowledge"].values()) + facts["seed_bytes_per_row"]
 
 
 def described(facts: dict) -> str:
@@ -80,9 +25,9 @@ def described(facts: dict) -> str:
     page = [[name, text] for name, text in identity(facts).items()]
     size = f", {readable(facts['disk_bytes'])} of it on the disk" if "shard" in facts else ""
     parts = [f"{facts['file']}: {readable(facts['bytes'])}{size}, {progress_of(facts)}", columns(page)]
-    sample_views = facts["rows"] * facts["views"]
+    sample_views, seed = facts["rows"] * facts["views"], facts["seed_bytes_per_row"]
     sizes = [(name, label(one), one["shape"], one["bytes_per_row"]) for name, one in facts["knowledge"].items()]
-    sizes += [("seeds", "", (), SEED_BYTES), ("together", "", (), bytes_a_row(facts))]
+    sizes += [("seeds", "", (), seed), ("together", "", (), bytes_a_row(facts))]
     rows = [["knowledge", "codec", "values", "bytes a row", "in the file"]]
     for name, codec, shape, size in sizes:
         rows.append([name, codec, "x".join(map(str, shape)), str(size), readable(size * sample_views)])
@@ -157,6 +102,7 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
     """What each codec would have cost and got wrong; a mark at the one that was taken."""
     taken = facts["knowledge"][name]
     warm = sorted({t for row in table for t in row.get("kl", {})}, key=float)
+    seed = facts["seed_bytes_per_row"]
     rows = [["", "codec", "bytes a row", "and its seed", "in the file", *(f"KL at T={t}" for t in warm), ""]]
     for row in table:
         mark = ">" if row["codec"] == label(taken) else ""
@@ -164,8 +110,8 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
         errors = [f"{row['kl'][t]['mean']:.1e}" if t in row.get("kl", {}) else "" for t in warm]
         remarks = [f"not taken: {row['refused']}"] if row.get("refused") else []
         remarks += [f"{row[key]} rows {what}" for key, what in REMARKS.items() if row.get(key)]
-        total = readable((size + SEED_BYTES) * facts["rows"] * facts["views"])
-        rows.append([mark, row["codec"], str(size), str(size + SEED_BYTES), total, *errors, "; ".join(remarks)])
+        total = readable((size + seed) * facts["rows"] * facts["views"])
+        rows.append([mark, row["codec"], str(size), str(size + seed), total, *errors, "; ".join(remarks)])
     return f"{name}, as measured before the dump:\n{columns(rows, right=set(range(2, 5 + len(warm))))}"
 
 

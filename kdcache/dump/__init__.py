@@ -8,39 +8,32 @@ workers, ranks and interruptions ends in the same file.
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create
 from kdcache.cache.creation import bytes_of, require_room
-from kdcache.cache.layout import THUMB, block_rows, part_of, read_layout
-from kdcache.cache.meta import APART, FORMAT, VERSION
+from kdcache.cache.layout import block_rows, part_of, read_layout
+from kdcache.cache.meta import FORMAT, VERSION
 from kdcache.cache.ranks import Ranks
 from kdcache.cache.reader import require_intact
+from kdcache.cache.same import require_same
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
 from kdcache.dump.filling import fill
-from kdcache.errors import CacheError, LibraryChanged, PipelineChanged
-from kdcache.runs import difference, shortened
-from kdcache.seeds import CANARY, PROBE, sample_views
+from kdcache.errors import LibraryChanged, PipelineChanged
+from kdcache.proof import canaries
+from kdcache.proof.canaries import changed_libraries, pixel_crcs
+from kdcache.seeds import PROBE, sample_views
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.teachers.known import KnownTeacher
 from kdcache.types import quiet
-from kdcache.views import View
-from kdcache.views.library import LIBRARIES, render_elsewhere
 
-CANARIES, PROBES = 64, 4096
-RECORDED = ("torch", "numpy", "pillow", *dict.fromkeys(name for kind in LIBRARIES.values() for name in kind.packages))
-NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
+PROBES = 4096
 
 
 @dataclass
@@ -109,7 +102,7 @@ class Dump:
         """Checks everything that can be checked before a byte is written; then makes X.part."""
         require_room(self.path)
         source, method = self.loader.source, self.teacher.method
-        canaries = self.canaries()
+        known = canaries.made(self.loader, self.teacher, self.key, self.views)
         constants = method.prepare(self.teacher.network, lambda: self.teacher.over(self.loader))
         method.use(constants)
         fitted, measured = self.fit_codecs()
@@ -120,10 +113,10 @@ class Dump:
             "block_rows": block_rows(self.teacher.forward.batch),
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
             "measured": measured,
-            "libraries": library_versions(),
+            "libraries": canaries.library_versions(),
         }
-        known = {"labels": source.labels.astype("<i4")}
-        known |= {f"canaries/{name}": array for name, array in canaries.items()}
+        known = {f"canaries/{name}": array for name, array in known.items()}
+        known["labels"] = source.labels.astype("<i4")
         known |= {f"constants/{name}": value.cpu().numpy() for name, value in constants.items()}
         require_room(self.path, bytes_of(meta, known))
         known["digests"] = source.check(progress).astype("<u8")  # last, as it may read every file
@@ -140,23 +133,6 @@ class Dump:
             remedy = "restore what it was begun with, or remove it"
             found = f"other pixels in {differ} of {len(rows)} canaries{f', with {changed}' if changed else ''}"
             raise (LibraryChanged if changed else PipelineChanged)(place, expected, found, remedy)
-
-    def canaries(self) -> dict[str, np.ndarray]:
-        """Some sample-views with the CRC of their pixels and the teacher's answer; refuses a view that varies."""
-        n = len(self.loader.source)
-        items = sample_views(self.key, CANARIES, n, self.views, CANARY)
-        images = self.loader.images(items)
-        require_replay(self.loader, items, images)
-        looks = self.teacher.show(self.loader.batch(images, items, None))
-        require_finite("the teacher", looks, items % n)
-        found = {
-            "view": items // n,
-            "row": items % n,
-            "crc": pixel_crcs(images),
-            "logits": looks["logits"].cpu().numpy() if "logits" in looks else None,
-            "thumb": None if self.loader.view.native else thumbs(images),
-        }
-        return {name: value for name, value in found.items() if value is not None}
 
     def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
         """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""
@@ -182,55 +158,3 @@ class Dump:
     def fill(self, writer: Writer, ranks: Ranks, progress=quiet) -> None:
         """Every block that is not done yet and falls to this rank."""
         fill(writer, self.teacher, self.loader, self.held_out, ranks, progress)
-
-
-def pixel_crcs(images: torch.Tensor) -> np.ndarray:
-    return np.array([zlib.crc32(image.numpy().tobytes()) for image in images.cpu()], dtype="<u4")
-
-
-def thumbs(images: torch.Tensor) -> np.ndarray:
-    """Averages over an 8x8 grid: what is compared where a library's pixels may differ by a few bits between CPUs."""
-    return F.adaptive_avg_pool2d(images.cpu().float(), THUMB[1:]).round().to(torch.uint8).numpy()
-
-
-def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> None:
-    """Renders again, for library views also in a fresh process."""
-    pairs = [(images, loader.images(items))]
-    if not loader.view.native:
-        library = loader.view.plain
-        n, few = len(loader.source), items[:4]
-        given = loader.source.read(few % n), torch.from_numpy(loader.seeds(few // n, few % n))
-        pairs.append((library.render(*given), render_elsewhere(library, *given)))
-    for first, second in pairs:
-        if not torch.equal(first.cpu(), second.cpu()):
-            found = "other pixels the second time"
-            remedy = "leave out what draws from a generator of its own, such as elastic noise without a seed"
-            raise PipelineChanged(f"view {loader.view.name}", "a rendering that replays", found, remedy)
-
-
-def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:
-    """Names the first part of a request that differs from what a file holds."""
-    asked = dict.fromkeys(APART) | json.loads(json.dumps(request))  # as it would be read back
-    stored = {key: meta.get(key) for key in asked}
-    stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
-    if stored != asked:
-        name, expected, found = difference(stored, asked)
-        name = NAMES.get(name, name)
-        raise CacheError(path, f"{name} {shortened(expected)}, as {where}", shortened(found), remedy)
-
-
-def library_versions() -> dict[str, str]:
-    found = {}
-    for name in RECORDED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def changed_libraries(meta: dict, view: View) -> str:
-    """What a view's pixels depend on and has another version than when a file was begun."""
-    now = library_versions()
-    stored = {k: v for k, v in meta["libraries"].items() if k in ("pillow", *view.plain.packages)}
-    return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)

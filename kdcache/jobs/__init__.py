@@ -1,51 +1,27 @@
 """Where strings become objects: what the commands, the Python face and the recipes all call."""
 
-from kdcache.jobs.catalogue import tables
-from kdcache.jobs.data import (
-    DEFAULT_DATA,
-    Data,
-    choose_device,
-    describe,
-    load_teacher,
-    require_place,
-    settings,
-    teacher_folder,
-    workers_for,
-)
-from kdcache.jobs.imports import import_logits
-from kdcache.jobs.inspection import evaluate, show, verify
-from kdcache.jobs.plan import plan
-from kdcache.jobs.pseudo import dump_pseudo, pseudo_from_text, pseudo_teacher
-from kdcache.jobs.student import Student, asking, default_student, live_teacher, open_student_data, train_student
-from kdcache.jobs.teacher import DumpOptions, dump_options, make_dump, train_teacher
+import importlib
 
-__all__ = [
-    "DEFAULT_DATA",
-    "Data",
-    "DumpOptions",
-    "Student",
-    "asking",
-    "choose_device",
-    "default_student",
-    "describe",
-    "dump_options",
-    "dump_pseudo",
-    "evaluate",
-    "import_logits",
-    "live_teacher",
-    "load_teacher",
-    "make_dump",
-    "open_student_data",
-    "plan",
-    "pseudo_from_text",
-    "pseudo_teacher",
-    "require_place",
-    "settings",
-    "show",
-    "tables",
-    "teacher_folder",
-    "train_student",
-    "train_teacher",
-    "verify",
-    "workers_for",
-]
+_PLACES = {
+    "catalogue": "tables",
+    "data": "DEFAULT_DATA Data choose_device describe load_teacher require_place settings teacher_folder workers_for",
+    "dump": "DumpOptions dump_options dump_pseudo make_dump",
+    "estimates": "plan",
+    "imports": "import_logits",
+    "inspection": "evaluate show verify",
+    "pseudo": "pseudo_from_text pseudo_teacher",
+    "student": "Student asking default_student live_teacher open_student_data train_student",
+    "teacher": "train_teacher",
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
+
+
+def __getattr__(name: str):
+    """Imports on first use, so that training a student does not load what makes a cache."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kdcache.jobs' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kdcache.jobs.{_MODULES[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES})

@@ -6,15 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.dump import Dump
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
 from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
-from kdcache.teachers.known import KnownTeacher
-from kdcache.types import quiet
-from kdcache.views import counted
 
 
 def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeacher:
@@ -92,21 +87,6 @@ def like_logits(path: str, data: Data) -> np.ndarray:
 def pseudo_from_text(text: str, data: Data, seed: int) -> PseudoTeacher:
     """`pseudo:0.9`, or `pseudo:0.8,0.89,...` with an accuracy per class."""
     return pseudo_teacher(data, 1, seed, {"accuracy": text.removeprefix("pseudo:")})
-
-
-def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet) -> Path:
-    """Writes a PseudoTeacher's answers as an ordinary cache."""
-    require_unmixed(data)
-    view, count = counted(data.view, views)
-    teacher = pseudo_teacher(data, count, seed, asked)
-    described = {
-        "kind": "pseudo",
-        "model": "pseudo",
-        "asked": teacher.to_json(),
-        "shapes": {"logits": [len(data.train.classes)]},
-    }
-    loader = Loader(data.train, view, seed)
-    return Dump(path, loader, None, count, seed, KnownTeacher(teacher), described, "st", codec).run(progress)
 
 
 def require_unmixed(data: Data) -> None:

@@ -10,15 +10,15 @@ import torch
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
-from kdcache.dump import changed_libraries, pixel_crcs, thumbs
+from kdcache.cache.same import LOGIT_TOLERANCE
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
+from kdcache.proof.canaries import changed_libraries, pixel_crcs, thumbs
 from kdcache.sources import Source
 from kdcache.teachers import LiveTeacher
 from kdcache.types import quiet
 from kdcache.views import View
 
 DRIFT = 3  # levels of 256 that an 8x8 average may move where a library's arithmetic is not bit-stable across CPUs
-LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
 
 
 @dataclass

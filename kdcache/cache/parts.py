@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcache.cache import Writer, create
 from kdcache.cache.blocks import Blocks
+from kdcache.cache.creation import create
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.cache.ranks import turns
 from kdcache.cache.reader import require_finished, require_intact
-from kdcache.dump import require_same
+from kdcache.cache.same import LOGIT_TOLERANCE, require_same
+from kdcache.cache.writer import Writer
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
-from kdcache.proof.verdicts import LOGIT_TOLERANCE
 from kdcache.types import quiet
 
 Words = Mapping[str, np.ndarray]
@@ -54,7 +54,7 @@ def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
         def read(dataset: str, view: int, block: int) -> bytes:
             return files[holders[dataset][view, block]].block(dataset, view, block)
 
-        return remake(path, meta, known(first), words, read, progress)
+        return copied(path, meta, known(first), words, read, progress)
 
 
 def prune(
@@ -78,10 +78,10 @@ def prune(
         def read(dataset: str, view: int, block: int) -> bytes:
             return blocks.block(dataset, origin[dataset][view], block)
 
-        return remake(path, pruned(layout.meta, kept, names), known(blocks, kept), words, read, progress)
+        return copied(path, pruned(layout.meta, kept, names), known(blocks, kept), words, read, progress)
 
 
-def remake(
+def copied(
     path: Path, meta: dict, content: Mapping[str, np.ndarray], words: Words, read: Callable[..., bytes], progress
 ) -> Path:
     """Makes a file of the blocks that `read` gives, or finishes one that was begun with the same ones."""
@@ -92,7 +92,7 @@ def remake(
         try:
             writer = Writer(path)
         except FileNotFoundError:  # another process has just finished it
-            return remake(path, meta, content, words, read, progress)
+            return copied(path, meta, content, words, read, progress)
         with writer:
             require_same(part, writer.layout.meta, meta, remedy)
             require_words(writer, words, remedy)

@@ -1,0 +1,23 @@
+"""Whether two files, or a file and a request, are of the same dump."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kdcache.cache.meta import APART
+from kdcache.errors import CacheError, difference, shortened
+
+NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
+LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
+
+
+def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:
+    """Names the first part of a request that differs from what a file holds."""
+    asked = dict.fromkeys(APART) | json.loads(json.dumps(request))  # as it would be read back
+    stored = {key: meta.get(key) for key in asked}
+    stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
+    if stored != asked:
+        name, expected, found = difference(stored, asked)
+        name = NAMES.get(name, name)
+        raise CacheError(path, f"{name} {shortened(expected)}, as {where}", shortened(found), remedy)
