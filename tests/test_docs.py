@@ -1,0 +1,150 @@
+"""What README, docs and docstrings show runs: commands and code, in the order of the text."""
+
+import contextlib
+import doctest
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cli_cases import good
+from torch.utils.data import DataLoader
+
+import kdcache
+from kdcache.cli import main
+from kdcache.methods import METHODS, response
+from kdcache.types import Batch
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SKIPPED = {"make demo", "make test"}  # the lines of shell that do not run here; every other one is a command of ours
+PART = "--fraction 0.1"
+SHORTER = {  # the one rule: a command of the text has these options added, so that it takes seconds
+    "train-teacher": f"--epochs 1 {PART}",
+    "dump-logits": f"--views 2 {PART}",
+    "train-student": "--epochs 1",
+}
+FEWER = {"epochs=200": "epochs=1", '"resnet20", teacher=': '"tiny-2", teacher='}  # and code reads so
+INSIDE = {"contributing.md": response}  # where its code says that it stands
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return FENCED.findall(page.read_text())
+
+
+def shell(text: str) -> list[list[str]]:
+    """The words of every line, without its comment."""
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def code(text: str) -> str:
+    for long, short in FEWER.items():
+        text = text.replace(long, short)
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_runs_from_top_to_bottom(page, in_tmp):
+    names = {**vars(INSIDE[page.name])} if page.name in INSIDE else {}
+    for kind, text in blocks(page):
+        if kind == "python":
+            exec(compile(code(text), page.name, "exec"), names)
+            continue
+        for program, *words in shell(text):
+            if shlex.join([program, *words]) not in SKIPPED:
+                assert program == "kdcache"
+                good(f"{shlex.join(words)} {SHORTER.get(words[0], '')}")
+
+
+def test_what_is_skipped_is_shown():
+    every = {
+        shlex.join(words) for page in PAGES for kind, text in blocks(page) if kind == "sh" for words in shell(text)
+    }
+    assert every >= SKIPPED
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_exists(page):
+    """Commands and their options that stand in the text, between backticks."""
+    for text in re.findall(r"`(?:kdcache )?([a-z-]+(?: [^`\n]*)?)`", page.read_text()):
+        name, *arguments = text.split()
+        if name in main.commands:
+            known = {opt for p in main.commands[name].params for opt in (*p.opts, *p.secondary_opts)} | {"--help"}
+            assert {word for word in arguments if word.startswith("--")} <= known, text
+
+
+def test_the_table_of_commands_is_whole():
+    table = (ROOT / "README.md").read_text().partition("| command | does |")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(rows))) == set(main.commands)
+
+
+def test_the_list_of_methods_is_whole():
+    listed = re.search(r"^`([a-z ]+)`, each as its authors wrote it", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert set(listed[1].split()) == set(METHODS)
+    said = json.loads(good("list methods --json").out)
+    assert set(said["methods"]) == set(METHODS)
+
+
+def test_the_method_that_is_made_up_is_one(in_tmp, monkeypatch):
+    """`docs/contributing.md` shows the whole of what a method needs."""
+    names = {**vars(response)}
+    exec(blocks(ROOT / "docs" / "contributing.md")[0][1], names)
+    monkeypatch.setitem(METHODS, "distance", names["AbsoluteDistance"])
+    good("pseudo-teacher --data synthetic:64,4,16 --views 1 -o logits.h5")
+    found = good("train-student --cache logits.h5 --student tiny-2 --method distance --epochs 1 --json").json()
+    assert found["top1"] >= 0
+
+
+def examples() -> list:
+    """The docstrings with examples, of every module that has some."""
+    files = [path for path in (ROOT / "kdcache").rglob("*.py") if ">>> " in path.read_text()]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in sorted(files)]
+    found = [test for name in names for test in doctest.DocTestFinder().find(importlib.import_module(name))]
+    return [pytest.param(test, id=test.name) for test in found if test.examples]
+
+
+@pytest.fixture(scope="module")
+def around(tmp_path_factory) -> Path:
+    """A folder with what docstrings speak of: a cache of the digits in 10 views, and somebody's network."""
+    folder = tmp_path_factory.mktemp("around")
+    with contextlib.chdir(folder):
+        good("pseudo-teacher -o logits.h5")
+    (folder / "mypkg").mkdir()
+    lines = ["from torch import nn", "def make(classes):", "    return nn.Linear(3, classes)"]
+    (folder / "mypkg" / "nets.py").write_text("\n".join(lines))
+    return folder
+
+
+def given() -> dict:
+    """What docstrings take as given."""
+    noise = torch.randn(2, 8, 10, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(8)
+    shapes = {"logits": (10,), "emb": (8,)} | {f"f{i}.post": (8, 4, 4) for i in range(4)}
+    return {
+        "torch": torch, "METHODS": METHODS, "DataLoader": DataLoader, "mean": (0.5,) * 3, "std": (0.2,) * 3,
+        "student_logits": noise[0].requires_grad_(), "teacher_logits": noise[1],
+        "student_shapes": shapes, "teacher_shapes": shapes,
+        "images": torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+        "network": kdcache.models.build("tiny-2", 10, mean=(0.5,) * 3, std=(0.2,) * 3, seed=0),
+        "batch": Batch(torch.zeros(8, 3, 4, 4, dtype=torch.uint8), rows, rows, rows * 0),
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+@pytest.mark.parametrize("test", examples())
+def test_an_example_runs(test, around, monkeypatch):
+    monkeypatch.chdir(around)
+    monkeypatch.syspath_prepend(str(around))
+    names, shown = given() | test.globs, []
+    monkeypatch.setattr(sys, "displayhook", lambda value: value is None or shown.append(repr(value)))
+    for example in test.examples:
+        shown.clear()
+        exec(compile(code(example.source), test.name, "single"), names)
+        if example.want:
+            assert "\n".join(shown) == example.want.strip(), example.source
