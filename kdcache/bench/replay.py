@@ -9,7 +9,7 @@ import torch
 
 from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.views import open_view, seeds_of
-from kdcache.views.library import Albumentations
+from kdcache.views.albumentations import Albumentations
 from kdcache.views.pipeline import one_thread
 
 ROUNDS = 15

@@ -22,7 +22,7 @@ def tables(names: list[str], teacher: str = "resnet110", student: str = "resnet2
     """Name -> a line, or for methods a dict of facts about a pair of networks on images of 32x32."""
     known = {
         "sources": lambda: {name: text for name, (_, text) in SOURCES.items()},
-        "views": lambda: VIEWS | MIXES,
+        "views": lambda: {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | MIXES,
         "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
         "methods": lambda: methods(teacher, student),
         "models": lambda: {name: parameters(name) for name in MODELS},

@@ -29,9 +29,7 @@ def import_logits(
         raise UsageError(file, f"{classes} classes, as {data.train.spec} has", f"{values.shape[1]}", "give --data")
     logits, kind = as_logits(file, values)
     accuracy = require_match(file, logits, data.train.labels, anyway)
-    view = open_view(
-        "none" if data.train.size else data.train.default_view.replace("resized-crop", "centre"), data.train.size
-    )
+    view = open_view("none", data.train.size) if data.train.size else data.view.evaluation()
     described = {
         "kind": "import", "model": "import", "given": kind,
         "fingerprint": hashlib.blake2b(np.ascontiguousarray(logits).tobytes(), digest_size=16).hexdigest(),

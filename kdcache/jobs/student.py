@@ -30,7 +30,7 @@ from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_tea
 from kdcache.teachers.known import KnownTeacher
 from kdcache.train import Settings, fit, mixlabels
 from kdcache.types import quiet
-from kdcache.views.library import runs_user_code
+from kdcache.views import runs_user_code
 
 # what tells two caches of a teacher apart
 CACHE_FACTS = ("views", "run_key", "first_view", "method", "knowledge", "joined", "pruned_from")

@@ -15,11 +15,11 @@ from kdcache.errors import PipelineChanged
 from kdcache.seeds import CANARY, sample_views
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.teachers.known import KnownTeacher
-from kdcache.views import View
-from kdcache.views.library import LIBRARIES, render_elsewhere
+from kdcache.views import VIEWS, View
+from kdcache.views.library import render_elsewhere
 
 CANARIES = 64
-RECORDED = ("torch", "numpy", "pillow", *dict.fromkeys(name for kind in LIBRARIES.values() for name in kind.packages))
+RECORDED = ("torch", "numpy", "pillow", *dict.fromkeys(name for kind, _ in VIEWS.values() for name in kind.packages))
 
 
 def made(loader: Loader, teacher: LiveTeacher | KnownTeacher, key: int, views: int) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from kdcache.runs import folder_name, free_name
 from kdcache.teachers import Forward
 from kdcache.train import Settings
 from kdcache.types import quiet
-from kdcache.views.library import runs_user_code
+from kdcache.views import runs_user_code
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from kdcache.errors import UsageError
-from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line
+from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line, sizes_in
 
 FLOAT_TAIL = {"Normalize", "ToFloat", "ToTensorV2"}  # the network normalises
 REMEDY = "save one with albumentations.save(pipeline, FILE)"
@@ -25,24 +25,30 @@ class Albumentations(Pipeline):
     name: ClassVar[str] = "albumentations"
     packages: ClassVar[tuple[str, ...]] = ("albumentations", "albucore", "opencv-python-headless")
     argument: ClassVar[str] = "FILE"
-    remedy: ClassVar[str] = REMEDY
+    help: ClassVar[str] = "albumentations:FILE, a pipeline saved by albumentations as JSON or YAML"
 
     @classmethod
-    def load(cls, argument: str, source_size: tuple[int, int] | None) -> Albumentations:
+    def parse(cls, spec, argument, size):
         """Reads the file, takes the trailing normalisation off, and finds out the size of what comes out."""
+        if not argument:
+            raise UsageError("--augment", "albumentations:FILE", repr(spec), REMEDY)
         path, place = Path(argument), f"albumentations:{argument}"
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
             found = getattr(error, "strerror", None) or one_line(error)
             raise UsageError(place, "a pipeline saved as JSON or YAML", found, REMEDY) from None
-        pipeline, removed = parse(place, text, path.suffix)
+        pipeline, removed = loaded(place, text, path.suffix)
         notice = f"{place}: took off {', '.join(removed)}: the network normalises" if removed else ""
-        return cls(ANY, pipeline, source_size, notice).sized(place)
+        return cls(ANY, pipeline, size, notice).sized(place)
 
     @classmethod
-    def from_json(cls, place: object, header: dict, size, source_size) -> Albumentations:
+    def from_json(cls, place, header):
+        size, source_size = sizes_in(header)
         return cls(size, dict(header["pipeline"]), source_size)
+
+    def to_json(self):
+        return self.described()
 
     def build(self):
         """What albumentations would only warn of, and ignore, is an error."""
@@ -71,7 +77,7 @@ class Albumentations(Pipeline):
         return live(image=channels_last(image))["image"]
 
 
-def parse(place: str, text: str, suffix: str) -> tuple[dict, list[str]]:
+def loaded(place: str, text: str, suffix: str) -> tuple[dict, list[str]]:
     """The serialised pipeline without its trailing normalisation, and what that was; YAML where the file says so."""
     try:
         if suffix.lower() in (".yaml", ".yml"):

@@ -18,7 +18,20 @@ class Augmentor(Coded):
 
     name: ClassVar[str] = "augmentor"
     packages: ClassVar[tuple[str, ...]] = ("Augmentor",)
+    help: ClassVar[str] = "augmentor:MODULE:FACTORY, the Augmentor.Pipeline that a function of yours returns"
     made: ClassVar[str] = "an Augmentor.Pipeline"
+
+    @classmethod
+    def parse(cls, spec, argument, size):
+        view = cls.called(spec, argument, size)
+        return view.sized(view.spec)
+
+    @classmethod
+    def from_json(cls, place, header):
+        return cls.returned(place, header)
+
+    def to_json(self):
+        return self.described() | {"factory": self.factory}
 
     def taken_apart(self, made):
         if not hasattr(made, "torch_transform") or not hasattr(made, "operations"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,42 +18,79 @@ Images = Tensor | Sequence[Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """`render(images, seeds)` is a pure function; `size` is that of its output."""
+    """What shows the images of sample-views; `size` is that of its output. Subclasses are abstract or final."""
 
     size: tuple[int, int]
-    name: ClassVar[str] = ""
+    name: ClassVar[str]
     native: ClassVar[bool] = True
     """Whole batches of integer arithmetic on any device; other views render one by one, in workers."""
     mixes: ClassVar[bool] = False
     """Whether an image is mixed with another row's; then the view has `partners(seeds)` and `kept(seeds)`, too."""
 
+    enumerated: ClassVar[bool] = False
+    """Whether a seed is the number of a rendering, from 0 to count - 1."""
+    count: ClassVar[int | None] = None
+    """How many renderings an image has, where that is a number worth enumerating."""
+
+    @property
+    def plain(self) -> Plain:
+        """The view whose images are mixed, else itself."""
+        raise NotImplementedError
+
+    def show(self, read: Callable[[np.ndarray], Images], rows: np.ndarray, seeds: Tensor) -> Tensor:
+        """The renderings of these rows, uint8 [n, 3, h, w]; their images are read when they are needed."""
+        raise NotImplementedError
+
+    def evaluation(self) -> Plain:
+        """The view of the same size that has no randomness."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict:
+        """What stands in the header of a cache: `view` is the name, and `size` the size."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plain(View):
+    """A view of single images, which a user can name; `render(images, seeds)` is a pure function."""
+
+    help: ClassVar[str]
+    argument: ClassVar[str] = ""
+    """What is written behind its name and a colon; views without one refuse whatever stands there."""
     packages: ClassVar[tuple[str, ...]] = ()
     """What is installed that its pixels depend on, beside kdcache and what decodes images."""
+    runs_user_code: ClassVar[bool] = False
+    """Whether code that is not ours is imported; then the header of a cache does so only if the user names it."""
+
+    @classmethod
+    def line(cls, **options) -> str:
+        """A line of help; `options` stand in the table, for classes that serve several names."""
+        return cls.help
+
+    @classmethod
+    def parse(cls, spec: str, argument: str, size: tuple[int, int] | None, **options) -> Plain:
+        """The view that a user writes as `spec`, NAME or NAME:ARGUMENT, for images of this size."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls, place: object, header: dict) -> Plain:
+        """The view of a header; what is wrong with it may be any KeyError, TypeError or ValueError."""
+        raise NotImplementedError
 
     @property
-    def plain(self) -> View:
-        """The view whose images are mixed, else itself."""
-        return self.of if self.mixes else self
-
-    @property
-    def count(self) -> int | None:
-        """How many renderings an image has, where that is a number worth enumerating."""
-        return None
+    def plain(self):
+        return self
 
     def render(self, images: Images, seeds: Tensor) -> Tensor:
         """uint8 [n, 3, h, w], on the device of the images; every draw is made in NumPy, on the host."""
         raise NotImplementedError
 
-    def show(self, read: Callable[[np.ndarray], Images], rows: np.ndarray, seeds: Tensor) -> Tensor:
-        """The renderings of these rows, whose images are read when they are needed."""
+    def show(self, read, rows, seeds):
         return self.render(read(rows), seeds)
 
-    def evaluation(self) -> View:
-        """The view of the same size that has no randomness."""
-        raise NotImplementedError
-
-    def to_json(self) -> dict:
-        raise NotImplementedError
+    def every(self) -> Plain:
+        """The view whose seeds count through its `count` renderings."""
+        return self
 
 
 def stacked(view: View, images: Images) -> Tensor:
@@ -78,7 +114,13 @@ def same_size(spec: str, size: tuple[int, int] | None) -> tuple[int, int]:
     return size
 
 
-def unknown_view(spec: str, known) -> UsageError:
-    close = difflib.get_close_matches(spec.partition(":")[0], known, 1)
-    hint = f"did you mean {close[0]}?" if close else "`kdcache list views` explains them"
-    return UsageError("--augment", f"one of {', '.join(known)}", repr(spec), hint)
+def size_in(header: dict) -> tuple[int, int]:
+    return whole(header["size"], least=1)
+
+
+def whole(given, least: int) -> tuple[int, int]:
+    """Two whole numbers, none of them absurd: headers may lie."""
+    first, second = given
+    if not all(type(n) is int and least <= n < 1 << 16 for n in (first, second)):
+        raise ValueError(f"two numbers from {least} to 65535 are not {first!r} and {second!r}")
+    return first, second

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError, reason
 from kdcache.user_code import from_current_folder, imported
-from kdcache.views.pipeline import ANY, Pipeline, seed_generators, untouched_generators
+from kdcache.views.pipeline import ANY, Pipeline, seed_generators, sizes_in, untouched_generators
 
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 LONGEST = 200  # characters of a step in a message
@@ -25,25 +25,29 @@ class Coded(Pipeline):
     factory: str = ""
     made: ClassVar[str] = ""
     argument: ClassVar[str] = "MODULE:FACTORY"
-    remedy: ClassVar[str] = "name a function of yours that returns the pipeline"
+    runs_user_code: ClassVar[bool] = True
 
     @property
     def spec(self) -> str:
         return f"{self.name}:{self.factory}"
 
     @classmethod
-    def load(cls, argument: str, source_size: tuple[int, int] | None) -> Coded:
-        """Calls the function, and finds out the size of what comes out of its pipeline."""
-        view = cls(ANY, [], source_size, factory=argument)
+    def called(cls, spec: str, argument: str, size: tuple[int, int] | None) -> Coded:
+        """Calls the function that a user names; what comes out of its pipeline has ANY size as yet."""
+        if ":" not in argument:
+            remedy = "name a function of yours that returns the pipeline"
+            raise UsageError("--augment", f"{cls.name}:MODULE:FACTORY", repr(spec), remedy)
+        view = cls(ANY, [], size, factory=argument)
         live, texts, removed = view.parts()
         notice = f"{view.spec}: took off {', '.join(removed)}: the network normalises" if removed else ""
         view = replace(view, pipeline=texts, notice=notice)
         view.__dict__["_live"] = live
-        return view.fitted().sized(view.spec)
+        return view
 
     @classmethod
-    def from_json(cls, place: object, header: dict, size, source_size, **options) -> Coded:
+    def returned(cls, place: object, header: dict, **options) -> Coded:
         """The view of a header, whose function has to return what it returned then; it is imported here."""
+        size, source_size = sizes_in(header)
         view = cls(size, list(header["pipeline"]), source_size, factory=header["factory"], **options)
         try:
             view.live()
@@ -51,9 +55,6 @@ class Coded(Pipeline):
             verdict = PipelineChanged if isinstance(error, PipelineChanged) else CacheError
             raise verdict(f"{place}, {view.spec}", error.expected, error.found, error.remedy) from None
         return view
-
-    def to_json(self):
-        return super().to_json() | {"factory": self.factory}
 
     def parts(self) -> tuple[list[Callable], list[str], list[str]]:
         """What to call one after the other; a text on each step; the names of steps that were taken off."""
@@ -71,10 +72,6 @@ class Coded(Pipeline):
     def taken_apart(self, made) -> tuple[list[Callable], list[str], list[str]]:
         """The `parts` of what the function returned."""
         raise NotImplementedError
-
-    def fitted(self) -> Coded:
-        """The same, for the kind of image that the pipeline takes."""
-        return self
 
     def build(self):
         calls, texts, _ = self.parts()

@@ -1,4 +1,4 @@
-"""The libraries whose pipelines are views, and their rendering in a fresh process."""
+"""A library's pipeline, rendered in a fresh process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,8 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.views.albumentations import Albumentations
-from kdcache.views.augmentor import Augmentor
-from kdcache.views.coded import Coded
+from kdcache.views import VIEWS
 from kdcache.views.pipeline import Pipeline
-from kdcache.views.torchvision import Torchvision
-
-LIBRARIES: dict[str, type[Pipeline]] = {kind.name: kind for kind in (Albumentations, Torchvision, Augmentor)}
-
-
-def runs_user_code(name: str) -> bool:
-    """Whether a view of this name, or of a whole specification, imports code that is not ours."""
-    return issubclass(LIBRARIES.get(name.partition(":")[0], object), Coded)
 
 
 def render_elsewhere(view: Pipeline, images, seeds: Tensor) -> Tensor:
@@ -47,8 +37,8 @@ def answer() -> None:
     """The other side of `render_elsewhere`."""
     job = json.loads(sys.stdin.read())
     images = [torch.frombuffer(bytearray.fromhex(data), dtype=torch.uint8).view(shape) for shape, data in job["images"]]
-    header = job["view"]
+    kind, _ = VIEWS[job["view"]["view"]]
     with contextlib.redirect_stdout(sys.stderr):  # the pipeline's code may print
-        view = LIBRARIES[header["view"]].from_json("a fresh process", header, tuple(header["size"]), None)
+        view = kind.from_json("a fresh process", job["view"])
         rendered = view.render(images, torch.tensor(job["seeds"]))
     sys.stdout.write(bytes(rendered.numpy()).hex())

@@ -20,12 +20,17 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 from kdcache.seeds import MASK, MIXING, below, draw
-from kdcache.views.base import Images, View, host
+from kdcache.views.base import Images, Plain, View, host, size_in
 
 ONE = 1 << 16  # shares are counted in 1/65536
 MOST_ROWS = 1 << 32
 SUFFIX = re.compile(r"\+(mixup|cutmix)(?::([^+]*))?$")
 SUBSTEPS, TERMS = 1 << 24, 60
+
+MIXES: dict[str, str] = {
+    "+mixup": "behind any of them, as crop-flip+mixup:A: blended with another row, shares from Beta(A, A) or alike",
+    "+cutmix": "behind any of them, as crop-flip+cutmix:A: a box of another row; +mixup+cutmix: half of each",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Mixing:
 class Mixed(View):
     """Another view, each of its images mixed with one of another row."""
 
-    of: View
+    of: Plain
     rows: int
     mixing: Mixing
     mixes: ClassVar[bool] = True
@@ -92,6 +97,27 @@ class Mixed(View):
     @property
     def name(self):
         return f"{self.of.name}+{self.mixing.name}"
+
+    @classmethod
+    def from_json(cls, header: dict, of: Plain) -> Mixed:
+        """The view of a header, whose inner view is there already."""
+        kinds = {kind: header[kind] for kind in ("mixup", "cutmix") if header[kind] is not None}
+        try:
+            right = all(type(a) in (int, float) and concentration(kind, str(a)) == a for kind, a in kinds.items())
+        except UsageError:  # it is made for what users write
+            right = False
+        if not right:
+            raise ValueError(f"mixing of {kinds}")
+        rows = header["rows"]
+        view = cls(size_in(header), of, rows, Mixing(**kinds))
+        fits = type(rows) is int and 0 < rows < MOST_ROWS and not of.mixes and of.size == view.size
+        if not fits or view.to_json() != header:
+            raise ValueError("parameters of another view")
+        return view
+
+    @property
+    def plain(self):
+        return self.of
 
     @property
     def native(self):

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
+from kdcache.errors import UsageError
 from kdcache.seeds import ERASING, GEOMETRY, below, draw
-from kdcache.views.base import View, host, stacked
+from kdcache.views.base import Plain, host, same_size, size_in, stacked, whole
 from kdcache.views.crop import crop, erase
 from kdcache.views.resize import centre_boxes, heights_and_widths, random_boxes, resize_each
 
 GREY = 128  # near the mean, which is what zero after normalisation is
+LARGEST = 4096  # side that can be asked for
 
 
 @dataclass(frozen=True)
-class Untouched(View):
+class Untouched(Plain):
     """The image itself."""
 
     name: ClassVar[str] = "none"
+    help: ClassVar[str] = "the image itself"
+    count: ClassVar[int] = 1
 
-    @property
-    def count(self):
-        return 1
+    @classmethod
+    def parse(cls, spec, argument, size):
+        return cls(same_size(spec, size))
+
+    @classmethod
+    def from_json(cls, place, header):
+        return cls(size_in(header))
 
     def render(self, images, seeds):
         return stacked(self, images)
@@ -36,12 +44,36 @@ class Untouched(View):
 
 
 @dataclass(frozen=True)
-class Crop(View):
-    """Pad with black, crop at a random place; perhaps flip; perhaps cut a grey square out."""
+class Crop(Plain):
+    """Pad with black, crop at a random place; perhaps flip; perhaps cut a grey square out.
+
+    Where it is enumerated, a seed is the number of one of all the renderings.
+    """
 
     pad: int = 4
     flip: bool = False
     cutout: int = 0
+    enumerated: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def line(cls, flip=False, cutout=0):
+        if cutout:
+            return f"crop{'-flip' * flip}, and a grey {cutout}x{cutout} square"
+        use = "the standard of CIFAR" if flip else "for images that a flip would falsify"
+        return f"pad {cls.pad}, random crop{', flip' * flip}: {cls((0, 0), flip=flip).count} renderings; {use}"
+
+    @classmethod
+    def parse(cls, spec, argument, size, **options):
+        return cls(same_size(spec, size), **options)
+
+    @classmethod
+    def from_json(cls, place, header):
+        pad, cutout = whole((header["pad"], header["cutout"]), least=0)
+        view = cls(size_in(header), pad, header["flip"], cutout, enumerated=header.get("enumerated", False))
+        whether = type(view.flip) is type(view.enumerated) is bool
+        if not whether or view.to_json() != header or (view.enumerated and not view.count):
+            raise ValueError("parameters of another view")
+        return view
 
     @property
     def name(self):
@@ -51,9 +83,15 @@ class Crop(View):
     def count(self):
         return None if self.cutout else (2 * self.pad + 1) ** 2 * (1 + self.flip)
 
+    def every(self):
+        return replace(self, enumerated=True)
+
     def parameters(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Top, left and flip."""
         side = 2 * self.pad + 1
+        if self.enumerated:
+            place, flip = np.divmod(seeds, 1 + self.flip)
+            return *np.divmod(place, side), flip
         top, left, flip, _ = draw(seeds, 0, GEOMETRY)
         return below(top, side), below(left, side), (flip >> 31) & self.flip
 
@@ -72,40 +110,27 @@ class Crop(View):
 
     def to_json(self):
         facts = {"pad": self.pad, "flip": self.flip, "cutout": self.cutout}
-        return {"view": self.name, "size": list(self.size)} | facts
+        every = {"enumerated": True} if self.enumerated else {}
+        return {"view": self.name, "size": list(self.size)} | facts | every
 
 
 @dataclass(frozen=True)
-class Enumerated(View):
-    """All renderings of a crop: the seed is a number from 0 to count - 1."""
-
-    of: Crop
-
-    @property
-    def name(self):
-        return self.of.name
-
-    @property
-    def count(self):
-        return self.of.count
-
-    def render(self, images, seeds):
-        side = 2 * self.of.pad + 1
-        place, flip = np.divmod(host(seeds), 1 + self.of.flip)
-        return crop(stacked(self, images), *np.divmod(place, side), flip, self.of.pad)
-
-    def evaluation(self):
-        return self.of.evaluation()
-
-    def to_json(self):
-        return self.of.to_json() | {"enumerated": True}
-
-
-@dataclass(frozen=True)
-class ResizedCrop(View):
+class ResizedCrop(Plain):
     """A box of 8 to 100 % of the area and a ratio from 3/4 to 4/3, resized; flipped half of the time."""
 
     name: ClassVar[str] = "resized-crop"
+    argument: ClassVar[str] = "SIZE"
+    help: ClassVar[str] = (
+        "resized-crop:SIZE, a box of 8 to 100 % of the image, resized, flipped; the standard of ImageNet"
+    )
+
+    @classmethod
+    def parse(cls, spec, argument, size):
+        return cls(square_of(spec, argument, size))
+
+    @classmethod
+    def from_json(cls, place, header):
+        return cls(size_in(header))
 
     def render(self, images, seeds):
         return resize_each(images, *random_boxes(*heights_and_widths(images), host(seeds)), self.size)
@@ -118,14 +143,21 @@ class ResizedCrop(View):
 
 
 @dataclass(frozen=True)
-class Centre(View):
+class Centre(Plain):
     """The middle 7/8 of the shorter side, resized."""
 
     name: ClassVar[str] = "centre"
+    argument: ClassVar[str] = "SIZE"
+    help: ClassVar[str] = "centre:SIZE, the middle of the image, resized"
+    count: ClassVar[int] = 1
 
-    @property
-    def count(self):
-        return 1
+    @classmethod
+    def parse(cls, spec, argument, size):
+        return cls(square_of(spec, argument, size))
+
+    @classmethod
+    def from_json(cls, place, header):
+        return cls(size_in(header))
 
     def render(self, images, seeds):
         boxes = centre_boxes(*heights_and_widths(images))
@@ -136,3 +168,12 @@ class Centre(View):
 
     def to_json(self):
         return {"view": self.name, "size": list(self.size)}
+
+
+def square_of(spec: str, argument: str, size: tuple[int, int] | None) -> tuple[int, int]:
+    """The size that a user asks for by one side, or the height of the images."""
+    side = int(argument) if argument.isdecimal() and len(argument) < 9 else size[0] if size and not argument else 0
+    if not 1 <= side <= LARGEST:
+        name = spec.partition(":")[0]
+        raise UsageError("--augment", f"{name}:SIZE", repr(spec), f"try {name}:224")
+    return side, side

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.seeds import LIBRARY, draw
-from kdcache.views.base import View, host
+from kdcache.views.base import Plain, host, size_in, whole
 from kdcache.views.native import Centre, Untouched
 
 PROBED = (1024, 1024), (900, 1200)  # sizes to try a pipeline on where those of the images differ; crops fit into them
@@ -25,7 +25,7 @@ END = "end the pipeline with a crop or a resize"
 
 
 @dataclass(frozen=True)
-class Pipeline(View):
+class Pipeline(Plain):
     """What is alike for all libraries; a subclass says how its pipeline is built, and how it is asked."""
 
     pipeline: dict | list[str]  # as it stands in the header
@@ -105,9 +105,16 @@ class Pipeline(View):
     def evaluation(self):
         return Untouched(self.size) if self.source_size == self.size else Centre(self.size)
 
-    def to_json(self):
+    def described(self) -> dict:
+        """What stands in the header of a cache, whatever the library."""
         source = self.source_size and list(self.source_size)
         return {"view": self.name, "size": list(self.size), "pipeline": self.pipeline, "source_size": source}
+
+
+def sizes_in(header: dict) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """The size of a view, and that of the images it was opened for, which older files leave out."""
+    source = header.get("source_size")
+    return size_in(header), source and whole(source, least=1)
 
 
 def as_pixels(result) -> Tensor | None:

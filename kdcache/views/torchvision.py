@@ -25,14 +25,20 @@ class Torchvision(Coded):
     pil: bool = False  # whether it takes PIL images alone
     name: ClassVar[str] = "torchvision"
     packages: ClassVar[tuple[str, ...]] = ("torchvision", "torch")
+    help: ClassVar[str] = "torchvision:MODULE:FACTORY, the torchvision transforms (v2) that a function of yours returns"
     made: ClassVar[str] = "a torchvision pipeline"
 
     @classmethod
-    def from_json(cls, place, header, size, source_size):
-        return super().from_json(place, header, size, source_size, pil=header.get("pil") is True)
+    def parse(cls, spec, argument, size):
+        view = cls.called(spec, argument, size)
+        return view.fitted().sized(view.spec)
+
+    @classmethod
+    def from_json(cls, place, header):
+        return cls.returned(place, header, pil=header.get("pil") is True)
 
     def to_json(self):
-        return super().to_json() | ({"pil": True} if self.pil else {})
+        return self.described() | {"factory": self.factory} | ({"pil": True} if self.pil else {})
 
     def taken_apart(self, made):
         steps, removed = flat(made), []
@@ -43,7 +49,8 @@ class Torchvision(Coded):
             raise UsageError(self.spec, self.made, found, remedy)
         return steps, [text_of(step) for step in steps], removed
 
-    def fitted(self):
+    def fitted(self) -> Torchvision:
+        """The same, for the kind of image that the pipeline takes."""
         alone = self.but(pil=True)
         return alone if not self.runs() and alone.runs() else self
 
