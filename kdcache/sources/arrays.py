@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import hashlib
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.errors import SourceError, UsageError
+from kdcache.errors import UsageError
 from kdcache.seeds import PART, SYNTHETIC, keyed
 from kdcache.types import quiet
 
@@ -115,19 +113,15 @@ class ArraySource(Source):
 
 
 def digits(argument: str, split: str) -> Source:
-    """The handwritten digits that ship inside scikit-learn, shown as 32x32 RGB."""
-    found = importlib.util.find_spec("sklearn")  # locates the package without the seconds of importing it
-    if found is None:
-        raise SourceError("digits", "scikit-learn, which ships them", "no such package", "pip install scikit-learn")
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(path, "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
-    gray = (table[:, :64] * 255 // 16).astype(np.uint8).reshape(-1, 8, 8)
+    """Handwritten digits that lie beside this file, shown as 32x32 RGB; digits.txt says whose they are."""
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        images, labels = file["images"], file["labels"]
+    gray = (images.astype(np.int64) * 255 // 16).astype(np.uint8)
     images = np.repeat(gray.repeat(4, 1).repeat(4, 2)[:, None], 3, 1)
-    held_out = np.zeros(len(table), dtype=bool)
-    held_out[stratified(table[:, 64], DIGITS_TEST_SHARE)] = True
+    held_out = np.zeros(len(labels), dtype=bool)
+    held_out[stratified(labels, DIGITS_TEST_SHARE)] = True
     rows = np.flatnonzero(held_out if split == "eval" else ~held_out)
-    return ArraySource(split, torch.from_numpy(images[rows]), table[rows, 64], [str(d) for d in range(10)], "crop")
+    return ArraySource(split, torch.from_numpy(images[rows]), labels[rows], [str(d) for d in range(10)], "crop")
 
 
 def synthetic(argument: str, split: str) -> Source:
