@@ -51,7 +51,7 @@ class CachedDataset(Dataset):
             raise UsageError(self.cache.path, f"knowledge {name!r}", f"only {found}", "name one of these")
         opened = jobs.Data.of_cache(self.cache, data, augment)
         self.source, self.name = opened.train, name
-        self.loader = Loader(opened.train, opened.view, self.cache.seeds)
+        self.loader = Loader(opened.train, opened.view, self.cache)
         require_pixels(self.cache, self.loader)
 
     @property
@@ -78,12 +78,10 @@ class CachedDataset(Dataset):
 
     def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
         items = within(items, len(self), "item numbers")
-        views, rows = np.divmod(items, len(self.source))
-        images = self.loader.images(items)
-        knowledge = self.cache.read(views, rows, [self.name])[self.name]
-        batch = self.loader.batch(images, items, None)
+        batch = self.loader.show(items)
+        knowledge = self.cache.gather(items, [self.name])[self.name]
         labels = batch.targets.tolist() if batch.shares is None else soft_targets(batch, len(self.classes))
-        return list(zip(images, labels, knowledge, strict=True))
+        return list(zip(batch.images, labels, knowledge, strict=True))
 
 
 def soft_targets(batch: Batch, classes: int) -> Tensor:

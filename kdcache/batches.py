@@ -1,6 +1,6 @@
 """Sample-views on their way from a source to a network.
 
-    item numbers v*N+i  ->  rows and views  ->  seeds, images  ->  view.render  ->  Batch
+    item numbers v*N+i  ->  seeds, images  ->  view.render  ->  Batch
 
 Small sources and native views render on the training device, whole batches at a time. Files and library views
 render in workers, which live as long as their Loader, so that no epoch pays for starting them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,30 +23,46 @@ from kdcache.sources import Source
 from kdcache.types import Batch
 from kdcache.views import View, seeds_of
 
-Seeds = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Seeds of sample-views: (views, rows) -> int64."""
+
+class Seeds(Protocol):
+    """What knows the seeds of sample-views: a cache, or a key."""
+
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        """int64, one for each item number."""
+
+
+class Seeded:
+    """Seeds drawn under a key, in a form that a worker can be sent; view 0 may be a later one."""
+
+    def __init__(self, view: View, key: int, rows: int, first: int = 0):
+        self.view, self.key, self.rows, self.first = view, key, rows, first
+
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        views, rows = np.divmod(items, self.rows)
+        return seeds_of(self.view, self.key, views + self.first, rows)
 
 
 class Rendered(Dataset):
     """Item numbers to rendered images: what workers run."""
 
-    def __init__(self, source: Source, view: View, seeds: Seeds):
-        self.source, self.view, self.seeds = source, view, seeds
+    def __init__(self, read: Callable, rows: int, view: View, seeds: Seeds):
+        self.read, self.rows, self.view, self.seeds = read, rows, view, seeds
 
     def __len__(self) -> int:
-        return len(self.source)
+        return self.rows
 
-    def render(self, items: np.ndarray) -> Tensor:
-        views, rows = np.divmod(items, len(self.source))
-        return self.view.show(self.source.read, rows, torch.from_numpy(self.seeds(views, rows)))
+    def render(self, items: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """The images, and the seeds that they were rendered with."""
+        seeds = self.seeds.seeds_of(items)
+        return self.view.show(self.read, items % self.rows, torch.from_numpy(seeds)), seeds
 
-    def __getitems__(self, items) -> tuple[Tensor | KdcacheError, np.ndarray]:
+    def __getitems__(self, items) -> tuple[np.ndarray, Tensor | KdcacheError, np.ndarray | None]:
         """In a worker: an error that the user can act on is returned, since torch would rewrite one that is raised."""
         items = np.asarray(items, dtype=np.int64)
         try:
-            return self.render(items), items
+            return items, *self.render(items)
         except KdcacheError as error:
-            return error, items
+            return items, error, None
 
 
 class Plan:
@@ -62,20 +79,22 @@ class Loader:
     """Turns batches of item numbers into Batches; `workers=0` renders in this process."""
 
     def __init__(self, source: Source, view: View, seeds: Seeds | int, device="cpu", workers: int = 0):
-        self.seeds = seeds if callable(seeds) else Seeded(view, seeds)
+        self.seeds = Seeded(view, seeds, len(source)) if isinstance(seeds, int) else seeds
         self.source, self.view, self.device = source, view, torch.device(device)
         self.mixing = view.mixing if view.mixes else None
         self.targets = torch.from_numpy(source.labels).to(self.device)
         self.resident = self.workers = None
-        self.dataset = Rendered(source, view, self.seeds)
         self.plan = Plan()
         if source.resident is not None and view.native:
             self.resident = source.resident.to(self.device)
-        elif workers:
+            self.rendered = Rendered(self.taken, len(source), view, self.seeds)
+            return
+        self.rendered = Rendered(source.read, len(source), view, self.seeds)
+        if workers:
             pin = self.device.type == "cuda"
             own = torch.Generator()  # or every epoch would draw from the global one, and dropout depend on `workers`
             self.workers = DataLoader(
-                self.dataset, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, pin_memory=pin,
+                self.rendered, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, pin_memory=pin,
                 persistent_workers=True, prefetch_factor=4, generator=own,
             )  # fmt: skip
 
@@ -83,48 +102,38 @@ class Loader:
         """One Batch for every array of item numbers; without pixels, its images are empty."""
         if not pixels:
             empty = torch.empty(0, dtype=torch.uint8)
-            yield from (self.batch(empty, items, epoch) for items in plan)
+            yield from (self.batch(items, empty, self.seeds.seeds_of(items), epoch) for items in plan)
             return
         if self.workers is None:
-            for items in plan:
-                yield self.batch(self.images(items), items, epoch)
+            yield from (self.show(items, epoch) for items in plan)
             return
         self.plan.batches = plan
-        for images, items in self.workers:
+        for items, images, seeds in self.workers:
             if isinstance(images, KdcacheError):
                 raise copy.copy(images)  # itself, it would lie in a cycle with this frame, and hold the workers
-            yield self.batch(images.to(self.device, non_blocking=True), items, epoch)
+            yield self.batch(items, images, seeds, epoch)
+
+    def show(self, items: np.ndarray, epoch: int | None = None) -> Batch:
+        """One Batch, rendered in this process."""
+        items = np.asarray(items, dtype=np.int64)
+        return self.batch(items, *self.rendered.render(items), epoch)
 
     def images(self, items: np.ndarray) -> Tensor:
-        if self.resident is None:
-            return self.dataset.render(items).to(self.device, non_blocking=True)
-        views, rows = np.divmod(items, len(self.source))
-        seeds = torch.from_numpy(self.seeds(views, rows))
-        return self.view.show(self.taken, rows, seeds)
+        """The rendered images alone."""
+        return self.show(items).images
 
     def taken(self, rows: np.ndarray) -> Tensor:
         """Images that lie on the device."""
         return self.resident.index_select(0, torch.from_numpy(rows).to(self.device))
 
-    def batch(self, images: Tensor, items: np.ndarray, epoch: int | None) -> Batch:
-        views, rows = np.divmod(items, len(self.source))
-        parts = torch.from_numpy(rows), torch.from_numpy(views)
-        batch = Batch(images, self.targets[parts[0].to(self.device)], *parts, epoch)
+    def batch(self, items: np.ndarray, images: Tensor, seeds: np.ndarray, epoch: int | None) -> Batch:
+        n = len(self.source)
+        targets = self.targets[torch.from_numpy(items % n).to(self.device)]
+        batch = Batch(images.to(self.device, non_blocking=True), targets, items, n, epoch, seeds=seeds)
         if self.view.mixes:
-            seeds = self.seeds(views, rows)
             batch.others = self.targets[torch.from_numpy(self.view.partners(seeds)).to(self.device)]
             batch.shares = self.view.kept(seeds).to(self.device)
         return batch
-
-
-class Seeded:
-    """`seeds_of` under a run key, in a form that a worker can be sent; view 0 may be a later one."""
-
-    def __init__(self, view: View, key: int, first: int = 0):
-        self.view, self.key, self.first = view, key, first
-
-    def __call__(self, views, rows):
-        return seeds_of(self.view, self.key, np.asarray(views) + self.first, rows)
 
 
 def identity(batch):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Look: TypeAlias = "Mapping[str, Tensor]"
@@ -26,15 +27,24 @@ def quiet(items, **_):
 
 @dataclass
 class Batch:
-    """Sample-views on their way to a network. Item number of row i in view v is v*N+i."""
+    """Sample-views on their way to a network, each with its number: v*N+i is row i of N in view v."""
 
     images: Tensor  # uint8 [n, 3, h, w]
     targets: Tensor  # int64 [n], -1 where there is no label
-    rows: Tensor  # int64 [n], on the CPU
-    views: Tensor  # int64 [n], on the CPU
+    items: np.ndarray  # int64 [n]
+    rows_per_view: int  # N
     epoch: int | None = None  # counted from 1; None: past every warm-up
     others: Tensor | None = None  # of mixed images: int64 [n], the targets of what was mixed in
     shares: Tensor | None = None  # and f32 [n], how much of each is its own
+    seeds: np.ndarray | None = None  # int64 [n], what they were rendered with
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.items)
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self.items % self.rows_per_view
+
+    @property
+    def views(self) -> np.ndarray:
+        return self.items // self.rows_per_view

@@ -43,7 +43,7 @@ def look(stages, n, seed, dtype=torch.float64, grad=False):
 
 def batch_of(n, epoch=None):
     rows = torch.arange(n)
-    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows, rows * 0, epoch)
+    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows.numpy(), n, epoch)
 
 
 def average(*parts):

@@ -25,7 +25,7 @@ def draw(seed, n=ROWS, dtype=torch.float64):
 def batch_of(n=ROWS, epoch=None, targets=None):
     rows = torch.arange(n)
     targets = rows % CLASSES if targets is None else torch.tensor(targets)
-    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), targets, rows, rows * 0, epoch)
+    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), targets, rows.numpy(), n, epoch)
 
 
 def known(method, look):

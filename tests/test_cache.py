@@ -258,13 +258,23 @@ def test_a_header_says_no_more_than_it_should(cache):
     assert parse("x", bytes(stored(cache.path, "meta"))) == cache.meta
 
 
+def test_a_sample_view_is_asked_for_by_its_number(cache):
+    views, rows = np.array([2, 0, 1, 1]), np.array([5, 3, len(cache) - 1, 5])
+    items = views * len(cache) + rows
+    assert np.array_equal(cache.items(views, rows), items)
+    assert torch.equal(cache.gather(items)["logits"], cache.read(views, rows)["logits"])
+    assert np.array_equal(cache.seeds_of(items), cache.seeds(views, rows))
+    for wrong in ([-1], [len(cache) * cache.views], [0.5]):
+        with pytest.raises(UsageError, match="item numbers"):
+            cache.gather(np.array(wrong))
+
+
 @pytest.mark.parametrize("hold", [False, True])
 def test_a_held_view_says_what_the_file_says(cache, hold):
     teacher = CacheTeacher(cache, ["logits"])
     teacher.hold = hold
     generator = np.random.default_rng(0)
     for views in ([0], [0], [1], [2], [0], [0, 1, 2]):
-        rows = torch.from_numpy(generator.integers(0, len(cache), 60))
-        view = torch.tensor(views).repeat(60 // len(views))
-        batch = Batch(torch.empty(0), rows, rows, view)
+        rows, view = generator.integers(0, len(cache), 60), np.tile(views, 60 // len(views))
+        batch = Batch(torch.empty(0), torch.from_numpy(rows), view * len(cache) + rows, len(cache))
         assert torch.equal(teacher(batch)["logits"], cache.read(view, rows)["logits"])

@@ -10,6 +10,8 @@ import pytest
 import torch
 from conftest import fresh_teacher, killing
 
+from kdcache import dump as dumping
+from kdcache.batches import Seeded
 from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.dump import filling
@@ -24,6 +26,16 @@ def test_the_number_of_workers_does_not_show(dump, pictures, tmp_path):
     run = partial(dump, data=data, network=fresh_teacher(Data.open("synthetic:200,2,16", None), 1), forward=Forward(16))
     files = {run(tmp_path / f"{workers}.h5", workers=workers).read_bytes() for workers in (0, 1, 2)}
     assert len(files) == 1
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "crop-flip+mixup"])
+def test_the_seeds_of_a_batch_are_computed_once(dump, data, tmp_path, monkeypatch, augment):
+    asked, seeds_of = [], Seeded.seeds_of
+    monkeypatch.setattr(Seeded, "seeds_of", lambda self, items: asked.append(len(items)) or seeds_of(self, items))
+    fill = filling.fill
+    monkeypatch.setattr(dumping, "fill", lambda *given: asked.clear() or fill(*given))
+    dump(tmp_path / "a.h5", data=Data.open(data.train.spec, augment), views=2)
+    assert sum(asked) == 2 * len(data.train) + len(data.held_out)
 
 
 @pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])

@@ -151,7 +151,7 @@ def test_another_network_cannot_stand_in_for_the_teacher(same):
 
 def batch_of(images):
     rows = torch.arange(len(images))
-    return Batch(images, rows % 4, rows, rows * 0)
+    return Batch(images, rows % 4, rows.numpy(), len(images))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

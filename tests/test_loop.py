@@ -34,7 +34,7 @@ def trainer_of(fixture, text, **settings):
     student = fixture.student(text, **settings)
     network = fixture.data.network("resnet8", 0)
     method = student.built(network)
-    loader = Loader(fixture.data.train, fixture.data.view, fixture.cache.seeds)
+    loader = Loader(fixture.data.train, fixture.data.view, fixture.cache)
     teacher = student.teacher(method, loader, contextlib.ExitStack())
     trainer = Trainer([network], method, teacher, loader, 2, student.settings)
     trainer.enter(trainer.stages[0])
@@ -257,7 +257,7 @@ def test_label_smoothing_reaches_the_teachers_loss(tmp_path):
     loader = Loader(data.train, data.view, 0)
     records = fit([network], build("ls:0.1"), no_teacher, loader, 1, settings)
     logits, targets = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
-    terms = build("ls:0.1").loss({"logits": logits}, {}, Batch(None, targets, targets, targets))
+    terms = build("ls:0.1").loss({"logits": logits}, {}, Batch(None, targets, targets.numpy(), len(targets)))
     expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
     torch.testing.assert_close(sum(terms.values()), expected)
     assert records[0]["loss"].keys() == {"ce", "ls"}

@@ -45,7 +45,7 @@ def draw(seed, n=ROWS, dtype=torch.float32):
 
 def batch_of(n=ROWS, epoch=None):
     rows = torch.arange(n)
-    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows, rows * 0, epoch)
+    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows.numpy(), n, epoch)
 
 
 def made(text):

@@ -142,7 +142,7 @@ def test_a_library_view_that_mixes_is_dumped_and_replays(pictures, tmp_path):
     cache = dumped(tmp_path / "a.h5", data, build_network("tiny-3", 2, (0.5,) * 3, (0.5,) * 3), "st")
     opened = Data.of_cache(cache, None)
     assert opened.view == data.view
-    require_pixels(cache, Loader(opened.train, opened.view, cache.seeds))
+    require_pixels(cache, Loader(opened.train, opened.view, cache))
 
 
 def test_the_stored_seed_alone_replays_in_another_process(tmp_path):
@@ -190,10 +190,10 @@ def test_the_teacher_answers_on_the_mixture(tmp_path):
     data = Data.open(SPEC, "crop-flip+mixup")
     network = teacher_of("resnet8", data)
     cache = dumped(tmp_path / "a.h5", data, network, "st")
-    batch = next(Loader(data.train, data.view, cache.seeds).run([np.arange(ROWS)]))
+    batch = next(Loader(data.train, data.view, cache).run([np.arange(ROWS)]))
     with torch.no_grad():
         assert torch.allclose(network(batch.images), cache.read(0, range(ROWS))["logits"], atol=1e-5)
-    own = next(Loader(data.train, data.view.of, cache.seeds).run([np.arange(ROWS)]))
+    own = next(Loader(data.train, data.view.of, cache).run([np.arange(ROWS)]))
     assert (own.images != batch.images).flatten(1).any(1).sum() > ROWS - 5
 
 

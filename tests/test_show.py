@@ -33,16 +33,13 @@ class Made:
     def read(self, view, rows, names):
         return {"logits": 3 * self.logits[torch.as_tensor(view), torch.as_tensor(rows)]}
 
-    def images(self, items):
+    def show(self, items):
         views, rows = np.divmod(items, len(self))
         shade = torch.from_numpy(40 * rows + 10 * views).to(torch.uint8)
-        return shade[:, None, None, None].expand(-1, 3, *self.view.size)
-
-    def batch(self, images, items, epoch):
-        rows = torch.from_numpy(items % len(self))
-        targets = torch.from_numpy(self.labels)[rows]
+        images = shade[:, None, None, None].expand(-1, 3, *self.view.size)
+        targets = torch.from_numpy(self.labels)[torch.from_numpy(rows)]
         mixed = {"others": targets.roll(1), "shares": torch.full((len(rows),), 0.625)} if self.view.mixes else {}
-        return Batch(images, targets, rows, rows * 0, epoch, **mixed)
+        return Batch(images, targets, items, len(self), **mixed)
 
     def draw(self, path, rows=8, views=6) -> np.ndarray:
         with Image.open(contact_sheet(self, self, rows, views, path)) as image:

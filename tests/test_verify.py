@@ -102,7 +102,7 @@ def test_another_view(cache, data, other):
     with pytest.raises(
         PipelineChanged, match=r"view [a-z-]+: expected the pixels the teacher saw, found other pixels in"
     ):
-        require_pixels(cache, Loader(data.train, view, cache.seeds))
+        require_pixels(cache, Loader(data.train, view, cache))
     assert list(checks(cache, data.train, view=view))[-1] == "PipelineChanged"
 
 
@@ -157,7 +157,7 @@ def test_a_library_of_another_version_that_renders_otherwise(library, monkeypatc
     data, path = library
     cache, now = open_cache(path), canaries.library_versions()
     rendered_with(monkeypatch, data.view, partial(brighter, levels=20))
-    check = partial(require_pixels, cache, Loader(data.train, data.view, cache.seeds))
+    check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
     with pytest.raises(PipelineChanged, match="restore the pipeline"):
         check()
     monkeypatch.setattr(canaries, "library_versions", lambda: now | {"albumentations": "9.9"})
@@ -172,7 +172,7 @@ def test_a_library_that_rounds_otherwise_on_another_machine(library, monkeypatch
     data, path = library
     cache = open_cache(path)
     rendered_with(monkeypatch, data.view, partial(brighter, levels=1))
-    said = require_pixels(cache, Loader(data.train, data.view, cache.seeds))
+    said = require_pixels(cache, Loader(data.train, data.view, cache))
     assert "canaries differ by rounding only (at most 2 levels" in said  # one, and what rounding halves adds
 
 

@@ -85,7 +85,7 @@ def test_a_change_that_no_text_shows_is_seen_in_the_pixels(cached, monkeypatch):
     monkeypatch.setattr(sys.modules[augment.split(":")[1]], "SHIFT", 45)
     opened = Data.of_cache(cache, None, augment)
     with pytest.raises(PipelineChanged, match="expected the pixels the teacher saw"):
-        require_pixels(cache, Loader(opened.train, opened.view, cache.seeds))
+        require_pixels(cache, Loader(opened.train, opened.view, cache))
 
 
 def test_a_module_that_is_gone_is_named(cached, monkeypatch):

@@ -46,7 +46,7 @@ def stepper(student: Student, batch: int, stack: contextlib.ExitStack) -> Callab
     networks = [student.data.network(student.model, 0)]
     method = student.built(networks[0])
     networks += [student.data.network(student.model, i) for i in range(1, method.students)]
-    loader = Loader(student.data.train, student.data.view, student.cache.seeds if student.cache else 0)
+    loader = Loader(student.data.train, student.data.view, student.cache or 0)
     trainer = Trainer(networks, method, student.teacher(method, loader, stack), loader, 2, student.settings)
     trainer.enter(stages(method, 2)[-1])  # the main one, where there is an initialisation before
     stack.enter_context(trainer.watching())

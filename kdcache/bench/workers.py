@@ -26,7 +26,7 @@ def bench_workers(progress) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         data = Data.open(f"folder:{made_photographs(Path(folder) / 'images')}", VIEW)
         cache = known_answers(Path(folder) / "a.h5", data)
-        loader = Loader(data.train, data.view, cache.seeds, workers=WORKERS)
+        loader = Loader(data.train, data.view, cache, workers=WORKERS)
         plan = training_plan(len(data.train), 1, 1, BATCH, 0)
 
         def epoch(teacher: Teacher):

@@ -1,107 +1,153 @@
-"""Several caches as one: more views of one teacher, or the average of several teachers."""
+"""Several caches as one: more views of one teacher, or the average of several teachers.
+
+All of them are of the same data and the same view. What the whole holds does not depend on the order of the files:
+
+    knowledge             what every file holds, in one shape; of an average, the logits
+    constants             those of the teacher, which every file must have made alike; of an average, none
+    evaluation answers    there are some if every file has them, of the same images; else agreement is not measured
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache import Cache
+from kdcache.cache.base import Held, Store, numbers
 from kdcache.errors import CacheError, UsageError
+from kdcache.types import Shapes
 
 COMPARED = 256  # rows whose seeds are compared between files
 
 
-class Joined:
-    """What all caches of a joint training have in common, in the manner of a single one."""
+class Joined(Store):
+    """What all files of a joint training have in common; the facts of the data are those of the first."""
 
-    def __init__(self, caches: Sequence[Cache], names: Sequence[str]):
-        self.caches, self.names = list(caches), list(names)
-        self.first = self.caches[0]
-        self.path, self.layout, self.constants = self.first.path, self.first.layout, self.first.constants
-        self.labels, self.digests, self.classes = self.first.labels, self.first.digests, self.first.classes
-        self.canaries = self.first.canaries
+    def __init__(self, files: Sequence[Store], names: Sequence[str]):
+        self._files, self._names = list(files), list(names)
+        self.first = self._files[0]
+        self.path = self.first.path
+        self.with_eval = all(file.meta["eval"] == self.first.meta["eval"] for file in files)
 
-    @property
+    @cached_property
     def meta(self) -> dict:
         """The header of the first file, with what is known of the others."""
-        parts = [{"run_key": c.meta["run_key"], "views": c.views, "teacher": c.meta["teacher"]} for c in self.caches]
+        parts = [{"run_key": f.meta["run_key"], "views": f.views, "teacher": f.meta["teacher"]} for f in self.files]
         return self.first.meta | {"views": self.views, "joined": parts}
+
+    @property
+    def files(self) -> Sequence[Store]:
+        return self._files
+
+    @property
+    def shapes(self) -> Shapes:
+        return {name: self.first.shapes[name] for name in self._names}
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.first.labels
+
+    @property
+    def digests(self) -> np.ndarray:
+        return self.first.digests
+
+    @property
+    def canaries(self) -> Mapping[str, np.ndarray]:
+        return self.first.canaries
 
     def __len__(self) -> int:
         return len(self.first)
 
-    @property
-    def views(self) -> int:
-        return self.first.views
-
-    def seeds(self, view, rows) -> np.ndarray:
-        return self.first.seeds(view, rows)
-
-    def advise(self, view: int, names: Sequence[str]) -> None:
-        for cache in self.caches:
-            cache.advise(view, names)
+    def has_eval(self, name: str) -> bool:
+        return self.with_eval and name in self._names and all(file.has_eval(name) for file in self.files)
 
 
 class MoreViews(Joined):
     """The views of one teacher, file after file."""
 
-    def __init__(self, caches: Sequence[Cache]):
-        names = [name for name in caches[0].names if all(name in cache.names for cache in caches)]
-        super().__init__(caches, names)
-        self.starts = np.cumsum([0, *(cache.views for cache in self.caches)])
-        rows = np.arange(min(COMPARED, len(self)))
-        seen: dict[bytes, str] = {}
-        for cache in self.caches:
-            for view in range(cache.views):
-                seeds = cache.seeds(view, rows).tobytes()
+    def __init__(self, files: Sequence[Store]):
+        shapes = files[0].shapes
+        names = [name for name in shapes if all(file.shapes.get(name) == shapes[name] for file in files)]
+        super().__init__(files, names)
+        self.starts = np.cumsum([0, *(file.views for file in files)])
+        self.alike = all(same_constants(self.first, file) for file in files)
+        if not self.alike and names != ["logits"]:
+            strange = next(file for file in files if not same_constants(self.first, file))
+            expected, found = f"the constants of {self.path}", "others: each dump trained its own"
+            remedy = "dump all views into one file; for methods of logits, `kdcache prune --knowledge logits` each file"
+            raise CacheError(strange.path, expected, found, remedy)
+        self.require_other_views()
+
+    def require_other_views(self) -> None:
+        """Refuses a view that two files hold, or one file twice."""
+        rows, seen = np.arange(min(COMPARED, len(self))), {}
+        for file in self.files:
+            for view in range(file.views):
+                seeds = file.seeds(view, rows).tobytes()
                 if seeds in seen:
                     found = f"view {view} of it again, from {seen[seeds]}"
                     remedy = "dump more views with another --seed, or --first-view"
-                    raise CacheError(cache.path, "other views than the other files", found, remedy)
-                seen[seeds] = str(cache.path)
+                    raise CacheError(file.path, "other views than the other files", found, remedy)
+                seen[seeds] = str(file.path)
 
     @property
     def views(self) -> int:
         return int(self.starts[-1])
 
-    def seeds(self, view, rows) -> np.ndarray:
-        rows = np.asarray(rows, dtype=np.int64)
-        out = np.empty(len(rows), dtype=np.int64)
-        for cache, place, local in self.parts(view, rows):
-            out[place] = cache.seeds(local, rows[place])
+    @property
+    def constants(self) -> Mapping[str, Tensor]:
+        return self.first.constants if self.alike else {}
+
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        out = np.empty(len(items), dtype=np.int64)
+        for file, place, own in self.parts(items):
+            out[place] = file.seeds_of(own)
         return out
 
-    def read(self, view, rows, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        rows = np.asarray(rows, dtype=np.int64)
-        found: dict[str, Tensor] = {}
-        for cache, place, local in self.parts(view, rows):
-            for name, values in cache.read(local, rows[place], names or self.names, device).items():
-                if name not in found:
-                    found[name] = values.new_empty((len(rows), *values.shape[1:]))
-                found[name][torch.from_numpy(place).to(values.device)] = values
-        return found
+    def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for file, place, own in self.parts(items):
+            for name, values in file.gather(own, self.names if names is None else names, device).items():
+                if name not in out:
+                    out[name] = values.new_empty((len(items), *values.shape[1:]))
+                out[name][torch.from_numpy(place).to(values.device)] = values
+        return out
 
-    def read_eval(self, rows, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.first.read_eval(rows, names, device)
 
     def advise(self, view: int, names: Sequence[str]) -> None:
-        number = int(np.searchsorted(self.starts, view, side="right")) - 1
-        self.caches[number].advise(view - int(self.starts[number]), names)
+        file, own = self.file_of(view)
+        file.advise(own, names)
 
-    def parts(self, view, rows: np.ndarray):
-        """(cache, places in the batch, views of its own) for every file that a batch touches."""
-        views = np.broadcast_to(np.asarray(view, dtype=np.int64), rows.shape)
-        if views.size and (views.min() < 0 or views.max() >= self.views):
-            found = f"{views.min()} to {views.max()}"
-            raise UsageError(self.path, f"views from 0 to {self.views - 1}", found, "take the view modulo `views`")
-        which = np.searchsorted(self.starts, views, side="right") - 1
-        for number in np.unique(which).tolist():
+    def bytes_of_view(self, names: Sequence[str]) -> int:
+        return max(file.bytes_of_view(names) for file in self.files)
+
+    def hold(self, view: int, names: Sequence[str], device) -> Held:
+        file, own = self.file_of(view)
+        return file.hold(own, names, device)
+
+    def file_of(self, view: int) -> tuple[Store, int]:
+        """The file of a view, and its number there."""
+        number = int(np.searchsorted(self.starts, view, side="right")) - 1
+        return self.files[number], view - int(self.starts[number])
+
+    def parts(self, items: np.ndarray):
+        """(file, places in the batch, item numbers of its own) for every file that a batch touches, at least one."""
+        items, starts = numbers(self.path, "item numbers", items, len(self) * self.views), self.starts * len(self)
+        which = np.searchsorted(starts, items, side="right") - 1
+        for number in np.unique(which).tolist() or [0]:
             place = np.flatnonzero(which == number)
-            yield self.caches[number], place, views[place] - self.starts[number]
+            yield self.files[number], place, items[place] - starts[number]
+
+
+def same_constants(one: Store, other: Store) -> bool:
+    mine, theirs = one.constants, other.constants
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 class Average(Joined):
@@ -110,28 +156,62 @@ class Average(Joined):
     `logits` averages them as they are; `probability` averages the softmaxes at a temperature, in logits again.
     """
 
-    def __init__(self, caches: Sequence[Cache], weights: Sequence[float] | None, space: str, temperature: float):
-        super().__init__(caches, ["logits"])
-        weights = [1.0] * len(caches) if weights is None else list(weights)
-        if len(weights) != len(caches) or not all(w >= 0 for w in weights) or not sum(weights) > 0:
-            expected = f"{len(caches)} weights from 0, not all 0"
-            raise UsageError("--average-weights", expected, str(weights), "give one for each --cache")
+    def __init__(self, files: Sequence[Store], weights: Sequence[float] | None, space: str, temperature: float):
+        for file in files:
+            if file.shapes.get("logits") != (len(files[0].classes),):
+                raise CacheError(file.path, "logits to average", f"only {', '.join(file.names)}", "dump them with st")
+        super().__init__(files, ["logits"])
+        weights = [1.0] * len(files) if weights is None else list(weights)
+        if len(weights) != len(files) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
+            expected = f"{len(files)} weights from 0, not all 0"
+            raise UsageError("average_weights", expected, str(weights), "give one for each cache")
         self.weights = [w / sum(weights) for w in weights]
         self.space, self.temperature = space, temperature
         rows = np.arange(min(COMPARED, len(self)))
-        for cache in self.caches[1:]:
-            same = cache.views == self.first.views and all(
-                np.array_equal(cache.seeds(v, rows), self.first.seeds(v, rows)) for v in range(cache.views)
-            )
-            if not same:
+        for file in files[1:]:
+            if file.views != self.first.views or any(
+                not np.array_equal(file.seeds(v, rows), self.first.seeds(v, rows)) for v in range(file.views)
+            ):
                 remedy = "dump all teachers with the same --seed and --views"
-                raise CacheError(cache.path, f"the views of {self.path}", "other seeds", remedy)
+                raise CacheError(file.path, f"the views of {self.path}", "other seeds", remedy)
 
-    def read(self, view, rows, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        return {"logits": self.mean([c.read(view, rows, ["logits"], device)["logits"] for c in self.caches])}
+    @property
+    def views(self) -> int:
+        return self.first.views
 
-    def read_eval(self, rows, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        return {"logits": self.mean([c.read_eval(rows, ["logits"], device)["logits"] for c in self.caches])}
+    @property
+    def constants(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        return self.first.seeds_of(items)
+
+    def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        return self.averaged(lambda file: file.gather(items, self.known(names), device))
+
+    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        return self.averaged(lambda file: file.read_eval(rows, self.known(names), device))
+
+    def advise(self, view: int, names: Sequence[str]) -> None:
+        for file in self.files:
+            file.advise(view, names)
+
+    def bytes_of_view(self, names: Sequence[str]) -> int:
+        return sum(file.bytes_of_view(names) for file in self.files)
+
+    def hold(self, view: int, names: Sequence[str], device) -> Held:
+        held = {file: file.hold(view, names, device) for file in self.files}
+        return lambda rows: self.averaged(lambda file: held[file](rows))
+
+    def known(self, names: Sequence[str] | None) -> Sequence[str]:
+        """Refuses what teachers do not share."""
+        if strange := [name for name in names or () if name != "logits"]:
+            raise UsageError(self.path, "knowledge out of logits", repr(strange[0]), "average the logits alone")
+        return self.names if names is None else names
+
+    def averaged(self, ask: Callable[[Store], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        parts = [ask(file) for file in self.files]
+        return {name: self.mean([part[name] for part in parts]) for name in parts[0]}
 
     def mean(self, logits: Sequence[Tensor]) -> Tensor:
         if self.space == "logits":
@@ -145,25 +225,31 @@ class Average(Joined):
 
 
 def join(
-    caches: Sequence[Cache],
+    files: Sequence[Store],
     weights: Sequence[float] | None = None,
-    space: str = "probability",
+    space: str | None = None,
     temperature: float = 1.0,
-) -> Cache | MoreViews | Average:
-    """One cache as it is; of one teacher, their views; of several, their average."""
-    first = caches[0]
-    if len(caches) == 1:
-        return first
-    for cache in caches[1:]:
-        for key in ("rows", "classes", "fingerprint"):
-            if cache.meta["source"][key] != first.meta["source"][key]:
-                found = f"{key} {str(cache.meta['source'][key])[:40]}"
-                expected = f"the data of {first.path}: {key} {str(first.meta['source'][key])[:40]}"
-                raise CacheError(cache.path, expected, found, "join caches of the same data")
-        if cache.meta["view"] != first.meta["view"]:
-            expected = f"the view of {first.path}, {first.meta['view']['view']}"
-            raise CacheError(cache.path, expected, cache.meta["view"]["view"], "join caches of the same view")
-    identities = {str(sorted(cache.meta["teacher"].items(), key=str)) for cache in caches}
-    if len(identities) == 1:
-        return MoreViews(caches)
-    return Average(caches, weights, space, temperature)
+) -> Store:
+    """One cache as it is; of one teacher, their views; of several, their average, of `probability` or of `logits`."""
+    for file in files[1:]:
+        require_same_images(files[0], file)
+    teachers = {str(sorted(file.meta["teacher"].items(), key=str)) for file in files}
+    if len(teachers) > 1:
+        return Average(files, weights, space or "probability", temperature)
+    for name, given in (("average", space), ("average_weights", weights)):
+        if given is not None:
+            found = "one cache" if len(files) == 1 else "caches of one teacher, which are more views"
+            raise UsageError(name, "caches of several teachers", found, "leave it out")
+    return files[0] if len(files) == 1 else MoreViews(files)
+
+
+def require_same_images(first: Store, other: Store) -> None:
+    """Refuses a cache of other data, or of another view."""
+    mine, theirs = first.meta["source"], other.meta["source"]
+    for key in ("rows", "classes", "fingerprint"):
+        if theirs[key] != mine[key]:
+            expected = f"the data of {first.path}: {key} {str(mine[key])[:40]}"
+            raise CacheError(other.path, expected, f"{key} {str(theirs[key])[:40]}", "join caches of the same data")
+    if other.meta["view"] != first.meta["view"]:
+        expected = f"the view of {first.path}, {first.meta['view']['view']}"
+        raise CacheError(other.path, expected, other.meta["view"]["view"], "join caches of the same view")

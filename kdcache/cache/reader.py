@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.cache.base import Held, Store, numbers
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import DONE, Layout, merging, read_layout, sealed_crc
 from kdcache.errors import CacheError, UsageError
+from kdcache.types import Shapes
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Table:
     unchecked: np.ndarray | None  # which blocks' CRC was not looked at so far; None once nothing is left to look at
 
 
-class Cache:
+class Cache(Store):
     """A finished cache file. No locks, no open HDF5 handle: safe in forked and in spawned workers.
 
     >>> cache = open_cache("logits.h5")
@@ -47,40 +49,38 @@ class Cache:
 
     @property
     def meta(self) -> dict:
-        """The header: source, view, teacher, forward settings, knowledge."""
         return self.layout.meta
+
+    @property
+    def files(self) -> Sequence[Store]:
+        return [self]
 
     @property
     def views(self) -> int:
         return self._views
 
     @property
-    def classes(self) -> list[str]:
-        return self.meta["source"]["classes"]
+    def shapes(self) -> Shapes:
+        return {name: tuple(codec.shape) for name, codec in self.layout.codecs.items()}
 
     @property
     def names(self) -> list[str]:
-        """The names of the knowledge in it."""
         return list(self.layout.codecs)
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [N]; -1 where there is none."""
         return self._table("labels").flat.astype(np.int64)
 
     @property
     def digests(self) -> np.ndarray:
-        """uint64 [N]: a hash of each image."""
         return self._gather("digests", np.arange(len(self)))
 
     @property
     def constants(self) -> dict[str, Tensor]:
-        """What a method made of the teacher before the dump."""
         return {name: torch.from_numpy(array) for name, array in self._below("constants/").items()}
 
     @property
     def canaries(self) -> dict[str, np.ndarray]:
-        """Some sample-views that prove that replay still gives what the teacher saw."""
         return self._below("canaries/")
 
     def __len__(self) -> int:
@@ -89,32 +89,26 @@ class Cache:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_map": None, "_tables": {}}
 
-    def read(
-        self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"
-    ) -> dict[str, Tensor]:
-        """Knowledge of these rows in a view (or in one view each), decoded to f32, in the order asked for."""
-        items = self._items(view, rows)
+    def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        items = numbers(self.path, "item numbers", items, self._rows * self._views)
         return {name: self._decode("knowledge", name, items, device) for name in self._known(names)}
 
     def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        """What the teacher said of un-augmented evaluation images."""
         rows = numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
         return {name: self._decode("eval", name, rows, device) for name in self._known(names) if self.has_eval(name)}
 
-    def seeds(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
-        """The augmentation seeds of sample-views, as int64 bit patterns."""
-        return self._gather("seeds", self._items(view, rows)).view(np.int64)
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        return self._gather("seeds", numbers(self.path, "item numbers", items, self._rows * self._views)).view(np.int64)
 
     def records(self, name: str, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The stored bytes of knowledge, undecoded: uint8 [n, record size]."""
-        return self._bytes(f"knowledge/{self._known([name])[0]}", self._items(view, rows))
+        return self._bytes(f"knowledge/{self._known([name])[0]}", self.items(view, rows))
 
     def decode(self, name: str, records: Tensor) -> Tensor:
         """Stored bytes, on any device, as f32."""
         return self.layout.codecs[name].decode(records)
 
     def advise(self, view: int, names: Sequence[str]) -> None:
-        """Has the system read a view into memory while something else is done."""
         for name in names:
             place = self.layout.places[f"knowledge/{name}"]
             start = place.offset + view * self._rows * place.dtype.itemsize
@@ -122,27 +116,20 @@ class Cache:
             self._open().madvise(mmap.MADV_WILLNEED, first, start + self._rows * place.dtype.itemsize - first)
 
     def has_eval(self, name: str) -> bool:
-        """Whether it holds this knowledge of the evaluation images, too."""
         return f"eval/{name}" in self.layout.places
+
+    def bytes_of_view(self, names: Sequence[str]) -> int:
+        return self._rows * sum(self.layout.codecs[name].size for name in names)
+
+    def hold(self, view: int, names: Sequence[str], device) -> Held:
+        kept = {name: torch.from_numpy(self.records(name, view, range(self._rows))).to(device) for name in names}
+        return lambda rows: {name: self.decode(name, records[rows]) for name, records in kept.items()}
 
     def block_is_right(self, dataset: str, view: int, block: int) -> bool:
         """Whether a block is marked done and its bytes have the stored CRC."""
         offset, length, _ = self.layout.span(dataset, view, block)
         word = int(self._table(f"blocks/{dataset}").flat[view * self.layout.blocks(dataset)[1] + block])
         return word == DONE | zlib.crc32(memoryview(self._open())[offset : offset + length])
-
-    def _items(self, view, rows) -> np.ndarray:
-        rows = numbers(self.path, "rows", rows, self._rows)
-        if isinstance(view, int) and 0 <= view < self._views:  # by far the most frequent
-            return rows + view * self._rows if view else rows
-        view = array_of(view)
-        if view.ndim:
-            view = numbers(self.path, "views", view, self._views)
-            if len(view) != len(rows):
-                raise UsageError(self.path, f"one view, or {len(rows)}", f"{len(view)}", "give one for each row")
-        else:
-            view = int(numbers(self.path, "views", view[None], self._views)[0])
-        return view * self._rows + rows
 
     def _known(self, names: Sequence[str] | None) -> Sequence[str]:
         if names is None:
@@ -218,24 +205,6 @@ class Cache:
 def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
     """A finished cache. `check=False` leaves out the CRCs on first touch."""
     return Cache(path, check)
-
-
-def array_of(values) -> np.ndarray:
-    return values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def numbers(place: object, what: str, values, count: int) -> np.ndarray:
-    """Whole numbers from 0 to count-1 as int64 [n]; others are refused, not rounded or counted from the end."""
-    array = array_of(values)
-    if array.dtype != np.int64 and (array.dtype.kind in "iu" or not array.size):
-        array = array.astype(np.int64)
-    if array.dtype != np.int64 or array.ndim != 1:
-        found = f"{array.dtype}{list(array.shape)}"
-        raise UsageError(place, f"{what} as a list of whole numbers", found, "numpy.flatnonzero makes one of a mask")
-    if array.size and np.maximum.reduce(array.view(np.uint64)) >= count:  # a negative number is a huge one here
-        found = f"{array.min()} to {array.max()}"
-        raise UsageError(place, f"{what} from 0 to {count - 1}", found, "take views modulo `views`, rows below len()")
-    return array
 
 
 def require_finished(layout: Layout) -> int:

@@ -108,8 +108,8 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
     help="What dump-logits made; it names its data and view. Several: more views of one teacher, or several teachers.",
 )  # fmt: skip
 @click.option(
-    "--average", metavar="A", default="probability", show_default=True,
-    help="Of several teachers: logits, probability, or probability:T at a temperature.",
+    "--average", metavar="A",
+    help="Of several teachers: logits, probability, or probability:T at a temperature.  [default: probability]",
 )  # fmt: skip
 @click.option("--average-weights", type=Numbers(), metavar="X,X", help="Of several teachers.  [default: equal]")
 @click.option("--student", metavar="M", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")

@@ -6,11 +6,10 @@ loader (its workers ahead) -> teacher -> a few batches wait -> encode, checksum,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import torch
 
 from kdcache.batches import Loader
 from kdcache.cache import Writer
@@ -64,15 +63,17 @@ class Block:
     def __init__(self, writer: Writer, kind: str, view: int, number: int):
         self.writer, self.kind, self.view, self.number = writer, kind, view, number
         self.parts: list[dict[str, np.ndarray]] = []
+        self.seeds: list[np.ndarray] = []
 
-    def add(self, rows: torch.Tensor, knowledge: Knowledge) -> None:
+    def add(self, rows: np.ndarray, seeds: np.ndarray, knowledge: Knowledge) -> None:
         require_finite("the teacher", knowledge, rows)
         codecs = self.writer.layout.codecs
+        self.seeds.append(seeds)
         self.parts.append({name: codecs[name].encode(value).cpu().numpy() for name, value in knowledge.items()})
 
-    def store(self, seeds: np.ndarray | None) -> None:
-        if seeds is not None:
-            self.writer.put("seeds", self.view, self.number, seeds.view("<u8"))
+    def store(self) -> None:
+        if self.kind == "knowledge":  # renderings of evaluation images have no seeds
+            self.writer.put("seeds", self.view, self.number, np.concatenate(self.seeds).view("<u8"))
         for name in self.writer.layout.codecs:
             records = np.concatenate([part[name] for part in self.parts])
             self.writer.put(f"{self.kind}/{name}", self.view, self.number, records)
@@ -87,29 +88,27 @@ def fill(
     names = writer.layout.codecs
     with Behind() as behind:
         todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
-        for block, rows in answers(writer, teacher, loader, "knowledge", todo, behind, progress):
-            behind.do(block.store, loader.seeds(np.full_like(rows, block.view), rows))
+        fill_blocks(writer, teacher, loader, "knowledge", todo, behind, progress)
         if held_out:
             todo = undone(writer, [f"eval/{name}" for name in names], ranks)
-            for block, _ in answers(writer, teacher, held_out, "eval", todo, behind, progress):
-                behind.do(block.store, None)
+            fill_blocks(writer, teacher, held_out, "eval", todo, behind, progress)
     writer.sync(always=True)
 
 
-def answers(
+def fill_blocks(
     writer: Writer, teacher: LiveTeacher | KnownTeacher, loader: Loader, kind: str, todo: list, behind: Behind, progress
-) -> Iterator[tuple[Block, np.ndarray]]:
-    """Each block with its rows, all its answers on their way; its batches are cut the same way every time."""
+) -> None:
+    """These blocks, each of whose batches is cut the same way every time."""
     size, n, layout = teacher.forward.batch, len(loader.source), writer.layout
     spans = ((view, block_rows(layout, block, n)) for view, block in todo)
     plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
     batches = loader.run(plan, pixels=teacher.sees)
     for view, number in progress(todo, total=len(todo), desc=f"dumping {kind}"):
-        block, rows = Block(writer, kind, view, number), block_rows(layout, number, n)
-        for _ in range(0, len(rows), size):
+        block = Block(writer, kind, view, number)
+        for _ in range(0, len(block_rows(layout, number, n)), size):
             batch = next(batches)
-            behind.do(block.add, batch.rows, teacher(batch))
-        yield block, rows
+            behind.do(block.add, batch.rows, batch.seeds, teacher(batch))
+        behind.do(block.store)
 
 
 def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:

@@ -51,7 +51,7 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
     method = method or build_method(options.method, every, every)  # no student yet: one of the same shapes
     if not method.taps:
         raise UsageError("--method", "a method that asks a teacher", options.method, "try st")
-    seeds = Seeded(view, options.seed, options.first_view)
+    seeds = Seeded(view, options.seed, len(data.train), options.first_view)
     loader = Loader(data.train, view, seeds, options.device, options.workers)
     held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
     shard = options.shard and Ranks(options.shard[0] - 1, options.shard[1])

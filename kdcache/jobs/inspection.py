@@ -64,7 +64,7 @@ def show(file: str, out: str, rows: int, views: int, data: str | None, augment: 
         raise UsageError(f"--out {out}", "a name that ends in .png", place.suffix, "the contact sheet is a PNG")
     cache = open_cache(file)
     opened = Data.of_cache(cache, data, augment)
-    return contact_sheet(cache, Loader(opened.train, opened.view, cache.seeds), rows, views, place)
+    return contact_sheet(cache, Loader(opened.train, opened.view, cache), rows, views, place)
 
 
 def evaluate(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdcache import models
 from kdcache.batches import Loader
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Store, open_cache
 from kdcache.cache.joined import join
 from kdcache.errors import CacheError, TeacherError, UsageError
 from kdcache.jobs.data import Data, describe, load_teacher
@@ -44,7 +44,7 @@ class Student:
     model: str
     method: str
     settings: Settings
-    cache: Cache | None = None
+    cache: Store | None = None
     live: Network | None = None
     pseudo: PseudoTeacher | None = None
     views: int | None = None
@@ -59,7 +59,7 @@ class Student:
         check_output(networks[0], self.data.image)
         method = self.built(networks[0])
         networks += [self.data.network(self.model, self.settings.seed + i) for i in range(1, method.students)]
-        view, seeds = self.data.view, self.cache.seeds if self.cache else self.key
+        view, seeds = self.data.view, self.cache or self.key
         loader = Loader(self.data.train, view, seeds, self.device, self.workers)
         if self.cache:
             require_pixels(self.cache, loader)
@@ -92,8 +92,8 @@ class Student:
             return shapes(self.live, self.live.taps, self.data.image)
         if self.pseudo or not self.cache:
             return {}
-        stored = {name: codec.shape for name, codec in self.cache.layout.codecs.items()}
-        return {name: tuple(shape) for name, shape in (stored | self.cache.meta["teacher"].get("shapes", {})).items()}
+        shown = self.cache.shapes | self.cache.meta["teacher"].get("shapes", {})
+        return {name: tuple(shape) for name, shape in shown.items()}
 
     def teacher(self, method: Method, loader: Loader, stack: contextlib.ExitStack) -> Teacher:
         """Whoever answers: a network in the loop, the cache, or nobody."""
@@ -129,14 +129,14 @@ class Student:
 
     def names(self, method: Method) -> list[str]:
         """The knowledge that a method reads: what its projection of such a teacher would be called."""
-        codecs, shown = self.cache.layout.codecs, self.shown()
+        stored, shown = self.cache.shapes, self.shown()
 
         def refuse(expected: str, found: str):
             remedy = f"dump again with --method {self.method}"
             raise CacheError(self.cache.path, f"{expected}, which {self.method} needs", found, remedy)
 
         if missing := [tap for tap in method.taps if tap not in shown]:
-            refuse(f"knowledge of {missing[0]}", f"only {', '.join(codecs)}")
+            refuse(f"knowledge of {missing[0]}", f"only {', '.join(stored)}")
         try:
             method.use(self.cache.constants)
         except UsageError as error:
@@ -144,10 +144,10 @@ class Student:
         with torch.no_grad():
             wanted = method.project({tap: torch.zeros(2, *shown[tap]) for tap in method.taps})
         for name, value in wanted.items():
-            if name not in self.cache.names:
-                refuse(f"knowledge {name!r}", f"only {', '.join(self.cache.names)}")
-            if tuple(codecs[name].shape) != value.shape[1:]:
-                refuse(f"{name} of shape {tuple(value.shape[1:])}", f"{tuple(codecs[name].shape)}")
+            if name not in stored:
+                refuse(f"knowledge {name!r}", f"only {', '.join(stored)}")
+            if stored[name] != value.shape[1:]:
+                refuse(f"{name} of shape {tuple(value.shape[1:])}", f"{stored[name]}")
         return list(wanted)
 
     def judged(self) -> Tensor | None:
@@ -157,7 +157,7 @@ class Student:
         held_out = self.data.held_out
         if not len(held_out):
             return None
-        if self.cache and "eval/logits" in self.cache.layout.places:
+        if self.cache and self.cache.has_eval("logits"):
             stored = self.cache.meta["eval"]
             if (stored["rows"], stored.get("fingerprint")) == (len(held_out), held_out.fingerprint()):
                 return self.cache.read_eval(np.arange(len(held_out)), ["logits"])["logits"]
@@ -191,9 +191,9 @@ def open_student_data(
     data: str | None,
     augment: str | None,
     fraction: float,
-    average: str = "probability",
+    average: str | None = None,
     weights: Sequence[float] | None = None,
-) -> tuple[Data, Cache | None]:
+) -> tuple[Data, Store | None]:
     """The data of a training: a cache names its own. Several of one teacher are more views, of several an average."""
     caches = [caches] if isinstance(caches, str) else list(caches or ())
     if not caches:
@@ -204,8 +204,10 @@ def open_student_data(
     return Data.of_cache(opened, data, augment), opened
 
 
-def average_of(text: str) -> tuple[str, float]:
+def average_of(text: str | None) -> tuple[str | None, float]:
     """`logits`, `probability`, or `probability:4` at a temperature."""
+    if text is None:
+        return None, 1.0
     space, _, temperature = text.partition(":")
     try:
         value = float(temperature or 1)
@@ -222,7 +224,7 @@ def default_student(data: Data) -> str:
 
 
 def live_teacher(
-    live: bool, teacher: str | None, weights: str | None, cache: Cache | None, data: Data, root
+    live: bool, teacher: str | None, weights: str | None, cache: Store | None, data: Data, root
 ) -> Network | None:
     """The network of `--live`; the cache's own where none is named."""
     if not live:

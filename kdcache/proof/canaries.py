@@ -26,9 +26,10 @@ def made(loader: Loader, teacher: LiveTeacher | KnownTeacher, key: int, views: i
     """Some sample-views with the CRC of their pixels and the teacher's answer; refuses a view that varies."""
     n = len(loader.source)
     items = sample_views(key, CANARIES, n, views, CANARY)
-    images = loader.images(items)
+    batch = loader.show(items)
+    images = batch.images
     require_replay(loader, items, images)
-    looks = teacher.show(loader.batch(images, items, None))
+    looks = teacher.show(batch)
     require_finite("the teacher", looks, items % n)
     found = {
         "view": items // n,
@@ -55,7 +56,7 @@ def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> N
     if not loader.view.native:
         library = loader.view.plain
         n, few = len(loader.source), items[:4]
-        given = loader.source.read(few % n), torch.from_numpy(loader.seeds(few // n, few % n))
+        given = loader.source.read(few % n), torch.from_numpy(loader.seeds.seeds_of(few))
         pairs.append((library.render(*given), render_elsewhere(library, *given)))
     for first, second in pairs:
         if not torch.equal(first.cpu(), second.cpu()):

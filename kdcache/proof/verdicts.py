@@ -154,7 +154,7 @@ def verify(
         require_source(cache, source)
         yield Check("source", True, f"{source.spec} is the data it was made from")
         yield Check("images", True, require_images(cache, source, progress))
-        loader = Loader(source, view, cache.seeds)
+        loader = Loader(source, view, cache)
         yield Check("pixels", True, require_pixels(cache, loader))
         if teacher:
             require_teacher(cache, described)

@@ -45,7 +45,7 @@ def contact_sheet(cache: Cache, loader: Loader, rows: int, views: int, path: Pat
     sheet = Sheet(cache, chosen, answers, loader.view)
     for view in range(views):
         items = view * len(cache) + chosen
-        batch = loader.batch(loader.images(items), items, None)
+        batch = loader.show(items)
         for line in range(len(chosen)):
             sheet.add(view, line, batch)
     try:

@@ -35,7 +35,7 @@ class KnownTeacher:
 
     def show(self, batch: Batch) -> Knowledge:
         """The same, as what a network would show."""
-        logits = self.answers.logits(np.asarray(batch.views), np.asarray(batch.rows))
+        logits = self.answers.logits(batch.views, batch.rows)
         return {"logits": torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32)).to(self.device)}
 
     def over(self, loader) -> Iterator:

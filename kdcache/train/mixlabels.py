@@ -44,21 +44,22 @@ class MixingLoader:
 
     def partners(self, items: np.ndarray, epoch: int) -> np.ndarray:
         n = len(self.source)
-        views, rows = np.divmod(items, n)
-        return views * n + bijection(rows, n, self.key, epoch, PARTNER)
+        rows = items % n
+        return items - rows + bijection(rows, n, self.key, epoch, PARTNER)
 
     def mixed(self, both: Batch) -> Pair:
         own, other = halves(both)
-        seeds = sample_seeds(self.key, np.int64(both.epoch or 0), own.rows.numpy())
+        seeds = sample_seeds(self.key, np.int64(both.epoch or 0), own.rows)
         shares = self.mixing.kept(seeds, self.view.size).to(self.device)
         images = self.mixing.mix(own.images, other.images, seeds)
-        return Pair(images, own.targets, own.rows, own.views, both.epoch, other.targets, shares, (own, other))
+        size, epoch = both.rows_per_view, both.epoch
+        return Pair(images, own.targets, own.items, size, epoch, other.targets, shares, of=(own, other))
 
 
 def halves(both: Batch) -> tuple[Batch, Batch]:
-    n = len(both) // 2
-    parts = (both.images, both.targets, both.rows, both.views)
-    return Batch(*(p[:n] for p in parts), both.epoch), Batch(*(p[n:] for p in parts), both.epoch)
+    n, size, epoch = len(both) // 2, both.rows_per_view, both.epoch
+    parts = both.images, both.targets, both.items
+    return Batch(*(p[:n] for p in parts), size, epoch), Batch(*(p[n:] for p in parts), size, epoch)
 
 
 class MixedAnswers:

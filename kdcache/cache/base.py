@@ -1,0 +1,145 @@
+"""What can be read of finished caches, whether it is one file or several that are read as one."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from kdcache.errors import UsageError
+from kdcache.types import Shapes
+
+Held = Callable[[Tensor], dict[str, Tensor]]
+"""The knowledge of one view that lies on a device: rows there -> decoded."""
+
+
+class Store(abc.ABC):
+    """Knowledge by item number, v*N+i for row i of N in view v, beside the facts of the file it comes from."""
+
+    path: Path
+    """Of the file, or of the first of several; errors name it."""
+
+    @property
+    @abc.abstractmethod
+    def meta(self) -> dict:
+        """The header: source, view, teacher, forward settings, knowledge."""
+
+    @property
+    @abc.abstractmethod
+    def files(self) -> Sequence[Store]:
+        """The files that it reads: itself, or those that were joined."""
+
+    @property
+    @abc.abstractmethod
+    def views(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def shapes(self) -> Shapes:
+        """Of the knowledge in it, by name: the shape of one row."""
+
+    @property
+    @abc.abstractmethod
+    def labels(self) -> np.ndarray:
+        """int64 [N]; -1 where there is none."""
+
+    @property
+    @abc.abstractmethod
+    def digests(self) -> np.ndarray:
+        """uint64 [N]: a hash of each image."""
+
+    @property
+    @abc.abstractmethod
+    def constants(self) -> Mapping[str, Tensor]:
+        """What a method made of the teacher before the dump."""
+
+    @property
+    @abc.abstractmethod
+    def canaries(self) -> Mapping[str, np.ndarray]:
+        """Some sample-views that prove that replay still gives what the teacher saw."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """N, the rows of a view."""
+
+    @abc.abstractmethod
+    def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        """Knowledge of sample-views, decoded to f32, in the order asked for."""
+
+    @abc.abstractmethod
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        """The augmentation seeds of sample-views, as int64 bit patterns."""
+
+    @abc.abstractmethod
+    def has_eval(self, name: str) -> bool:
+        """Whether it holds this knowledge of the evaluation images, too."""
+
+    @abc.abstractmethod
+    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        """What the teacher said of un-augmented evaluation images."""
+
+    @abc.abstractmethod
+    def advise(self, view: int, names: Sequence[str]) -> None:
+        """Has the system read a view into memory while something else is done."""
+
+    @abc.abstractmethod
+    def bytes_of_view(self, names: Sequence[str]) -> int:
+        """The size of what `hold` keeps."""
+
+    @abc.abstractmethod
+    def hold(self, view: int, names: Sequence[str], device) -> Held:
+        """A view's knowledge, copied to a device."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the knowledge in it."""
+        return list(self.shapes)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.meta["source"]["classes"]
+
+    def read(
+        self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"
+    ) -> dict[str, Tensor]:
+        """Knowledge of these rows in a view (or in one view each), decoded to f32, in the order asked for."""
+        return self.gather(self.items(view, rows), names, device)
+
+    def seeds(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        """The augmentation seeds of these rows in a view (or in one view each)."""
+        return self.seeds_of(self.items(view, rows))
+
+    def items(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        """The item numbers of rows in a view, or in one view each."""
+        n, rows = len(self), numbers(self.path, "rows", rows, len(self))
+        if isinstance(view, int) and 0 <= view < self.views:  # by far the most frequent
+            return rows + view * n if view else rows
+        view = array_of(view)
+        if view.ndim:
+            view = numbers(self.path, "views", view, self.views)
+            if len(view) != len(rows):
+                raise UsageError(self.path, f"one view, or {len(rows)}", f"{len(view)}", "give one for each row")
+        else:
+            view = int(numbers(self.path, "views", view[None], self.views)[0])
+        return view * n + rows
+
+
+def array_of(values) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def numbers(place: object, what: str, values, count: int) -> np.ndarray:
+    """Whole numbers from 0 to count-1 as int64 [n]; others are refused, not rounded or counted from the end."""
+    array = array_of(values)
+    if array.dtype != np.int64 and (array.dtype.kind in "iu" or not array.size):
+        array = array.astype(np.int64)
+    if array.dtype != np.int64 or array.ndim != 1:
+        found = f"{array.dtype}{list(array.shape)}"
+        raise UsageError(place, f"{what} as a list of whole numbers", found, "numpy.flatnonzero makes one of a mask")
+    if array.size and np.maximum.reduce(array.view(np.uint64)) >= count:  # a negative number is a huge one here
+        found = f"{array.min()} to {array.max()}"
+        raise UsageError(place, f"{what} from 0 to {count - 1}", found, "take views modulo `views`, rows below len()")
+    return array
