@@ -13,8 +13,8 @@ import torch
 
 from kdcache.cache import open_cache
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.creation import lay_out
-from kdcache.cache.layout import Layout, collect, read_layout, sealed_crc
+from kdcache.cache.hdf5 import ALIGNMENT, lay_out
+from kdcache.cache.layout import Layout, read_layout, sealed_crc
 from kdcache.errors import CacheError
 from kdcache.proof.verdicts import verify
 
@@ -65,14 +65,32 @@ def forged(source: Path, path: Path, changes: dict | None = None, meta=None) -> 
         changes = changes | {"meta": np.frombuffer(text, dtype="u1")}
     content = {name: array for name, array in (content | changes).items() if array is not None}
     kinds |= {name: (array.dtype, array.shape) for name, array in changes.items() if array is not None}
-    lay_out(path, {name: kinds[name] for name in content}, content)
-    with h5py.File(path) as file:
-        places = collect(path, file)
-    with open(path, "r+b") as file:
+    structures, places, size = lay_out({name: kinds[name] for name in content})
+    with open(path, "w+b", buffering=0) as file:
+        file.write(structures)
+        file.truncate(size)
+        for name, array in content.items():
+            os.pwrite(file.fileno(), array.tobytes(), places[name].offset)
         if "seal" in places:
             seal = sealed_crc(Layout(path, {}, places), file)
             os.pwrite(file.fileno(), seal.to_bytes(4, "little"), places["seal"].offset)
     return path
+
+
+def lay_out_by_libhdf5(path: Path, shapes: dict) -> None:
+    """Lays a file out as kdcache did when libhdf5 wrote its files: groups of more than 8 links are dense."""
+    v108 = ("v108", "v108")
+    with h5py.File(path, "w", libver=v108, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+        for name, (dtype, shape) in sorted(shapes.items()):
+            made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            made.set_layout(h5py.h5d.CONTIGUOUS)
+            made.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            made.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            made.set_obj_track_times(False)
+            links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+            links.set_create_intermediate_group(True)
+            kind = h5py.h5t.py_create(dtype, logical=True)
+            h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), made, links)
 
 
 def mark(path: Path, dataset: str, view: int, block: int, word: bytes) -> None:

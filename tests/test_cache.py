@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kdcache.cache import open_cache
-from kdcache.cache.layout import ALIGNMENT, part_of
+from kdcache.cache.hdf5 import ALIGNMENT
+from kdcache.cache.layout import part_of
 from kdcache.cache.meta import parse
 from kdcache.errors import CacheError, UsageError
 from kdcache.seeds import sample_seeds

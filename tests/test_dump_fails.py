@@ -173,7 +173,7 @@ def can_mount() -> bool:
     ("options", "said"),
     [
         pytest.param("size=8k", "MB of free space", marks=pytest.mark.slow),
-        ("size=120k", "room for the whole file, found No space left on device"),
+        ("size=60k", "room for the whole file, found No space left on device"),
         ("ro", "permission to write there, found a read-only"),
     ],
 )

@@ -1,7 +1,10 @@
 """Files that are made up, with a right seal: what no header may say, and what it says has to be there."""
 
 import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +33,7 @@ SHAPES = {
     "canaries/view": [np.full(64, -1)],
     "canaries/logits": [np.zeros(64, "V8"), np.zeros((5, 10), "<f4"), np.full((64, 10), np.nan, "<f4")],
     "canaries/thumb": [np.zeros((64, 3, 8, 7), "u1"), np.zeros((64, 3, 8, 8), "f4")],
-    "constants/x": [np.zeros(4, "V8"), np.zeros(4, "<c8")],
+    "constants/x": [np.zeros(4, "V8"), np.zeros(4, [("real", "<f4"), ("imag", "<f4")])],
 }
 
 
@@ -150,3 +153,13 @@ def test_every_codec_is_attacked():
 def test_a_header_that_is_too_long(forge, monkeypatch):
     monkeypatch.setattr("kdcache.cache.layout.LONGEST", 100)
     assert "a header of at most 100 bytes" in refused(forge())
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_structures_that_a_stranger_changed(count):
+    command = [sys.executable, Path(__file__).parent / "attacks" / "headers.py", "--count", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    counts = json.loads(done.stdout)
+    assert sum(counts.values()) == count
+    assert counts["refused"] > count / 2

@@ -15,36 +15,37 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from kdcache.cache.layout import ALIGNMENT, DONE, filled_datasets, part_of, read_layout
+from kdcache.cache.hdf5 import lay_out
+from kdcache.cache.layout import DONE, Layout, filled_datasets, part_of, read_layout
 from kdcache.cache.meta import to_bytes
 from kdcache.errors import CacheError
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 PATIENCE = 10.0
-SLACK = 4 * ALIGNMENT  # of each dataset: for its alignment, its header and its share of the groups
 
 
 def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
     """Makes X.part at its full size, or none at all. `known` are the datasets whose content is known already."""
     part = part_of(path)
     shapes, content = outline(meta, known)
+    _, codecs = filled_datasets(meta, "/meta")
     require_room(path, bytes_of(meta, known))
     try:
         clear_leftovers(part)
         with alone_in(part.absolute().parent), private_file(part) as (private, descriptor):
-            # HDF5 takes a full disk badly: what it is going to need is asked for before, and freed again by `lay_out`
-            reserve(descriptor, bytes_of(meta, known) + len(shapes) * SLACK)
-            lay_out(private, shapes, content)
-            for offset, length in written(private, meta):
+            structures, places, size = lay_out(shapes)
+            os.ftruncate(descriptor, size)
+            for offset, length in room(Layout(private, meta, places, codecs), size):
                 reserve(descriptor, length, offset)
-            os.fsync(descriptor)
+            fill_in(descriptor, {0: structures} | {places[name].offset: of.tobytes() for name, of in content.items()})
+            if read_layout(private).places != places:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
             if not path.exists():
                 name_it(private, part)
         sync_folder(part)
-    except (OSError, RuntimeError) as error:  # h5py has both for a disk that is full
+    except OSError as error:
         raise refused(path, error) from None
 
 
@@ -66,14 +67,32 @@ def bytes_of(meta: dict, known: Mapping[str, np.ndarray]) -> int:
     return sum(sizes.values()) - shared + -(-shared // meta.get("shard", {"of": 1})["of"])
 
 
-def written(path: Path, meta: dict) -> Iterator[tuple[int, int]]:
+def fill_in(descriptor: int, pieces: Mapping[int, bytes]) -> None:
+    """Writes what is known, by its offset, and reads it again: a file that gets a name holds all of it."""
+    for offset, data in pieces.items():
+        write(descriptor, data, offset)
+    os.fsync(descriptor)
+    if any(os.pread(descriptor, len(data), offset) != data for offset, data in pieces.items()):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def write(descriptor: int, data, offset: int) -> None:
+    """All of it, however little the system takes at a time."""
+    data = memoryview(data)
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def room(layout: Layout, size: int) -> Iterator[tuple[int, int]]:
     """Offset and length of what has to have room on the disk: all of a file, but of a shard's blocks its own alone."""
-    if "shard" not in meta:
-        yield 0, os.path.getsize(path)
+    if "shard" not in layout.meta:
+        yield 0, size
         return
-    layout = read_layout(path)
+    yield 0, min(place.offset for place in layout.places.values())
+    filled = layout.filled()
     for name, place in layout.places.items():
-        if name not in layout.filled():
+        if name not in filled:
             yield place.offset, place.nbytes
             continue
         for view, block in np.argwhere(layout.share(name)).tolist():
@@ -118,17 +137,6 @@ def clear_leftovers(part: Path) -> None:
                 entry.unlink(missing_ok=True)
 
 
-def lay_out(path: Path, shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], content: Mapping[str, np.ndarray]):
-    """Writes HDF5's own structures, once and for all, and what is known already."""
-    # version 2 of HDF5's structures carries checksums, and any tool since 1.8 reads it
-    v108 = ("v108", "v108")
-    with h5py.File(path, "w", libver=v108, locking=False, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-        for name, (dtype, shape) in sorted(shapes.items()):
-            allocate(file, name, dtype, shape)
-        for name, array in sorted(content.items()):
-            file[name][...] = array
-
-
 def reserve(descriptor: int, size: int, offset: int = 0) -> None:
     """Takes the space now, where the system can do so; elsewhere that there was enough has to do."""
     if hasattr(os, "posix_fallocate"):
@@ -156,19 +164,6 @@ def word_of(data) -> int:
     return DONE | zlib.crc32(data)
 
 
-def allocate(file: h5py.File, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """A contiguous dataset whose place in the file is fixed now; nothing is written to it."""
-    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    created.set_layout(h5py.h5d.CONTIGUOUS)
-    created.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    created.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    created.set_obj_track_times(False)  # the time of day is no part of the file
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_create_intermediate_group(True)
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), created, links)
-
-
 def require_room(path: Path, need: int = 0) -> None:
     """Refuses a folder that is missing, read-only or too full for so many bytes."""
     folder = path.absolute().parent
@@ -190,10 +185,9 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def refused(path: Path, error: Exception) -> CacheError:
+def refused(path: Path, error: OSError) -> CacheError:
     """What the file system said, as one line."""
-    # HDF5 tells the number in words only
-    number = getattr(error, "errno", None) or int((re.findall(r"errno = (\d+)", str(error)) or [0])[0])
+    number = error.errno
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CacheError(path, "room for the whole file", os.strerror(number), "free some space or choose another -o")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -11,24 +11,22 @@
     /blocks/<dataset>   u64[V,NB]    per block of rows: DONE in the high half, CRC-32 in the low half
     /seal               u32          CRC-32 over what is not filled in, written last
 
-Invariants: every dataset is contiguous, unfiltered, allocated at creation and aligned to 4096 bytes. HDF5 writes
-once, at creation, under a private name; after that only the bytes of datasets change, by pwrite. A file is called
+Invariants: every dataset is contiguous, unfiltered, allocated at creation and aligned to 4096 bytes. HDF5's structures
+are written once, at creation, under a private name; after that only the bytes of datasets change. A file is called
 X.part until its last block and its seal are on disk. No pickle. A row of zeros in /blocks is a block not yet done.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from kdcache import codecs
+from kdcache.cache.hdf5 import SIGNATURE, Place, read_structure
 from kdcache.cache.meta import LONGEST, REMEDY, parse
 from kdcache.cache.ranks import Ranks
 from kdcache.codecs import Codec
@@ -36,26 +34,10 @@ from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32
 BLOCK_ROWS = 1024
-ALIGNMENT = 4096
 SEALED = ("meta", "labels")  # with canaries and constants: what the seal covers
 CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits` and `thumb`, where there are some
 THUMB = (3, 8, 8)
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-DEPTH, OBJECTS = 4, 10_000  # no file of ours nests deeper or holds more
 CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one dataset lies."""
-
-    offset: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return self.dtype.itemsize * math.prod(self.shape)
 
 
 @dataclass
@@ -132,19 +114,17 @@ def read_layout(path: Path) -> Layout:
     """Opens, checks and closes a file. Whatever is wrong with it is one clear error."""
     try:
         require_file(path)
-        # nothing of ours ever changes what HDF5 itself wrote, so there is nothing to lock
-        with h5py.File(path, "r", locking=False) as file:
-            places = collect(path, file)
         with open(path, "rb") as file:
-            meta = parse(path, read_meta(path, places, file))
+            structure = read_structure(file.fileno())
+            meta = parse(path, read_meta(path, structure.places, file))
         shapes, found = filled_datasets(meta, path)
-        layout = Layout(path, meta, places, found)
+        layout = Layout(path, meta, structure.places, found)
         check(layout, shapes)
     except PermissionError:
         raise CacheError(path, "a readable file", "no permission", "check its mode and owner") from None
     except CacheError:
         raise
-    except Exception as error:  # a damaged or hostile file may lead HDF5 and JSON anywhere
+    except Exception as error:  # a damaged or hostile file may lead JSON and NumPy anywhere
         found = " ".join(str(error).split())[:160] or type(error).__name__
         raise CacheError(path, "a whole cache file", found, REMEDY) from None
     return layout
@@ -179,34 +159,6 @@ def read_meta(path: Path, places: dict[str, Place], file) -> bytes:
     if place.nbytes > LONGEST:
         raise CacheError(path, f"a header of at most {LONGEST} bytes", f"{place.nbytes}", REMEDY)
     return os.pread(file.fileno(), place.nbytes, place.offset)
-
-
-def collect(path: Path, file: h5py.File) -> dict[str, Place]:
-    """The place of every dataset, refused unless it is contiguous and inside the file."""
-    places, size = {}, os.path.getsize(path)
-    for name, item in datasets(path, file):
-        place = Place(item.id.get_offset(), item.dtype, item.shape)
-        if item.chunks or item.external or place.offset is None or place.shape is None:
-            raise CacheError(f"{path}:/{name}", "a contiguous dataset", "a chunked, outside or empty one", REMEDY)
-        if place.offset < 0 or place.offset + place.nbytes > size:
-            found = f"bytes up to {place.offset + place.nbytes} of {size}"
-            raise CacheError(f"{path}:/{name}", "data inside the file", found, REMEDY)
-        places[name] = place
-    return places
-
-
-def datasets(path: Path, group: h5py.Group, prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every dataset below a group, by its full name; links that lead elsewhere are refused, not followed."""
-    if not depth or len(group) > OBJECTS:
-        raise CacheError(f"{path}:/{prefix}", "the groups of a cache", "more or deeper ones", REMEDY)
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise CacheError(f"{path}:/{prefix}{name}", "data of this file", "a link to elsewhere", REMEDY)
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            yield from datasets(path, item, f"{prefix}{name}/", depth - 1)
-        elif isinstance(item, h5py.Dataset):
-            yield f"{prefix}{name}", item
 
 
 def check(layout: Layout, shapes: dict) -> None:

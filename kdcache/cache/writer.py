@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.creation import clear_leftovers, refused, sync_folder, word_of
+from kdcache.cache.creation import clear_leftovers, refused, sync_folder, word_of, write
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
 from kdcache.cache.ranks import Ranks
 from kdcache.errors import CacheError
@@ -130,11 +130,8 @@ class Writer(Blocks):
         self.close()
 
     def _write(self, data, offset: int) -> None:
-        data = memoryview(data)
         try:
-            while data:
-                written = os.pwrite(self.file.fileno(), data, offset)
-                data, offset = data[written:], offset + written
+            write(self.file.fileno(), data, offset)
         except OSError as error:
             raise refused(self.path, error) from None
 
