@@ -6,8 +6,11 @@ import importlib
 import operator
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kdcache.errors import UsageError, reason
 
@@ -33,8 +36,35 @@ def imported(name: str, made: str, place: str | None = None) -> Callable:
             factory = operator.attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # the module may be anybody's code
         remedy = "check the spelling; the current folder is searched first"
-        raise UsageError(place or name, "MODULE:FACTORY that can be imported", reason(error), remedy) from error
+        found, remedy = blamed(error, remedy)
+        raise UsageError(place or name, "MODULE:FACTORY that can be imported", found, remedy) from error
     if not callable(factory):
         found, remedy = type(factory).__name__, "name a function or class"
         raise UsageError(place or name, f"a function that returns {made}", found, remedy)
     return factory
+
+
+def blamed(error: Exception, remedy: str = "") -> tuple[str, str]:
+    """An error of the user's code: what it was and where, and what to do; `remedy` if it came from elsewhere."""
+    where = place_in_code(error)
+    if not where:
+        return reason(error), remedy
+    return f"{reason(error)}, in {where}", "correct it there; KDCACHE_DEBUG=1 shows the whole traceback"
+
+
+def place_in_code(error: Exception) -> str:
+    """File and line of the innermost call that is neither ours nor an installed package's."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}" if error.filename else ""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def is_users(file: str) -> bool:
+    path, installed = Path(file), sysconfig.get_paths()
+    others = [
+        Path(__file__).parent,
+        *(Path(installed[kind]) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
+    ]
+    packed = {"site-packages", "dist-packages"} & {*path.parts}
+    return path.is_absolute() and not packed and not any(path.is_relative_to(other) for other in others)

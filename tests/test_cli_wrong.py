@@ -245,3 +245,35 @@ def test_a_bug_of_ours_shows_where_it_is(monkeypatch):
     monkeypatch.setattr("kdcache.cache.summary.summary", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         kdcache("inspect a.h5")
+
+
+# The traceback, for whoever asks
+
+ASKING = {
+    "before": ("--debug {}", None),
+    "behind": ("{} --debug", None),
+    "in the environment": ("{}", "1"),
+}
+
+
+@pytest.mark.parametrize("way", ASKING)
+def test_debug_shows_the_traceback_of_anything(way, nets, monkeypatch):
+    line, variable = ASKING[way]
+    if variable:
+        monkeypatch.setenv("KDCACHE_DEBUG", variable)
+    for command, code, words in (
+        (f"train-teacher --model {nets}:raising {DATA} {SHORT}", 2, ["in raising", "RuntimeError: boom"]),
+        ("evaluate none.safetensors", 1, ["FileNotFoundError", "TeacherError"]),
+        ("train-teacher --model tiny --epochs x", 2, ["UsageError"]),
+    ):
+        said = kdcache(line.format(command))
+        assert (said.code, said.out) == (code, "")
+        assert "Traceback (most recent call last):" in said.err
+        assert all(word in said.err for word in words), said.err
+        assert said.err.splitlines()[-1].startswith("kdcache: ")
+
+
+def test_no_debug_no_traceback(nets, monkeypatch):
+    monkeypatch.setenv("KDCACHE_DEBUG", "0")
+    refused(f"train-teacher --model {nets}:raising {DATA} {SHORT}", 2, "boom")
+    assert "--debug" in good("--help").out

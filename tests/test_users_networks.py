@@ -7,7 +7,7 @@ import torch
 from model_cases import MEAN, STD, hooks, make, refusal
 
 from kdcache.errors import UsageError
-from kdcache.models import weights
+from kdcache.models import CLASSES, weights
 from kdcache.models.network import check_output, shapes
 
 NETS = """
@@ -45,6 +45,21 @@ def tuples(classes):
 def fails(classes):
     raise RuntimeError("first line\\nsecond line")
 
+def fails_below(classes):
+    return Net("ten")
+
+def small(width=16):
+    return Net(width)
+
+def behind(width, n_classes=10):
+    return Net(n_classes)
+
+def keywords(width=16, **options):
+    return Net(options["num_classes"])
+
+def positional(classes, /):
+    return Net(classes)
+
 def number(classes):
     return classes
 
@@ -60,7 +75,7 @@ def nets(in_tmp, monkeypatch):
     return name
 
 
-@pytest.mark.parametrize("factory", ["make", "named", "fixed", "Net"])
+@pytest.mark.parametrize("factory", ["make", "named", "fixed", "Net", "keywords"])
 def test_a_factory_of_the_users(nets, factory):
     before = torch.get_rng_state()
     network = make(f"{nets}:{factory}", seed=5)
@@ -68,6 +83,27 @@ def test_a_factory_of_the_users(nets, factory):
     assert weights.fingerprint(network) == weights.fingerprint(make(f"{nets}:{factory}", seed=5))
     check_output(network, (3, 16, 16))
     assert shapes(network, ["f1.post"], (3, 16, 16)) == {"f1.post": (4, 14, 14)}
+
+
+@pytest.mark.parametrize("spelling", CLASSES)
+def test_the_number_of_classes_goes_by_name(in_tmp, spelling):
+    name = f"spelt_{spelling}_{hashlib.md5(str(in_tmp).encode()).hexdigest()}"
+    made = f"    return nn.Sequential(nn.Flatten(), nn.Linear(width, {spelling}))"
+    (in_tmp / f"{name}.py").write_text(f"from torch import nn\ndef make(width=48, *, {spelling}=3):\n{made}\n")
+    check_output(make(f"{name}:make", classes=7), (3, 4, 4))
+
+
+@pytest.mark.parametrize("factory", ["torchvision.models:resnet18", "torchvision.models.resnet:resnet18"])
+def test_networks_of_others_get_it_among_their_keywords(factory):
+    assert make(factory, classes=7).body.fc.out_features == 7
+
+
+def test_no_other_parameter_is_given_the_number_of_classes(nets):
+    for factory, shown in {"small": "small(width=16)", "positional": "positional(classes, /)"}.items():
+        error = refusal(make, f"{nets}:{factory}")
+        assert (error.place, error.found) == (f"{nets}:{factory}", shown)
+        assert "called classes or num_classes" in error.expected
+        assert f"`def make(num_classes): return {factory}(...)`" in error.remedy
 
 
 def test_a_factory_gets_its_options(nets):
@@ -92,13 +128,37 @@ def test_a_users_network_is_saved_and_loaded_by_name(nets, images):
         (":make", "ValueError: Empty module name"),
         ("{nets}:constant", "int"),
         ("{nets}:number", "int"),
-        ("{nets}:fails", "RuntimeError: first line"),
     ],
 )
 def test_a_factory_that_fails_is_told_so(nets, name, found):
     error = refusal(make, name.format(nets=nets))
     assert isinstance(error, UsageError)
     assert (error.place, error.found) == (name.format(nets=nets), found.format(nets=nets))
+
+
+def test_an_error_inside_a_factory_says_where(nets, in_tmp):
+    source = (in_tmp / f"{nets}.py").read_text().splitlines()
+    lines = {
+        "fails": ('    raise RuntimeError("first line\\nsecond line")', "RuntimeError: first line"),
+        "fails_below": (
+            '        self.add_module("1", nn.Linear(4, classes))',
+            "TypeError: ",
+        ),
+        "behind": ("", "TypeError: behind() missing 1 required positional argument: 'width'"),
+    }
+    for factory, (line, said) in lines.items():
+        error = refusal(make, f"{nets}:{factory}")
+        assert error.found.startswith(said)
+        if line:
+            assert error.found.endswith(f", in {in_tmp / nets}.py:{source.index(line) + 1}")
+        assert "KDCACHE_DEBUG=1 shows the whole traceback" in error.remedy
+        assert "number of classes" not in str(error)
+    (in_tmp / f"{nets}_import.py").write_text("import math\nmath.no_such_name\n")
+    error = refusal(make, f"{nets}_import:make")
+    assert error.found.endswith(f"in {in_tmp / nets}_import.py:2")
+    assert "spelling" not in error.remedy
+    inside = next(n for n, line in enumerate(source, 1) if "mean((2, 3))" in line)
+    assert f"{nets}.py:{inside}" in refusal(check_output, make(f"{nets}:make"), (3, 2, 2)).found
 
 
 def test_wrong_answers_of_a_users_network(nets):

@@ -1,6 +1,6 @@
 """The frame of every command: help with an example, one line for what goes wrong, and the exit code.
 
-0 done, 1 a check or the run failed, 2 wrong use, 130 interrupted. Only a bug of ours shows a traceback.
+0 done, 1 a check or the run failed, 2 wrong use, 130 interrupted. Only a bug of ours shows a traceback, and --debug.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 
 import click
@@ -20,6 +21,7 @@ from kdcache.errors import KdcacheError, UsageError
 
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
 AGAIN = 0.5  # seconds
+DEBUG = "kdcache.debug"  # in a context's meta: whether tracebacks are wanted
 FURTHER = {"--device", "--workers", "--runs", "--out", "--resume", "--json", "--help"}
 
 
@@ -55,6 +57,10 @@ class Exampled(click.Command):
 class Command(Exampled):
     """A command; with --json, whatever else is printed on the way goes to standard error."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params.append(debug_option(hidden=True))
+
     def invoke(self, ctx):
         ctx.meta["output"] = sys.stdout
         with contextlib.redirect_stdout(sys.stderr if ctx.params.get("as_json") else sys.stdout):
@@ -71,6 +77,10 @@ class Option(click.Option):
 
 class Door(Exampled, click.Group):
     """The group of all commands: where every way to end becomes an exit code."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params.append(debug_option(envvar="KDCACHE_DEBUG", show_envvar=True))
 
     def main(self, args=None, prog_name=None, complete_var=None, standalone_mode=True, **extra):
         if not standalone_mode:
@@ -101,11 +111,33 @@ class Door(Exampled, click.Group):
                     ctx.exit(leave(caught))
                 if (problem := explained(error)) is None:
                     raise
+                if DEBUG in ctx.meta:
+                    say(whole_traceback(error))
                 say(f"kdcache: {problem}")
                 ctx.exit(problem.exit_code)
 
     def list_commands(self, ctx):
         return list(self.commands)  # in the order of the work, not of the alphabet
+
+
+def debug_option(**attributes) -> click.Option:
+    """--debug, before a command or behind it."""
+
+    def remember(ctx, param, value):
+        if value:
+            ctx.meta[DEBUG] = True
+
+    attributes |= {"is_flag": True, "is_eager": True, "expose_value": False, "callback": remember}
+    return click.Option(["--debug"], help="Show the traceback of whatever goes wrong.", **attributes)
+
+
+def whole_traceback(error: BaseException) -> str:
+    """With what went before an error, which its message stands for otherwise."""
+    inner: BaseException | None = error
+    while inner is not None:
+        inner.__suppress_context__ = False
+        inner = inner.__cause__ or inner.__context__
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ from kdcache.errors import UsageError
     example="""
         kdcache run pipelines/demo.toml
         kdcache run pipelines/demo.toml --data synthetic:1000,10,32 --seeds 1
-        kdcache run mine.toml --code my_nets:make    # a network of yours that the recipe names
+        kdcache run mine.toml --code my_nets:make    # a network of yours in it
     """,
 )
 @click.argument("recipe", type=common.FILE)

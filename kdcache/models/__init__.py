@@ -1,7 +1,7 @@
 """Networks by name. A new one is a file with a body and a line in `MODELS`.
 
 >>> network = build("resnet20", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), seed=1)
->>> network = build("mypkg.nets:make", 10, mean=mean, std=std)  # make(10) returns a module for normalised images
+>>> network = build("mypkg.nets:make", 10, mean=mean, std=std)  # make(num_classes=10): a module for normalised images
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kdcache.models.network import Network
 from kdcache.models.resnet import ResNet
 from kdcache.models.tiny import Tiny
 from kdcache.models.wrn import WideResNet
-from kdcache.user_code import from_current_folder, imported
+from kdcache.user_code import blamed, from_current_folder, imported
 
 
 def tiny(classes: int, width: int = 8) -> Tiny:
@@ -92,21 +92,43 @@ def find(name: str) -> Callable[..., nn.Module]:
     raise UsageError("model", expected, repr(name), remedy)
 
 
+CLASSES = ("classes", "num_classes", "n_classes", "nclasses", "nb_classes")  # what a function may call their number
+
+
 def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
-    """Gives the number of classes to a parameter of that name, else to the first that there is."""
+    """The number of classes goes to a parameter of that name; any other might take it for a width."""
+    number = _classes_parameter(name, factory)
     try:
-        parameters = inspect.signature(factory).parameters.values()
-        named = [p.name for p in parameters if p.name in ("classes", "num_classes")]
-        first = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-        arguments = [] if named or not first else [classes]
         with from_current_folder():
-            body = factory(*arguments, **dict.fromkeys(named[:1], classes), **options)
+            body = factory(**({number: classes} if number else {}), **options)
     except KdcacheError:
         raise
     except Exception as error:
-        expected = f"a network of {classes} classes from {name.partition(':')[2]}({classes})"
-        raise UsageError(name, expected, reason(error), "let the function take the number of classes") from error
+        found, remedy = blamed(error, "KDCACHE_DEBUG=1 shows the whole traceback")
+        expected = f"a network from {name.partition(':')[2]}({f'{number}={classes}' if number else ''})"
+        raise UsageError(name, expected, found, remedy) from error
     if not isinstance(body, nn.Module):
         remedy = "let the function return a torch.nn.Module that takes normalised float images"
         raise UsageError(name, "a torch.nn.Module", type(body).__name__, remedy)
     return body
+
+
+def _classes_parameter(name: str, factory: Callable) -> str | None:
+    """The parameter that takes the number of classes; None of a function that has no parameters at all."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # some that are written in C do not tell
+        parameters, shown = None, "(...)"
+    else:
+        parameters, shown = signature.parameters.values(), str(signature)
+        if not parameters:
+            return None
+        by_name = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if named := [spelling for spelling in CLASSES if spelling in by_name]:
+            return named[0]
+        if any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return "num_classes"
+    function = name.rpartition(".")[2].rpartition(":")[2]
+    remedy = f"add it, or write `def make(num_classes): return {function}(...)` around it"
+    expected = f"a parameter for the number of classes, called {' or '.join(CLASSES[:2])}"
+    raise UsageError(name, expected, f"{function}{shown[:200]}", remedy)

@@ -17,8 +17,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kdcache.errors import TeacherError, UsageError, reason
+from kdcache.errors import TeacherError, UsageError
 from kdcache.types import Look
+from kdcache.user_code import blamed
 
 
 class Normalize(nn.Module):
@@ -181,7 +182,8 @@ def check_output(network: Network, images: Tensor | Sequence[int]) -> None:
             logits = network(blank)
     except Exception as error:  # the body may be anybody's code
         expected = f"a network for images of {list(blank.shape[1:])}"
-        raise TeacherError(model, expected, reason(error), "change the network or the size of the images") from error
+        found, _ = blamed(error)
+        raise TeacherError(model, expected, found, "change the network or the size of the images") from error
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != [2, classes]:
         remedy = f"let it return one float tensor of {classes} logits per image"

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError, reason
-from kdcache.user_code import from_current_folder, imported
+from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError
+from kdcache.user_code import blamed, from_current_folder, imported
 from kdcache.views.pipeline import ANY, Pipeline, seed_generators, sizes_in, untouched_generators
 
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
@@ -67,7 +67,8 @@ class Coded(Pipeline):
             raise
         except Exception as error:
             expected = f"{self.made} from {self.factory.partition(':')[2]}()"
-            raise UsageError(self.spec, expected, reason(error), "let the function take no arguments") from error
+            found, remedy = blamed(error, "let the function take no arguments")
+            raise UsageError(self.spec, expected, found, remedy) from error
 
     def taken_apart(self, made) -> tuple[list[Callable], list[str], list[str]]:
         """The `parts` of what the function returned."""
