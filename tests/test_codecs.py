@@ -1,6 +1,7 @@
 """Every codec of the table: what it keeps, to what error, in how many bytes, and what it refuses."""
 
 import math
+import re
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference_codecs import check, fitted, synthetic
 
-from kdcache.codecs import CODECS, F32, Bits, Int8, TopK, from_json
+from kdcache.codecs import CODECS, F32, Bits, Int8, TopK, from_json, named
 from kdcache.errors import CacheError, UsageError
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -243,3 +244,26 @@ def test_names_and_labels():
     assert TopK.fit(torch.zeros(1, 9), 4).label == "topk:4"
     assert Bits.fit(torch.zeros(1, 9)).size == 2
     assert [name for name, codec in CODECS.items() if not codec.keeps_shift] == ["logp8", "bits"]
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_label_names_the_codec_again(name):
+    values = synthetic(20, 30)
+    for codec in [TopK.fit(values, k) for k in (1, 7, 30)] if name == "topk" else fitted(name, values):
+        assert named(codec.label, values) == codec
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("topk:0", "expected topk:K with a K from 1, found 'topk:0'"),
+        ("topk:-1", "found 'topk:-1'"),
+        ("topk:99999999999", "expected topk:K"),
+        ("int8:3", "found 'int8:3'"),
+        ("itn8", "did you mean int8?"),
+        ("zip", "list codecs"),
+    ],
+)
+def test_a_strange_codec_is_refused(text, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        named(text, synthetic(20, 30))

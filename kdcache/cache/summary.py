@@ -30,7 +30,10 @@ def summary(path: str | os.PathLike) -> dict:
             if layout.path.suffix != ".part":  # one that was killed before its seal
                 raise
             complete = False
-    knowledge = {name: codec.to_json() | {"bytes_per_row": codec.size} for name, codec in layout.codecs.items()}
+    knowledge = {
+        name: codec.to_json() | {"label": codec.label, "bytes_per_row": codec.size}
+        for name, codec in layout.codecs.items()
+    }
     return {
         "file": str(path),
         "rows": layout.rows,

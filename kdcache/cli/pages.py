@@ -11,7 +11,7 @@ def made(facts: dict) -> str:
         size = f"{readable(facts['disk_bytes'])} on the disk"
         return f"{facts['file']}: {progress_of(facts)}, {size}; when all are there: {facts['merge']}"
     size = f"{facts['rows']:,} rows, {facts['views']} views, {readable(facts['bytes'])}"
-    each = ", ".join(f"{name} {label(one)}" for name, one in facts["knowledge"].items())
+    each = ", ".join(f"{name} {one['label']}" for name, one in facts["knowledge"].items())
     return f"{facts['file']}: {size}; {each}, {bytes_a_row(facts)} bytes a row with its seed"
 
 
@@ -26,7 +26,7 @@ def described(facts: dict) -> str:
     size = f", {readable(facts['disk_bytes'])} of it on the disk" if "shard" in facts else ""
     parts = [f"{facts['file']}: {readable(facts['bytes'])}{size}, {progress_of(facts)}", columns(page)]
     sample_views, seed = facts["rows"] * facts["views"], facts["seed_bytes_per_row"]
-    sizes = [(name, label(one), one["shape"], one["bytes_per_row"]) for name, one in facts["knowledge"].items()]
+    sizes = [(name, one["label"], one["shape"], one["bytes_per_row"]) for name, one in facts["knowledge"].items()]
     sizes += [("seeds", "", (), seed), ("together", "", (), bytes_a_row(facts))]
     rows = [["knowledge", "codec", "values", "bytes a row", "in the file"]]
     for name, codec, shape, size in sizes:
@@ -105,7 +105,7 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
     seed = facts["seed_bytes_per_row"]
     rows = [["", "codec", "bytes a row", "and its seed", "in the file", *(f"KL at T={t}" for t in warm), ""]]
     for row in table:
-        mark = ">" if row["codec"] == label(taken) else ""
+        mark = ">" if row["codec"] == taken["label"] else ""
         size = row["bytes"]
         errors = [f"{row['kl'][t]['mean']:.1e}" if t in row.get("kl", {}) else "" for t in warm]
         remarks = [f"not taken: {row['refused']}"] if row.get("refused") else []
@@ -116,11 +116,6 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
 
 
 REMARKS = {"flips": "change their top class", "clipped": "are clipped"}
-
-
-def label(codec: dict) -> str:
-    """As a user names it."""
-    return f"{codec['codec']}:{codec['k']}" if "k" in codec else codec["codec"]
 
 
 def readable(size: float) -> str:

@@ -7,6 +7,8 @@ device. Logits keep raw-logit semantics, so that any temperature stays free. To 
 
 from __future__ import annotations
 
+import difflib
+
 from torch import Tensor
 
 from kdcache.codecs.base import Codec
@@ -23,15 +25,17 @@ CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (F32, F16, Int8
 
 
 def named(text: str, values: Tensor, shift_matters: bool = False) -> Codec:
-    """The codec that a user names, fitted to such values: `int8`, or `topk:16` for one with a number."""
-    name, _, number = text.partition(":")
-    if name not in CODECS or (number and not (name == "topk" and number.isdecimal() and int(number))):
-        known = ", ".join(f"{n}:K" if n == "topk" else n for n in CODECS)
-        raise UsageError("--codec", f"auto or one of {known}", repr(text), "choose one")
+    """The codec that a user names, fitted to such values: `int8`, or `topk:16` for one with an argument."""
+    name, _, argument = text.partition(":")
+    if name not in CODECS or (argument and not CODECS[name].argument):
+        known = ", ".join(f"{name}:{kind.argument}" if kind.argument else name for name, kind in CODECS.items())
+        close = difflib.get_close_matches(name, CODECS, 1)
+        hint = f"did you mean {close[0]}?" if close else "`kdcache list codecs` explains them"
+        raise UsageError("--codec", f"auto or one of {known}", repr(text), hint)
     if shift_matters and not CODECS[name].keeps_shift:
         remedy = "take int8 or f16"
         raise UsageError(f"--codec {text}", "a codec that keeps the level of logits, as the method needs", name, remedy)
-    return CODECS[name].fit(values, int(number)) if number else CODECS[name].fit(values)
+    return CODECS[name].parse(argument, values)
 
 
 def from_json(place: object, header: dict) -> Codec:

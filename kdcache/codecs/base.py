@@ -23,6 +23,8 @@ class Codec:
 
     shape: tuple[int, ...]
     name: ClassVar[str] = ""
+    argument: ClassVar[str] = ""
+    """What a user may write behind the name and a colon; codecs without one refuse whatever stands there."""
     keeps_shift: ClassVar[bool] = True
     """False where only the softmax of a row survives, not the level of its logits."""
     keeps_all: ClassVar[bool] = True
@@ -38,13 +40,18 @@ class Codec:
         return cls(tuple(values.shape[1:]))
 
     @classmethod
+    def parse(cls, argument: str, values: Tensor) -> Codec:
+        """The codec for rows like these that a user names, with what stands behind the colon or nothing."""
+        return cls.fit(values)
+
+    @classmethod
     def candidates(cls, logits: Tensor) -> list[Codec]:
         """The settings that are worth measuring on these logits."""
         return [cls.fit(logits)]
 
     @property
     def label(self) -> str:
-        """The name as a user writes it."""
+        """As a user writes it, so that `parse` gives the same again."""
         return self.name
 
     @property

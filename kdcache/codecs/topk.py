@@ -52,6 +52,7 @@ class TopK(Codec):
     wide: int = 0
     unit: float = 2.0**-11
     name: ClassVar[str] = "topk"
+    argument: ClassVar[str] = "K"
     keeps_all: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -74,6 +75,12 @@ class TopK(Codec):
         reach = float((best[:, 0] - best[:, -1]).max()) * HEADROOM or 1.0
         # where many classes are kept, a second byte for the first gaps costs little, and they carry the most mass
         return cls(shape, k, min(4, k // 25), 2.0 ** max(math.ceil(math.log2(reach / REACH)), -126))
+
+    @classmethod
+    def parse(cls, argument, values):
+        if argument and not (argument.isdecimal() and len(argument) < 11 and int(argument)):
+            raise UsageError("--codec", "topk:K with a K from 1", repr(f"topk:{argument}"), "topk:16 keeps 16 classes")
+        return cls.fit(values, int(argument)) if argument else cls.fit(values)
 
     @classmethod
     def candidates(cls, logits):
