@@ -4,21 +4,23 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_cases import DUMP, TEACHER, good, refused
 from reference_views import made_images, made_seeds
 
+from kdcache import codecs, sources
 from kdcache.views import VIEWS, from_json, open_view
 from kdcache.views.native import Untouched
 
 PAGE = (Path(__file__).parent.parent / "docs" / "contributing.md").read_text()
 
 
-def shown(name: str) -> type:
-    """The class of this name, as the page shows it."""
+def shown(name: str):
+    """The class or function of this name, as the page shows it."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    code = next(block for block in blocks if f"class {name}(" in block)
+    code = next(block for block in blocks if f"class {name}(" in block or f"def {name}(" in block)
     space = {"__name__": "kdcache.example"}
     exec(code, space)
     return space[name]
@@ -54,3 +56,41 @@ def test_a_new_view_is_listed_advised_and_dumped(turned, in_tmp):
     good(f"{TEACHER} --augment turned")
     assert good(f"{DUMP} --augment turned -o a.h5 --json").json()["view"]["view"] == "turned"
     assert good("verify a.h5 --json").json()["ok"]
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    monkeypatch.setitem(codecs.CODECS, "bf16", shown("BF16"))
+
+
+def test_a_new_codec_keeps_what_it_says(bf16):
+    values = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * 1000
+    codec = codecs.named("bf16", values)
+    decoded = codec.decode(codec.encode(values))
+    assert ((decoded.double() - values.double()).abs() <= codec.bound(values)).all()
+    assert codecs.from_json("cache.h5", json.loads(json.dumps(codec.to_json()))) == codec
+
+
+def test_a_new_codec_is_listed_advised_and_stored(bf16, in_tmp):
+    assert "Brain floats" in good("list codecs").out
+    good(TEACHER)
+    refused(f"{DUMP} --codec bf61 -o a.h5", 2, "did you mean bf16?")
+    refused(f"{DUMP} --codec bf16:3 -o a.h5", 2, "'bf16:3'")
+    good(f"{DUMP} --codec bf16 -o a.h5")
+    assert "logits     bf16" in good("inspect a.h5").out
+
+
+def test_a_new_source_is_listed_advised_and_opened(monkeypatch, in_tmp):
+    monkeypatch.setitem(
+        sources.SOURCES, "npz", sources.Kind(shown("arrays"), "npz:ROOT with train.npz and eval.npz", "ROOT")
+    )
+    images = made_images(60, 8, 8).numpy()
+    for split, rows in (("train", 40), ("eval", 20)):
+        np.savez(f"{split}.npz", images=images[:rows], labels=np.arange(rows) % 2, classes=np.array(["a", "b"]))
+    train = sources.open_source("npz:.", fraction=0.5)
+    assert (train.spec, train.fraction, len(train), train.classes) == ("npz:.", 0.5, 20, ["a", "b"])
+    assert "npz:ROOT" in good("list sources").out
+    refused("train-teacher --model tiny-3 --data npz", 2, "expected npz:ROOT")
+    refused("train-teacher --model tiny-3 --data np:.", 2, "did you mean npz?")
+    refused("train-teacher --model tiny-3 --data npz:nowhere", 1, "no such file")
+    good("train-teacher --model tiny-3 --data npz:. --epochs 1 --batch 16 --device cpu")

@@ -21,7 +21,7 @@ IMAGE, CLASSES = (3, 32, 32), 10  # of the pair whose bytes are shown
 def tables(names: list[str], teacher: str = "resnet110", student: str = "resnet20") -> dict[str, dict]:
     """Name -> a line, or for methods a dict of facts about a pair of networks on images of 32x32."""
     known = {
-        "sources": lambda: {name: text for name, (_, text) in SOURCES.items()},
+        "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
         "views": lambda: {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | MIXES,
         "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
         "methods": lambda: methods(teacher, student),

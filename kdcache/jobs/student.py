@@ -220,7 +220,7 @@ def average_of(text: str | None) -> tuple[str | None, float]:
 
 
 def default_student(data: Data) -> str:
-    return "tiny" if data.train.spec == "digits" else "resnet20"
+    return data.train.default_student
 
 
 def live_teacher(

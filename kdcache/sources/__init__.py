@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import NamedTuple
 
 from kdcache.errors import UsageError
 from kdcache.sources.arrays import Source, digits, synthetic
 from kdcache.sources.cifar import cifar10, cifar100
 from kdcache.sources.folder import image_folder
 
-SOURCES: dict[str, tuple[Callable[..., Source], str]] = {
-    "digits": (digits, "1 797 handwritten digits, embedded: 32x32, 10 classes"),
-    "cifar10": (cifar10, "50 000 + 10 000 photographs: 32x32, 10 classes"),
-    "cifar100": (cifar100, "50 000 + 10 000 photographs: 32x32, 100 classes"),
-    "folder": (image_folder, "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, JPEG and PNG"),
-    "synthetic": (synthetic, "synthetic:ROWS,CLASSES,SIZE made-up images that can be learnt"),
-}
 
-ARGUMENTS = {"folder": "folder:PATH", "synthetic": "synthetic:ROWS,CLASSES,SIZE"}
+class Kind(NamedTuple):
+    """A kind of source: what opens it, and what a user reads of it."""
+
+    open: Callable[[str, str, str], Source]
+    """(what the user wrote, the argument in it, split) -> Source"""
+    help: str
+    argument: str = ""
+    """What has to be written behind the name and a colon."""
+
+
+SOURCES: dict[str, Kind] = {
+    "digits": Kind(digits, "1 797 handwritten digits, embedded: 32x32, 10 classes"),
+    "cifar10": Kind(cifar10, "50 000 + 10 000 photographs: 32x32, 10 classes"),
+    "cifar100": Kind(cifar100, "50 000 + 10 000 photographs: 32x32, 100 classes"),
+    "folder": Kind(
+        image_folder, "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, JPEG and PNG", "PATH"
+    ),
+    "synthetic": Kind(synthetic, "synthetic:ROWS,CLASSES,SIZE made-up images that can be learnt", "ROWS,CLASSES,SIZE"),
+}
 
 
 def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Source:
@@ -33,11 +45,11 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
         close = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {close[0]}?" if close else "`kdcache list sources` explains them"
         raise UsageError("--data", f"one of {', '.join(SOURCES)}", repr(spec), hint)
-    if bool(argument) != (name in ARGUMENTS) or (colon and not argument):
-        expected = ARGUMENTS.get(name, name)
+    kind = SOURCES[name]
+    if bool(argument) != bool(kind.argument) or (colon and not argument):
+        expected = f"{name}:{kind.argument}" if kind.argument else name
         raise UsageError("--data", expected, repr(spec), f"write {expected}")
     if not 0 < fraction <= 1:
         raise UsageError("--fraction", "a number above 0, up to 1", str(fraction), "0.25 takes a quarter")
-    source = SOURCES[name][0](argument, split)
-    source.spec = spec
+    source = kind.open(spec, argument, split)
     return source.part(fraction) if split == "train" and fraction < 1 else source

@@ -23,16 +23,17 @@ SYNTHETIC_TOTAL = 4 << 30
 class Source:
     """Labelled images in a fixed order; a row is a place in that order."""
 
-    spec: str
+    spec: str  # as a user names it
     split: str
     classes: list[str]
     labels: np.ndarray  # int64 [N], -1 where there is none
     mean: tuple[float, ...]
     std: tuple[float, ...]
     default_view: str
+    default_student: str = "resnet20"
     size: tuple[int, int] | None  # of every image, of files as far as a look at some tells; None where they differ
     resident: Tensor | None = None  # all the images, where they fit in memory
-    fraction = 1.0
+    fraction: float = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,8 +53,8 @@ class Source:
     def expect(self, digests: np.ndarray) -> None:
         """From now on, a row that does not have its digest when it is first read is an error."""
 
-    def take(self, rows: np.ndarray) -> Source:
-        """The same source with these rows only."""
+    def take(self, rows: np.ndarray, fraction: float = 1.0) -> Source:
+        """The same source with these rows only, which are such a fraction of it."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -72,18 +73,21 @@ class Source:
 
     def part(self, fraction: float) -> Source:
         """A stratified part; 0.25 lies inside 0.5."""
-        source = self.take(stratified(self.labels, fraction))
-        if not len(source):
+        rows = stratified(self.labels, fraction)
+        if not len(rows):
             raise UsageError("--fraction", "at least one row", f"{fraction} of {len(self)} rows", "take more")
-        source.fraction = fraction
-        return source
+        return self.take(rows, fraction)
 
 
 class ArraySource(Source):
     """Images held in memory."""
 
-    def __init__(self, split: str, images: Tensor, labels, classes: list[str], default_view: str, digests=None):
-        self.split, self.resident, self.classes, self.default_view = split, images, classes, default_view
+    def __init__(
+        self, split: str, images: Tensor, labels, classes: list[str], default_view: str, digests=None,
+        *, spec: str = "memory", default_student: str = Source.default_student,
+    ):  # fmt: skip
+        self.spec, self.split, self.resident, self.classes = spec, split, images, classes
+        self.default_view, self.default_student = default_view, default_student
         self.labels = np.asarray(labels, dtype=np.int64)
         self.size = tuple(images.shape[2:])
         self._digests = digests  # of the files, where the pixels came from files
@@ -105,14 +109,15 @@ class ArraySource(Source):
         content = self.resident.numpy() if self._digests is None else self._digests  # decoders may differ by a level
         return blake(content, self.labels, os.fsencode("\0".join(self.classes)))
 
-    def take(self, rows):
+    def take(self, rows, fraction=1.0):
         part = copy.copy(self)
+        part.fraction = self.fraction * fraction
         part.resident, part.labels = self.read(rows), self.labels[rows]
         part._digests = None if self._digests is None else self._digests[rows]
         return part
 
 
-def digits(argument: str, split: str) -> Source:
+def digits(spec: str, argument: str, split: str) -> Source:
     """Handwritten digits that lie beside this file, shown as 32x32 RGB; digits.txt says whose they are."""
     with np.load(Path(__file__).with_name("digits.npz")) as file:
         images, labels = file["images"], file["labels"]
@@ -121,19 +126,19 @@ def digits(argument: str, split: str) -> Source:
     held_out = np.zeros(len(labels), dtype=bool)
     held_out[stratified(labels, DIGITS_TEST_SHARE)] = True
     rows = np.flatnonzero(held_out if split == "eval" else ~held_out)
-    return ArraySource(split, torch.from_numpy(images[rows]), labels[rows], [str(d) for d in range(10)], "crop")
+    images, classes = torch.from_numpy(images[rows]), [str(d) for d in range(10)]
+    return ArraySource(split, images, labels[rows], classes, "crop", spec=spec, default_student="tiny")
 
 
-def synthetic(argument: str, split: str) -> Source:
+def synthetic(spec: str, argument: str, split: str) -> Source:
     """Every class has a pattern of its own; an image is that pattern under noise. One evaluation row for 5 others."""
     try:
         rows, classes, size = (int(n) for n in argument.split(","))
         if min(rows, size) < 1 or classes < 2 or 3 * size * size * max(rows, classes) > SYNTHETIC_TOTAL:
             raise ValueError
     except ValueError:
-        found = repr(f"synthetic:{argument}")
         expected = f"synthetic:ROWS,CLASSES,SIZE, two or more classes, at most {SYNTHETIC_TOTAL >> 30} GiB of pixels"
-        raise UsageError("--data", expected, found, "try synthetic:1000,10,32") from None
+        raise UsageError("--data", expected, repr(spec), "try synthetic:1000,10,32") from None
     key, values = (1, rows) if split == "train" else (2, max(rows // 5, classes))
     labels = np.arange(values, dtype=np.int64) % classes
     cells = 3 * size * size
@@ -141,7 +146,7 @@ def synthetic(argument: str, split: str) -> Source:
     noise = _noise(key, values, cells).reshape(values, 3, size, size)
     images = (patterns[labels].astype(np.uint16) + 3 * noise.astype(np.uint16)) // 4
     names = [f"class{c}" for c in range(classes)]
-    return ArraySource(split, torch.from_numpy(images.astype(np.uint8)), labels, names, "crop-flip")
+    return ArraySource(split, torch.from_numpy(images.astype(np.uint8)), labels, names, "crop-flip", spec=spec)
 
 
 def _noise(key: int, rows: int, cells: int) -> np.ndarray:

@@ -20,15 +20,15 @@ from kdcache.sources.arrays import ArraySource, Source
 PATIENCE = 5  # seconds without an answer from the network
 
 
-def cifar10(argument: str, split: str) -> Source:
-    return _cifar("CIFAR10", split)
+def cifar10(spec: str, argument: str, split: str) -> Source:
+    return _cifar("CIFAR10", spec, split)
 
 
-def cifar100(argument: str, split: str) -> Source:
-    return _cifar("CIFAR100", split)
+def cifar100(spec: str, argument: str, split: str) -> Source:
+    return _cifar("CIFAR100", spec, split)
 
 
-def _cifar(name: str, split: str) -> Source:
+def _cifar(name: str, spec: str, split: str) -> Source:
     from torchvision import datasets  # seconds to import
 
     made = getattr(datasets, name)
@@ -42,9 +42,9 @@ def _cifar(name: str, split: str) -> Source:
     except Exception as error:
         found = f"neither ({' '.join(str(error).split())[:100]})"
         remedy = f"put {folder.name}/ or {made.filename} into {root}/, or name its folder in KDCACHE_DATA"
-        raise SourceError(name.lower(), f"{folder} or a download", found, remedy) from None
+        raise SourceError(spec, f"{folder} or a download", found, remedy) from None
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    return ArraySource(split, images, data.targets, list(data.classes), "crop-flip")
+    return ArraySource(split, images, data.targets, list(data.classes), "crop-flip", spec=spec)
 
 
 @contextlib.contextmanager

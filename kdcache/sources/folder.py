@@ -31,8 +31,14 @@ class FolderSource(Source):
 
     expected: np.ndarray | None = None  # digests that a cache knows; each row is checked when first read
 
-    def __init__(self, root: Path, split: str, names: list[str], labels, classes: list[str]):
-        self.root, self.split, self.names, self.classes = root, split, names, classes
+    def __init__(self, root: Path, split: str, names: list[str], labels, classes: list[str], *, spec: str = ""):
+        self.spec, self.root, self.split, self.names, self.classes = (
+            spec or f"folder:{root}",
+            root,
+            split,
+            names,
+            classes,
+        )
         self.labels = np.asarray(labels, dtype=np.int64)
         self.mean, self.std = PHOTO_MEAN, PHOTO_STD
         some = below(keyed(0, np.arange(PEEKS), use=PROBE)[0], len(names)).tolist()
@@ -75,18 +81,19 @@ class FolderSource(Source):
     def fingerprint(self):
         return blake(os.fsencode("\0".join(self.names)), self.labels, os.fsencode("\0".join(self.classes)))
 
-    def take(self, rows):
+    def take(self, rows, fraction=1.0):
         part = copy.copy(self)
+        part.fraction = self.fraction * fraction
         part.names, part.labels = [self.names[row] for row in rows], self.labels[rows]
         if self.expected is not None:
             part.expect(self.expected[rows])
         return part
 
 
-def image_folder(argument: str, split: str) -> Source:
+def image_folder(spec: str, argument: str, split: str) -> Source:
     """The split of a folder; images up to 64x64 of one size are held in memory."""
     root = Path(argument).expanduser()
-    source = FolderSource(root.absolute(), split, *listing(root, split))
+    source = FolderSource(root.absolute(), split, *listing(root, split), spec=spec)
     height, width = source.size or (SMALL + 1, SMALL + 1)
     small = max(height, width) <= SMALL and 3 * height * width * len(source) <= SMALL_TOTAL
     return in_memory(source, source.size) if small else source
@@ -151,7 +158,9 @@ def in_memory(source: FolderSource, size: tuple[int, int]) -> Source:
         source.size = None
         return source
     view = "crop-flip" if size == (32, 32) else f"resized-crop:{min(size)}"
-    return ArraySource(source.split, torch.from_numpy(images), source.labels, source.classes, view, digests)
+    return ArraySource(
+        source.split, torch.from_numpy(images), source.labels, source.classes, view, digests, spec=source.spec
+    )
 
 
 def in_threads(function, rows: int) -> Iterator:
