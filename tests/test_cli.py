@@ -202,7 +202,7 @@ def test_inspect_for_scripts():
     whole = {"rows": 64, "views": 2, "classes": 4, "complete": True, "eval_rows": 12, "seed_bytes_per_row": 8}
     assert found.items() >= whole.items()
     assert found["bytes"] == Path("a.h5").stat().st_size
-    assert found["knowledge"] == {"logits": {"codec": "f16", "shape": [4], "bytes_per_row": 8}}
+    assert found["knowledge"] == {"logits": {"codec": "f16", "shape": [4], "label": "f16", "bytes_per_row": 8}}
 
 
 def test_inspect_for_people():
