@@ -12,7 +12,6 @@ from cli_cases import good, refused
 from kdcache import bench
 from kdcache.bench import codecs, dump, live, methods, process, read, replay, scale, settings, timing, train, workers
 from kdcache.cli import study
-from kdcache.report import plot
 from kdcache.teachers import Forward
 from kdcache.types import quiet
 from kdcache.views.pipeline import one_thread
@@ -154,29 +153,3 @@ def test_what_scale_writes_is_a_cache(tmp_path):
     logits = cache.read(1, np.arange(2000))["logits"]
     assert logits.shape == (2000, 20)
     assert torch.equal(logits[:64], logits[64:128])
-
-
-# The plot
-
-
-def test_labels_do_not_cover_each_other(tmp_path, monkeypatch):
-    boxes, box = {}, plot.Pen.box
-
-    def noted(pen, place, anchor, text):
-        boxes[text] = box(pen, place, anchor, text)
-        return boxes[text]
-
-    monkeypatch.setattr(plot.Pen, "box", noted)
-    points = [(10.0 + x, 10.0**-x, 0) for x in range(4)] + [(12.0, 0, 0)]
-    plot.draw(tmp_path / "x.png", "", "x", "y", [plot.Series("s", points, [f"point {i}" for i in range(5)])], log=True)
-    assert len(boxes) == 5
-    pairs = [(a, b) for a in boxes for b in boxes if a < b]
-    assert not any(plot.overlap(boxes[a], boxes[b]) for a, b in pairs)
-
-
-def test_an_axis_of_magnitudes():
-    axis = plot.LogAxis([1e-6, 1e-3, 0.0], 400, 0)
-    assert axis(0.0) == 400
-    assert axis(1e-3) < axis(1e-5) < axis(1e-6) < 400
-    assert {0.0, 1e-5, 1e-4} <= set(axis.ticks())
-    assert [axis.number(value) for value in (0.0, 0.5, 1e-5)] == ["0", "0.5", "1e-5"]

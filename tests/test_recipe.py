@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,19 @@ def test_the_table(finished, monkeypatch):
     assert all(0 <= row["top1"] <= 1 for row in found["rows"])
     assert Path(found["sheet"]).is_file()
     assert Path(found["plot"]).is_file()
+    assert [one["name"] for one in json.loads(Path(found["points"]).read_text())] == ["plain", "st"]
     assert json.loads(Path("runs/small/table.json").read_text())["rows"] == found["rows"]
     text = good("run small.toml").out
     assert all(name in text for name in ("plain", "st/4 a", "accuracy %", "runs/small/sheet.png"))
+
+
+def test_without_matplotlib_the_points_are_kept(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    found = good("run small.toml --json").json()
+    assert "plot" not in found
+    assert Path(found["points"]).is_file()
+    assert "pip install 'kdcache[plot]'" in good("run small.toml").out
 
 
 def test_a_second_run_trains_nothing(finished, monkeypatch):

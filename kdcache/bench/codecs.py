@@ -13,7 +13,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import TEMPERATURES, auto, candidates, measure
 from kdcache.errors import CacheError, UsageError
-from kdcache.report.plot import Series, draw
+from kdcache.report.plot import Series, draw, require_matplotlib
 from kdcache.report.table import columns
 from kdcache.seeds import PROBE, sample_views
 
@@ -24,6 +24,8 @@ EXACT = ("f32",)
 
 def bench_codecs(progress, cache: str | None = None, plot: str | None = None) -> dict:
     """A row for each codec, smallest first; `>` marks what `auto` takes for methods that compare softmaxes."""
+    if plot:
+        require_matplotlib()
     with tempfile.TemporaryDirectory() as folder:
         opened = open_cache(cache or made_cache(Path(folder) / "a.h5", ROWS, CLASSES, 1, "f32"))
         logits, notes = sample(opened), note(opened)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from kdcache import jobs
 from kdcache.cache import open_cache
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.recipe.checks import blamed, check_fit, check_values, require_named, student_name
 from kdcache.recipe.keys import SETTINGS, check_keys
-from kdcache.report.plot import Series, draw
+from kdcache.report.plot import Series, draw, require_matplotlib, save_points
 from kdcache.report.table import row_of, save_tables, table_text
 from kdcache.runs import folder_name, free_name
 from kdcache.teachers import Forward
@@ -101,7 +101,7 @@ class Recipe:
         if self.show:
             facts["sheet"] = str(jobs.show(str(path), str(folder / "sheet.png"), 6, 5, self.data, self.code))
         if self.plot:
-            facts["plot"] = str(self.draw(rows, folder / "plot.png"))
+            facts |= self.draw(rows, folder)
         save_tables(folder, facts)
         return facts | {"text": table_text(facts)}
 
@@ -150,11 +150,18 @@ class Recipe:
         out = folder_name(folder, student_name(student), f"seed{seed}")
         return jobs.train_student(chosen, out=str(out), resume=True, progress=progress)
 
-    def draw(self, rows: list[dict], path: Path) -> Path:
-        """Accuracy over x, a line for each series; students without x are levels."""
+    def draw(self, rows: list[dict], folder: Path) -> dict[str, str]:
+        """Accuracy over x, a line for each series; students without x are levels. Points are kept in any case."""
         series: dict[str, Series] = {}
         for row in rows:
             if "series" in row:
                 one = series.setdefault(row["series"], Series(row["series"], []))
                 one.points.append((row.get("x"), 100 * row["top1"], 100 * (row["top1_ci"] or 0)))
-        return draw(path, self.plot.get("title", self.title), self.plot.get("x", ""), "accuracy %", [*series.values()])
+        every, title, across = [*series.values()], self.plot.get("title", self.title), self.plot.get("x", "")
+        points = save_points(folder / "points.json", every)
+        try:
+            require_matplotlib()
+        except KdcacheError as error:
+            return {"points": str(points), "no_plot": str(error)}
+        picture = draw(folder / "plot.png", title, across, "accuracy %", every, "95 % interval\nof the mean")
+        return {"points": str(points), "plot": str(picture)}

@@ -1,169 +1,150 @@
-"""A plot of points with error bars or labels, drawn with what is there anyway."""
+"""A plot of points with intervals or labels. matplotlib draws it, and is imported when it is wanted."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
 
-SCALE = 2  # drawn twice as large and shrunk, for smooth lines
-WIDTH, HEIGHT = 760, 460
-LEFT, RIGHT, TOP, BOTTOM = 64, 190, 40, 56
-INK, FAINT, PAPER = (40, 40, 44), (225, 225, 222), (255, 255, 255)
-COLOURS = [(38, 98, 166), (206, 98, 46), (46, 134, 92), (140, 80, 160), (120, 120, 124), (180, 150, 30)]
-LABEL = 10
-BESIDE = [  # where a label may stand: to the right, left, above, below, then further off
-    (7, 0, "lm"), (-7, 0, "rm"), (0, -7, "mb"), (0, 7, "mt"), (6, -6, "lb"), (6, 6, "lt"), (-6, -6, "rb"),
-    (-6, 6, "rt"), (0, -18, "mb"), (0, 18, "mt"), (14, -14, "lb"), (14, 14, "lt"), (-14, -14, "rb"), (-14, 14, "rt"),
+SIZE, DPI = (9.5, 5.4), 160  # inches, and dots of each
+LABEL = 9
+BAND = 0.18  # how much of its colour a band has
+DIGIT = 14  # dots that a digit of a tick is wide
+BESIDE = [  # where a label may stand, in points: to the right, left, above, below, then further off
+    (6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"), (0, -6, "center", "top"),
+    (5, 5, "left", "bottom"), (5, -5, "left", "top"), (-5, 5, "right", "bottom"), (-5, -5, "right", "top"),
+    (0, 16, "center", "bottom"), (0, -16, "center", "top"), (12, 12, "left", "bottom"), (12, -12, "left", "top"),
+    (-12, 12, "right", "bottom"), (-12, -12, "right", "top"),
 ]  # fmt: skip
 
 
 @dataclass
 class Series:
-    """Points (x, y, half-length of the error bar); one without x is a level across the plot."""
+    """Points (x, y, half the length of the interval); one without x is a level across the plot."""
 
     name: str
     points: list[tuple[float | None, float, float]]
     labels: Sequence[str] = ()  # of the points, which are then not joined by a line
 
 
-def draw(path: Path, title: str, x_name: str, y_name: str, series: list[Series], log: bool = False) -> Path:
-    """A PNG; with `log` both axes are logarithmic, and what is no more than zero lies on their edge."""
-    from PIL import Image, ImageDraw, ImageFont
+def require_matplotlib() -> None:
+    """Before anything is measured for a picture that nobody could draw."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise KdcacheError("plot", "matplotlib, which draws it", "no such package", "pip install 'kdcache[plot]'")
 
-    image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
-    pen = Pen(ImageDraw.Draw(image), ImageFont)
-    xs = [x for s in series for x, _, _ in s.points if x is not None]
-    lows, highs = [y - e for s in series for _, y, e in s.points], [y + e for s in series for _, y, e in s.points]
-    kind = LogAxis if log else Axis
-    across, up = kind(xs, LEFT, WIDTH - RIGHT), kind(lows + highs, HEIGHT - BOTTOM, TOP)
-    grid(pen, across, up)
-    pen.text((LEFT, TOP - 24), title, "lm", 15)
-    pen.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 20), x_name, "mm")
-    pen.text((10, TOP - 6), y_name, "lm", 11)
-    for i, one in enumerate(series):
-        colour = COLOURS[i % len(COLOURS)]
-        plot(pen, one, across, up, colour)
-        pen.line([(WIDTH - RIGHT + 14, TOP + 12 + 22 * i), (WIDTH - RIGHT + 34, TOP + 12 + 22 * i)], colour, 3)
-        pen.text((WIDTH - RIGHT + 40, TOP + 12 + 22 * i), one.name, "lm", 12)
-    name_points(pen, series, across, up)
+
+def save_points(path: Path, series: Sequence[Series]) -> Path:
+    """What a plot shows, as JSON."""
+    path.write_text(json.dumps([asdict(one) for one in series], indent=1) + "\n")
+    return path
+
+
+def draw(
+    path: Path, title: str, x_name: str, y_name: str, series: Sequence[Series], interval: str = "", log: bool = False
+) -> Path:
+    """A PNG. `interval` names the bands in the legend; with `log` both axes are logarithmic."""
+    require_matplotlib()
+    from matplotlib.figure import Figure  # without pyplot: no window, and no state that outlives the picture
+
+    figure = Figure(SIZE, DPI, layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel=x_name, ylabel=y_name)
+    if log:
+        magnitudes(axes, series)
+    for number, one in enumerate(series):
+        points(axes, one, f"C{number}")
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    legend(figure, axes, interval if any(half for one in series for _, _, half in one.points) else "")
+    figure.draw_without_rendering()  # places are known from here on
+    if xs := sorted({x for one in series for x, _, _ in one.points if x is not None}):
+        ticks_at(axes, xs)
+    name_points(axes, series)
     try:
-        image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(path, "PNG")
+        figure.savefig(path, format="png")
     except OSError as error:
         raise KdcacheError(path, "a picture to write", error.strerror or str(error), "choose another place") from None
     return path
 
 
-def grid(pen: Pen, across: Axis, up: Axis) -> None:
-    for value in across.ticks():
-        pen.line([(across(value), TOP), (across(value), HEIGHT - BOTTOM)], FAINT)
-        pen.text((across(value), HEIGHT - BOTTOM + 8), across.number(value), "ma")
-    for value in up.ticks():
-        pen.line([(LEFT, up(value)), (WIDTH - RIGHT, up(value))], FAINT)
-        pen.text((LEFT - 8, up(value)), up.number(value), "rm")
+def magnitudes(axes, series: Sequence[Series]) -> None:
+    """Logarithmic axes; where there are zeros, the vertical one is linear below the least number."""
+    axes.set_xscale("log")
+    ys = [y for one in series for _, y, _ in one.points]
+    least = min((y for y in ys if y > 0), default=1.0)
+    if min(ys) > 0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=10.0 ** math.floor(math.log10(least)), linscale=0.5)
 
 
-def plot(pen: Pen, series: Series, across: Axis, up: Axis, colour) -> None:
-    placed = sorted((x, y, e) for x, y, e in series.points if x is not None)
-    if not series.labels:
-        pen.line([(across(x), up(y)) for x, y, _ in placed], colour, 2)
-    for x, y, error in placed:
-        ends = (y - error, y + error) if error else ()
-        pen.line([(across(x), up(end)) for end in ends], colour, 1.5)
-        for end in ends:
-            pen.line([(across(x) - 4, up(end)), (across(x) + 4, up(end))], colour, 1.5)
-        pen.dot((across(x), up(y)), 3.5, colour)
-    for _, y, error in (p for p in series.points if p[0] is None):
-        for level, width in ((y, 2), (y - error, 0.5), (y + error, 0.5)):
-            pen.line([(LEFT, up(level)), (WIDTH - RIGHT, up(level))], colour, width)
+def points(axes, series: Series, colour: str) -> None:
+    """A line and its band, or a level and its own; the interval of a point alone is a bar."""
+    placed = sorted((x, y, half) for x, y, half in series.points if x is not None)
+    levels = [(y, half) for x, y, half in series.points if x is None]
+    if placed:
+        xs, ys, halves = zip(*placed, strict=True)
+        axes.plot(xs, ys, "o" if series.labels else "o-", color=colour, label=series.name)
+        if len(xs) == 1:
+            axes.errorbar(xs, ys, halves, color=colour, capsize=4)
+        elif any(halves):
+            low, high = zip(*((y - half, y + half) for _, y, half in placed), strict=True)
+            axes.fill_between(xs, low, high, color=colour, alpha=BAND, linewidth=0)
+    for number, (y, half) in enumerate(levels):
+        axes.axhline(y, color=colour, linestyle="--", label=None if placed or number else series.name)
+        if half:
+            axes.axhspan(y - half, y + half, color=colour, alpha=BAND, linewidth=0)
 
 
-def name_points(pen: Pen, series: list[Series], across: Axis, up: Axis) -> None:
+def ticks_at(axes, values: Sequence[float]) -> None:
+    """Ticks where the points are, as far as there is room for their numbers."""
+    shown, end = [], -math.inf
+    for value in values:
+        place, half = axes.transData.transform((value, 1))[0], DIGIT * (len(f"{value:g}") + 1) / 2
+        if place - half >= end:
+            shown.append(value)
+            end = place + half
+    axes.set_xticks(shown, [f"{value:g}" for value in shown])
+    axes.set_xticks([], minor=True)
+
+
+def legend(figure, axes, interval: str) -> None:
+    from matplotlib.patches import Patch
+
+    handles = axes.get_legend_handles_labels()[0]
+    if interval:
+        handles.append(Patch(color="0.3", alpha=BAND, linewidth=0, label=interval))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+
+
+def name_points(axes, series: Sequence[Series]) -> list:
     """Each label at the first place beside its point where nothing else lies."""
-    named = ((across(x), up(y), text) for s in series for (x, y, _), text in zip(s.points, s.labels, strict=False))
+    named = ((x, y, text) for one in series for (x, y, _), text in zip(one.points, one.labels, strict=False))
     labels = list(dict.fromkeys(named))  # two points in one place have one label
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y, _ in labels]
+    taken = [around(axes.transData.transform((x, y))) for x, y, _ in labels]
+    made = []
     for x, y, text in labels:
-        places = [((x + dx, y + dy), anchor) for dx, dy, anchor in BESIDE]
-        free = (place for place in places if not any(overlap(pen.box(*place, text), box) for box in taken))
-        place, anchor = next(free, places[0])
-        pen.text(place, text, anchor, LABEL)
-        taken.append(pen.box(place, anchor, text))
-
-
-def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-class Axis:
-    """Values to places, with round ticks."""
-
-    def __init__(self, values: list[float], start: float, stop: float):
-        low, high = min(values), max(values)
-        margin = 0.06 * (high - low) or 0.5
-        self.low, self.high, self.start, self.stop = low - margin, high + margin, start, stop
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        rough = (self.high - self.low) / 5
-        power = 10 ** math.floor(math.log10(rough))
-        step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
-        return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-
-    def number(self, value: float) -> str:
-        return f"{round(value, 10):g}"
-
-
-class LogAxis(Axis):
-    """The same for orders of magnitude; zero has a place of its own at the edge."""
-
-    def __init__(self, values: list[float], start: float, stop: float):
-        self.edge = start if min(values) <= 0 else None
-        super().__init__([math.log10(value) for value in values if value > 0] or [0.0], start, stop)
-        if self.edge is not None:
-            self.low -= 0.12 * (self.high - self.low)
-
-    def __call__(self, value: float) -> float:
-        return super().__call__(math.log10(value)) if value > 0 else self.edge
-
-    def ticks(self) -> list[float]:
-        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-        span = self.high - self.low
-        marks = (1, 1.5, 2, 3, 4, 5, 7) if span < 1 else (1, 2, 5) if span < 3 else (1,)
-        inside = [m * 10.0**k for k in powers for m in marks if self.low < k + math.log10(m) < self.high]
-        return [0.0] * (self.edge is not None) + inside[:: -(-len(inside) // 12) or 1]
-
-    def number(self, value: float) -> str:
-        return f"{value:g}" if value >= 0.01 or not value else f"{value:.0e}".replace("e-0", "e-")
-
-
-class Pen:
-    """Draws in the plot's own units."""
-
-    def __init__(self, drawing, fonts):
-        self.drawing, self.fonts = drawing, fonts
-
-    def line(self, points, colour=INK, width: float = 1) -> None:
-        if len(points) > 1:
-            self.drawing.line(
-                [(x * SCALE, y * SCALE) for x, y in points], colour, max(1, round(width * SCALE)), "curve"
+        for number, (right, up, across, along) in enumerate((*BESIDE, BESIDE[0])):
+            note = axes.annotate(
+                text, (x, y), (right, up), textcoords="offset points", ha=across, va=along, fontsize=LABEL
             )
+            box = note.get_window_extent()
+            if number == len(BESIDE) or not any(box.overlaps(other) for other in taken):
+                break
+            note.remove()
+        taken.append(box)
+        made.append(note)
+    return made
 
-    def dot(self, place, radius: float, colour) -> None:
-        x, y = place
-        self.drawing.ellipse([(v * SCALE) for v in (x - radius, y - radius, x + radius, y + radius)], colour)
 
-    def box(self, place, anchor: str, text: str) -> list[float]:
-        """What a label at that place would cover."""
-        font = self.fonts.load_default(LABEL * SCALE)
-        inside = self.drawing.textbbox((place[0] * SCALE, place[1] * SCALE), text, font, anchor)
-        return [value / SCALE for value in inside]
+def around(place):
+    """The dot of a point."""
+    from matplotlib.transforms import Bbox
 
-    def text(self, place, text: str, anchor: str, size: int = 12) -> None:
-        font = self.fonts.load_default(size * SCALE)
-        self.drawing.text((place[0] * SCALE, place[1] * SCALE), text, INK, font, anchor)
+    return Bbox.from_extents(*(place - 4), *(place + 4))

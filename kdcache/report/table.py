@@ -58,6 +58,10 @@ def interval(row: dict) -> str:
 HEAD = ("", "model", "accuracy %", "95 % interval", "agreement %", "seconds")
 
 
+BESIDE = {"sheet": "what the teacher saw and said", "plot": "plot", "no_plot": "no plot", "points": "its points"}
+"""What a recipe may leave beside the table."""
+
+
 def cells(facts: dict) -> list[tuple[str, ...]]:
     return [
         (r["name"], r["model"], percent(r, "top1"), interval(r), percent(r, "agreement"), f"{r['seconds']:.1f}")
@@ -70,9 +74,7 @@ def table_text(facts: dict) -> str:
     text = columns([HEAD, *cells(facts)]).splitlines()
     text.insert(1, "-" * max(map(len, text)))
     text.append(f"\n{facts['data']}, {facts['seeds']} seeds (mean ± std), {facts['seconds']:.0f} s in all")
-    for key, what in (("sheet", "what the teacher saw and said"), ("plot", "plot")):
-        if key in facts:
-            text.append(f"{what}: {facts[key]}")
+    text += [f"{what}: {facts[key]}" for key, what in BESIDE.items() if key in facts]
     return "\n".join(text)
 
 
