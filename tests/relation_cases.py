@@ -11,7 +11,7 @@ CLASSES, ROWS = 5, 4
 STAGES = {"f1.post": (3, 3, 3), "f2.post": (4, 2, 2), "f3.post": (6, 2, 2)}  # h·w above, at and below C
 SHAPES = {"logits": (CLASSES,), "emb": (6,), **STAGES}
 TAPS = list(STAGES)
-MINE = ["st", "logits", "dkd", "ls", "tfkd", "dml", "rkd", "kdsvd", "kdeid", "mhgd"]
+MINE = ["st", "logits", "dkd", "ls", "tfkd", "dml", "rkd", "kdsvd", "mhgd"]
 ALL = [m + v for m in MINE for v in ("", *(f"/{variant}" for variant in METHODS[m].variants))]
 
 
@@ -120,6 +120,6 @@ EXPECTED = {  # text: (weight of the cross-entropy, terms)
     "rkd/tf1": (1.0, rkd(25, 50, True, True, diagonal=True)),
     "kdsvd": (1.0, lambda s, t, y: {"kdsvd": ref.kd_svd(maps(s), maps(t))}),
     "kdsvd/rep": (1.0, lambda s, t, y: {"kdsvd": ref.kd_svd(maps(s), maps(t)) / ROWS}),
-    "kdeid": (1.0, lambda s, t, y: {"kdeid": ref.kd_svd(maps(s), maps(t))}),
+    "kdsvd/eid": (1.0, lambda s, t, y: {"kdeid": ref.kd_svd(maps(s), maps(t))}),
     "mhgd": (1.0, lambda s, t, y: {"mhgd": ref.mhgd(relations_of(), maps(s), maps(t))}),
 }

@@ -90,7 +90,7 @@ def test_the_student_follows_the_teachers_choice_and_sign():
 
 def test_kd_eid_learns_where_the_authors_code_stops():
     look = differing({"logits": torch.randn(2, 3), **{t: torch.rand(2, 9, 3, 3).double() for t in TAPS}})
-    method = METHODS["kdeid"]()
+    method = build("kdeid")
     knowledge = method.project({t: torch.rand(2, 9, 3, 3).double() for t in TAPS})
     gradient = torch.autograd.grad(method.terms(look, knowledge, batch_of(2))["kdeid"], look["f3.post"])[0]
     assert gradient.norm() > 0

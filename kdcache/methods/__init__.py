@@ -4,7 +4,7 @@
 """
 
 from kdcache.methods.base import Method
-from kdcache.methods.compose import Part, RawTaps, Sum, build, knowledge_of, parse, split
+from kdcache.methods.compose import Part, RawTaps, Sum, build, described, knowledge_of, parse, split
 from kdcache.methods.svd import clipped_gradients
 from kdcache.methods.table import METHODS
 
@@ -16,6 +16,7 @@ __all__ = [
     "Sum",
     "build",
     "clipped_gradients",
+    "described",
     "knowledge_of",
     "parse",
     "split",

@@ -24,6 +24,7 @@ class Attention(Method):
     """
 
     paper = "AT, Zagoruyko & Komodakis 2017"
+    term = "at"
     variants: ClassVar = {
         "zoo": {"mean": True},  # Zoo adds 1e-6 to the norm, far below the rounding of a cached map
         "paper": {"squared": False},  # β/2 with β = 1000 / (B H W), and the distance itself
@@ -46,20 +47,26 @@ class Attention(Method):
         self.taps = tuple(f"f{stage}.{version}" for stage in (1, 2, 3))
         self.weight, self.mean, self.squared = weight, mean, squared
         self.grids = dict(zip(self.taps, grid_per_tap(grid), strict=True))
-        for tap in self.taps:
-            mine, theirs = known_shape(student, tap), known_shape(teacher, *self.names(tap), tap)
-            if mine and theirs:
-                self.check(tap, mine[-2:], self.grids[tap] or theirs[-2:])
+        mine = {tap: known_shape(student, tap) for tap in self.taps}
+        theirs = {tap: known_shape(teacher, *self.names(tap), tap) for tap in self.taps}
+        if all(mine.values()) and all(theirs.values()):
+            self.check(mine, {tap: self.grids[tap] or shape for tap, shape in theirs.items()})
 
     def names(self, tap: str) -> list[str]:
         """What the map of a tap may be called; the grid is part of it unless it is the teacher's own."""
         plain, grid = "at." + tap.removesuffix(".raw"), self.grids[tap]
         return [f"{plain}@{times(grid)}", plain] if grid else [plain]
 
-    def check(self, tap, mine, theirs):
-        if any(a < b for a, b in zip(mine, theirs, strict=True)):
-            remedy = f"dump with grid {times(mine)} for {tap}"
-            refuse(f"{PLACE} at {tap}", "a map that is no smaller than the teacher's", mine, theirs, remedy)
+    def check(self, mine, theirs):
+        """Of the shapes by tap: no map of the student's may be smaller than the grid that it is compared on."""
+        mine, theirs = ({tap: tuple(shape[-2:]) for tap, shape in shapes.items()} for shapes in (mine, theirs))
+        smaller = {tap: tuple(map(min, mine[tap], theirs[tap])) for tap in self.taps}
+        for tap in self.taps:
+            if smaller[tap] != theirs[tap]:
+                remedy = f"dump again, and train, with the option grid={','.join(times(smaller[t]) for t in self.taps)}"
+                refuse(
+                    f"{PLACE} at {tap}", "a map that is no smaller than the teacher's", mine[tap], theirs[tap], remedy
+                )
 
     def project(self, look):
         maps = {}
@@ -73,16 +80,21 @@ class Attention(Method):
         return maps
 
     def terms(self, look, knowledge, batch):
-        total = sum(self.distance(look[tap], knowledge, tap) for tap in self.taps)
+        targets = {tap: self.target(knowledge, tap).to(look[tap]) for tap in self.taps}
+        self.check(*({tap: x[tap].shape for tap in self.taps} for x in (look, targets)))
+        total = sum(self.distance(look[tap], targets[tap]) for tap in self.taps)
         return {"at": self.weight * (total / len(self.taps) if self.mean else total)}
 
-    def distance(self, features: Tensor, knowledge, tap: str) -> Tensor:
-        target = stored(PLACE, knowledge, *self.names(tap)).detach().to(features)
-        size = self.grids[tap] or tuple(target.shape[-2:])
-        if size != tuple(target.shape[-2:]):
-            raise UsageError(PLACE, self.names(tap)[0], times(target.shape[-2:]), "dump again with this grid")
-        self.check(tap, features.shape[-2:], size)
-        apart = attention(average(features, size)) - target
+    def target(self, knowledge, tap: str) -> Tensor:
+        map_ = stored(PLACE, knowledge, *self.names(tap))
+        found = tuple(map_.shape[-2:])
+        if self.grids[tap] not in (None, found):
+            remedy = "dump again with the same options"
+            raise UsageError(PLACE, self.names(tap)[0], f"{times(found)} under this name", remedy)
+        return map_
+
+    def distance(self, features: Tensor, target: Tensor) -> Tensor:
+        apart = attention(average(features, target.shape[-2:])) - target
         if self.squared:
             return apart.square().mean()
         return torch.linalg.vector_norm(apart.flatten(1), dim=1).mean() / (2 * apart[0].numel())
@@ -103,5 +115,5 @@ def grid_per_tap(grid) -> list[tuple[int, int] | None]:
     except (TypeError, ValueError):
         pairs = []
     if not pairs or min(map(min, pairs)) < 1:
-        raise UsageError(PLACE, "a grid (h, w), or one for each of three stages", repr(grid), "state it like (8, 8)")
+        raise UsageError(PLACE, "a grid (h, w), or one for each of three stages", repr(grid), "state it like grid=8x8")
     return pairs

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcache.errors import UsageError
+from kdcache.methods.checks import constant, labelled_batch, ordinary, require_one_batch
 from kdcache.types import Batch, Knowledge, Look, Shapes
 
 
@@ -21,8 +24,12 @@ class Method(nn.Module):
     paper = ""
     taps: tuple[str, ...] = ()
     """What both networks must show."""
+    term = ""
+    """The name of its term; a method of several says so in `weights`."""
     ce = 1.0
     """The weight of the cross-entropy beside this method's terms."""
+    keeps_ce = False
+    """Whether its formula stands with that weight alone: in a sum, only a `ce` that the text states is another."""
     shift_matters = False
     """Whether adding a constant to a row's logits changes the loss; codecs that lose it are refused if so."""
     codecs: Mapping[str, str] = {}
@@ -32,9 +39,9 @@ class Method(nn.Module):
     init_share = 0.0
     """The share of the epochs that goes to an initialisation stage, in which `init_terms` alone are minimised."""
     clips_to_ce = False
-    """Whether the gradient of the terms is clipped, variable by variable, to the norm of the cross-entropy's."""
+    """Whether the gradient of some terms is clipped, variable by variable, to the norm of that of all other terms."""
     clipped: frozenset[str] = frozenset()
-    """The names of the terms that are clipped so, as the last `loss` gave them."""
+    """The names of the terms that are clipped so, as `loss` names them."""
     one_label = False
     """Whether the terms take an image to be of one class, so that they mean nothing for mixed ones."""
     students = 1
@@ -63,6 +70,31 @@ class Method(nn.Module):
         """Student's side: named and weighted terms, given in f32 or f64; the cross-entropy is not among them."""
         raise NotImplementedError
 
+    def weights(self, stage: str = "main") -> dict[str, float]:
+        """What each term of a stage is multiplied by, cross-entropy apart; for people who read the loss."""
+        return {self.term: self.weight} if self.term and stage == "main" else {}
+
+    def described(self) -> str:
+        """What is minimised, in a line.
+
+        >>> METHODS["st"]().described()
+        '0.1 ce + 0.9 st (T=4)'
+        """
+        terms = [f"{self.ce:g} ce"] if self.ce else []
+        main = " + ".join([*terms, *self.formula("main")]) or "nothing"
+        main += "" if self.ce else ", without cross-entropy"
+        if not self.init_share:
+            return main
+        init = " + ".join(self.formula("init"))
+        return f"{init} for the first {100 * self.init_share:g} % of the epochs, then {main}"
+
+    def formula(self, stage: str) -> list[str]:
+        """The weighted terms of a stage; behind the last one, the options that are not the usual ones, and T."""
+        terms = [f"{weight:g} {name}" for name, weight in self.weights(stage).items()]
+        if terms and (options := unusual(self, stage)):
+            terms[-1] += f" ({', '.join(options)})"
+        return terms
+
     def loss(self, look: Look, knowledge: Knowledge, batch: Batch, stage: str = "main") -> dict[str, Tensor]:
         """Named, weighted terms whose sum is minimised. `stage` is `init` or `main`.
 
@@ -70,8 +102,13 @@ class Method(nn.Module):
         >>> loss = method.loss({"logits": student_logits}, {"logits": teacher_logits}, batch)
         >>> sum(loss.values()).backward()
         """
+        batch = labelled_batch(batch)
+        require_one_batch(look, knowledge, batch)
+        if self.one_label and batch.shares is not None:
+            remedy = "take a method such as st, or do not mix"
+            raise UsageError("method", "images of one class each, as its formula has them", "mixed images", remedy)
         with torch.autocast(look["logits"].device.type, enabled=False):
-            look, knowledge = upcast(look), upcast(knowledge)
+            look, knowledge = ordinary(upcast(look)), {k: constant(v) for k, v in upcast(knowledge).items()}
             if stage == "init":
                 return self.init_terms(look, knowledge, batch)
             terms = self.terms(look, knowledge, batch)
@@ -85,8 +122,27 @@ def upcast(tensors):
     return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in tensors.items()}
 
 
+def unusual(method: Method, stage: str) -> list[str]:
+    """The options of a method as they are typed: those that differ from its class's defaults, and T where it counts."""
+    distils = stage == "main" and ("logits" in method.taps or not method.taps)
+    found = []
+    for key, parameter in inspect.signature(type(method).__init__).parameters.items():
+        value = getattr(method, key, None)
+        if key in ("weight", "ce", "init_share") or not isinstance(value, bool | int | float | str):
+            continue
+        if (key == "T" and distils) or parameter.default not in (value, None, parameter.empty):
+            if isinstance(value, bool):
+                value = "yes" if value else "no"
+            found.append(f"{key}={value if isinstance(value, str) else format(value, 'g')}")
+    return found
+
+
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean over the labelled rows, of a mixed image with the shares of both labels; 0 where no row has a label."""
+    """Mean over the labelled rows; 0 where no row has a label.
+
+    Of a mixed image, each of the two labels counts with its share, above and below: a share of an image that has no
+    label is left out, as is a row that has none.
+    """
     if batch.shares is not None:
         return mixed_cross_entropy(logits, batch)
     total = F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")
@@ -99,4 +155,13 @@ def mixed_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     for targets, share in zip(labels, (shares, 1 - shares), strict=True):
         total = total + (share * F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")).sum()
         weight = weight + (share * (targets >= 0)).sum()
-    return total / weight.clamp(min=1)
+    return total / weight.where(weight > 0, 1)
+
+
+def labelled(batch: Batch) -> Tensor:
+    """How much of each row has a label: 0 or 1, of a mixed image the share of what has one."""
+    own = batch.targets >= 0
+    if batch.shares is None:
+        return own
+    other = batch.others >= 0
+    return (batch.shares * own + (1 - batch.shares) * other).where(~(own & other), 1)

@@ -65,6 +65,9 @@ class ActivationBoundaries(Method):
         self.init_share = type(self).init_share if init_share is None else init_share
         self.connectors = nn.ModuleList(self.connect(student, teacher, rep_connectors))
 
+    def weights(self, stage="main"):
+        return {"ab": self.weight} if stage == "init" else {"ab.kl": 1.0} if self.logits else {}
+
     def connect(self, student, teacher, rep: bool) -> list[nn.Module]:
         """Author: all stages or none. RepDistiller: a regressor for each stage whose shape differs."""
         shapes = [(known_shape(student, tap), known_shape(teacher, name, tap)) for tap, name in names("ab").items()]
@@ -96,7 +99,7 @@ class ActivationBoundaries(Method):
     def terms(self, look, knowledge, batch):
         if not self.logits:
             return {}
-        return {"ab.kl": kl(knowledge["logits"].detach().to(look["logits"]), look["logits"], self.T)}
+        return {"ab.kl": kl(knowledge["logits"].to(look["logits"]), look["logits"], self.T)}
 
 
 def outside(student: Tensor, on: Tensor, margin: float) -> Tensor:
@@ -113,6 +116,7 @@ class Overhaul(Method):
     """
 
     paper = "CO, Heo et al. 2019, A Comprehensive Overhaul of Feature Distillation"
+    term = "co"
     taps = TAPS
     variants: ClassVar = {"imagenet": {"weight": 1e-4}}
 
@@ -132,7 +136,7 @@ class Overhaul(Method):
 
     def use(self, constants):
         for tap, name in names("co").items():
-            margin = stored("method co", constants, f"{name}.margin").detach()
+            margin = stored("method co", constants, f"{name}.margin")
             margin = margin.view(-1, 1, 1).to(next(self.parameters()).device)
             self.register_buffer(buffer(tap), margin, persistent=False)
 
@@ -148,7 +152,7 @@ class Overhaul(Method):
         total = 0.0
         for stage, (tap, name) in enumerate(names("co").items()):
             mine = self.connectors[stage](look[tap])
-            theirs = stored("method co", knowledge, name).detach().to(mine)
+            theirs = stored("method co", knowledge, name).to(mine)
             if mine.shape != theirs.shape:
                 refuse(f"method co at {tap}", "equal shapes", mine.shape[1:], theirs.shape[1:], "give it both shapes")
             asked = (mine > theirs) | (theirs > 0)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+from kdcache.methods.checks import constant, times
 from kdcache.types import Knowledge, Look, Shapes
 
 EPS = 1e-12  # below this a vector has no direction
@@ -34,23 +35,19 @@ def refuse(place: str, expected: str, student, teacher, remedy: str):
     raise UsageError(place, expected, f"student {times(student)} and teacher {times(teacher)}", remedy)
 
 
-def times(shape) -> str:
-    return "x".join(str(n) for n in shape)
-
-
 def stored(place: str, kept: Mapping[str, Tensor], *names: str) -> Tensor:
     """The knowledge or constant under the first of these names that is there."""
     for name in names:
         if name in kept:
-            return kept[name]
+            return constant(kept[name])
     found = ", ".join(kept) or "nothing"
     raise UsageError(place, " or ".join(names), found, "dump the knowledge of this method with the same options")
 
 
 def both(look: Look, knowledge: Knowledge, tap: str, name: str | None = None) -> tuple[Tensor, Tensor]:
-    """The student's tap and the teacher's answer to it, a constant of the same type."""
+    """The student's tap and the teacher's answer to it, of the same type."""
     student = look[tap]
-    return student, knowledge[name or tap].detach().to(student)
+    return student, knowledge[name or tap].to(student)
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
@@ -90,11 +87,27 @@ class ConvNorm(nn.Module):
         return x if self.act is None else self.act(x)
 
 
+def he(conv: nn.Conv2d) -> nn.Conv2d:
+    """He's initialisation by the number of inputs, cut at two standard deviations, as TensorFlow draws it."""
+    std = math.sqrt(2 / (conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1])) / 0.87962566103423978
+    nn.init.trunc_normal_(conv.weight, 0, std, -2 * std, 2 * std)
+    return conv
+
+
 def widen(student: int, teacher: int) -> ConvNorm:
     """The connector of AB and CO: a 1x1 convolution without bias, drawn from N(0, 2/C)."""
     connector = ConvNorm(nn.Conv2d(student, teacher, 1, bias=False))
     nn.init.normal_(connector.conv.weight, 0, math.sqrt(2 / teacher))
     return connector
+
+
+def bare_regressor(place: str, student, teacher) -> nn.Conv2d:
+    """lenscloth's regressor, which leaves the grid as it is."""
+    if student[1:] != teacher[1:]:
+        refuse(place, "equal grids", student, teacher, "take fitnet, which has connectors for them")
+    conv = nn.Conv2d(student[0], teacher[0], 1, bias=False)
+    nn.init.uniform_(conv.weight, -0.005, 0.005)
+    return conv
 
 
 def regressor(place: str, student, teacher, relu: bool) -> ConvNorm:

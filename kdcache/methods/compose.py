@@ -10,18 +10,24 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.table import METHODS
+from kdcache.methods.table import ALIASES, METHODS
 from kdcache.types import Shapes
 
+FOREIGN = {"tau": "T", "temp": "T", "temperature": "T", "lambda": "weight", "lam": "weight"}  # words of others
 CIFAR = {"f0": (16, 32, 32), "f1": (16, 32, 32), "f2": (32, 16, 16), "f3": (64, 8, 8)}  # of a ResNet
+STAGES = {f"{tap}.{kind}": shape for tap, shape in CIFAR.items() for kind in ("raw", "pre", "post")}
+SMALL = {"logits": (10,), "emb": (64,), **STAGES}
+Value = TypeVar("Value")
+COMMA = re.compile(r"\s*,\s*(?=\w+=)")  # before an option
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -32,19 +38,27 @@ class Part:
     name: str
     variant: str | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+    typed: frozenset[str] = field(
+        default=frozenset(), compare=False, repr=False
+    )  # the options that are not of the variant
 
     def build(self, student: Shapes | None = None, teacher: Shapes | None = None) -> Method:
         return METHODS[self.name](student, teacher, **self.options)
 
 
 class Sum(Method):
-    """Several methods at once: their terms side by side, and cross-entropy once, with the smallest weight asked for."""
+    """Several methods at once: their terms side by side, and cross-entropy once.
 
-    def __init__(self, parts: Iterable[Method]):
+    Its weight is `ce` where that is given; else that of the parts that keep theirs; else the smallest of all.
+    """
+
+    def __init__(self, parts: Iterable[Method], ce: float | None = None):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         parts = list(self.parts)
-        self.ce = min(part.ce for part in parts)
+        kept = [part.ce for part in parts if part.keeps_ce]
+        self.ce = ce if ce is not None else max(kept) if kept else min(part.ce for part in parts)
+        self.keeps_ce = bool(kept)
         self.taps = tuple(dict.fromkeys(tap for part in parts for tap in part.taps))
         self.codecs = {name: codec for part in parts for name, codec in part.codecs.items()}
         self.paper = "; ".join(part.paper for part in parts)
@@ -53,6 +67,9 @@ class Sum(Method):
         self.init_share = max(part.init_share for part in parts)
         self.students = max(part.students for part in parts)
         self.one_label = any(part.one_label for part in parts)
+        names = numbered(dict.fromkeys([*part.weights(), *part.clipped]) for part in parts)
+        clipped = [new[name] for part, new in zip(parts, names, strict=True) for name in part.clipped]
+        self.clipped = frozenset(clipped)
 
     def prepare(self, teacher, looks):
         return merged("constants", (part.prepare(teacher, looks) for part in self.parts))
@@ -65,25 +82,42 @@ class Sum(Method):
         return merged("knowledge", (part.project(look) for part in self.parts))
 
     def init_terms(self, look, knowledge, batch):
-        return self.gathered(lambda part: part.init_terms(look, knowledge, batch) if part.init_share else {})
+        return side_by_side(part.init_terms(look, knowledge, batch) for part in self.of("init"))
 
     def terms(self, look, knowledge, batch):
-        return self.gathered(lambda part: part.terms(look, knowledge, batch))
+        return side_by_side(part.terms(look, knowledge, batch) for part in self.parts)
 
-    def gathered(self, terms_of: Callable[[Method], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The terms of all parts; the second one of a name gets a 2, and so on."""
-        found: dict[str, Tensor] = {}
-        clipped = set()
-        for part in self.parts:
-            for name, term in terms_of(part).items():
-                free, number = name, 2
-                while free in found:
-                    free, number = f"{name}{number}", number + 1
-                found[free] = term
-                if name in part.clipped:
-                    clipped.add(free)
-        self.clipped = frozenset(clipped)
-        return found
+    def weights(self, stage="main"):
+        return side_by_side(part.weights(stage) for part in self.of(stage))
+
+    def formula(self, stage):
+        return [term for part in self.of(stage) for term in part.formula(stage)]
+
+    def of(self, stage: str) -> list[Method]:
+        """The parts that have a say in a stage."""
+        return [part for part in self.parts if stage == "main" or part.init_share]
+
+
+def side_by_side(several: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
+    """The terms of several methods in one, under the names that `numbered` gives them."""
+    several = list(several)
+    names = numbered(several)
+    return {new[name]: value for terms, new in zip(several, names, strict=True) for name, value in terms.items()}
+
+
+def numbered(several: Iterable[Iterable[str]]) -> list[dict[str, str]]:
+    """What each name becomes beside those before it: the second one gets a 2, and so on."""
+    taken: set[str] = set()
+    renamed: list[dict[str, str]] = []
+    for names in several:
+        renamed.append({})
+        for name in names:
+            free, number = name, 2
+            while free in taken:
+                free, number = f"{name}{number}", number + 1
+            taken.add(free)
+            renamed[-1][name] = free
+    return renamed
 
 
 class RawTaps(Method):
@@ -123,8 +157,20 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs
-        parts = [part.build(student_shapes, teacher_shapes) for part in parse(text)]
-    return parts[0] if len(parts) == 1 else Sum(parts)
+        stated = parse(text)
+        parts = [part.build(student_shapes, teacher_shapes) for part in stated]
+    weights = [method.ce for part, method in zip(stated, parts, strict=True) if "ce" in part.typed]
+    return parts[0] if len(parts) == 1 else Sum(parts, min(weights, default=None))
+
+
+def described(text: str) -> str:
+    """What the method of a text minimises, in a line, whatever the networks are.
+
+    >>> described("st:0.9+at/zoo:500")
+    '0.1 ce + 0.9 st (T=4) + 500 at (mean=yes)'
+    """
+    shapes = EveryTap(logits=(10,))
+    return build(text, shapes, shapes).described()
 
 
 def parse(text: str) -> list[Part]:
@@ -139,19 +185,22 @@ def parse(text: str) -> list[Part]:
 def split(text: str) -> list[str]:
     """The parts as they are written."""
     # the plus of 1e+3 belongs to the number, and the comma of taps=f2.raw,f3.raw to the list
-    names = "|".join(METHODS)
+    names = "|".join([*METHODS, *ALIASES])
     return [part.strip() for part in re.split(rf"\+(?![\d.])|,(?=\s*(?:{names})\b(?!\.))", text)]
 
 
 def parse_part(text: str, place: str) -> Part:
+    if re.search(COMMA, text):
+        raise UsageError(place, "options joined by colons", repr(text), f"write {re.sub(COMMA, ':', text)}")
     head, *settings = text.split(":")
     name, slash, variant = head.partition("/")
-    known(place, "a method", name, METHODS)
-    method = METHODS[name]
-    options: dict[str, object] = {}
+    known(place, "a method", name, [*METHODS, *ALIASES])
+    method = METHODS[ALIASES[name][0] if name in ALIASES else name]
     if slash:
-        known(place, f"a variant of {name}", variant, method.variants)
-        options |= method.variants[variant]
+        known(place, f"a variant of {name}", variant, () if name in ALIASES else method.variants)
+    if name in ALIASES:
+        name, variant = ALIASES[name]
+    options: dict[str, object] = dict(method.variants[variant]) if variant else {}
     parameters = inspect.signature(method).parameters
     allowed = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     stated = set()
@@ -162,13 +211,23 @@ def parse_part(text: str, place: str) -> Part:
         if not equals and position == 0:
             key, value = "weight", setting
         elif not equals:
-            raise UsageError(place, "option=value after the weight", repr(setting), f"write it like ce=0.5 in {text}")
+            raise UsageError(place, "option=value after the weight", repr(setting), "write it like ce=0.5")
+        require_own_word(place, key, value, allowed)
         known(place, f"an option of {name}", key, allowed)
         if key in stated:
             raise UsageError(place, f"one {key}", "two", "leave one out")
         stated.add(key)
         options[key] = converted(place, key, value, allowed[key])
-    return Part(name, variant if slash else None, options)
+    return Part(name, variant or None, options, frozenset(stated))
+
+
+def require_own_word(place: str, key: str, value: str, options: Iterable[str]) -> None:
+    """Refuses what other packages call our options, and names ours."""
+    if key == "alpha" and key not in options and "weight" in options:
+        remedy = "write alpha·T²·KL + (1-alpha)·CE as weight=0.9:ce=0.1, for an alpha of 0.9"
+        raise UsageError(place, "weight, and ce for the cross-entropy", "'alpha'", remedy)
+    if (ours := FOREIGN.get(key.lower())) in options and key not in options:
+        raise UsageError(place, f"{ours}, as it is called here", repr(key), f"write {ours}={value}")
 
 
 def known(place: str, what: str, found: str, names: Iterable[str]) -> None:
@@ -201,7 +260,10 @@ def listed(place: str, key: str, item: str) -> object:
     """An entry of a list: a name such as f2.raw, a number, or a size such as 8x8."""
     if re.match(r"[a-z]", item):
         return item
-    found = [number(place, key, n, whole=True) for n in item.split("x")]
+    if not re.fullmatch(r"\d+(x\d+)*", item):
+        expected = f"{key} as a whole number, a size or a name"
+        raise UsageError(place, expected, repr(item), f"write it like {key}=8x8")
+    found = [int(n) for n in item.split("x")]
     return found[0] if len(found) == 1 else tuple(found)
 
 
@@ -220,8 +282,7 @@ def knowledge_of(text: str, shapes: Shapes | None = None) -> dict[str, tuple[int
 
     Names depend on the options of a method, so it is asked: it projects one made-up image.
     """
-    stages = {f"{tap}.{kind}": shape for tap, shape in CIFAR.items() for kind in ("raw", "pre", "post")}
-    shapes = {"logits": (10,), "emb": (64,), **stages} if shapes is None else shapes
+    shapes = SMALL if shapes is None else shapes
     look = {name: torch.linspace(-1, 1, math.prod(shape)).view(1, *shape) for name, shape in shapes.items()}
     with torch.random.fork_rng(devices=[]):  # connectors are drawn when a method is built
         method = build(text, shapes, shapes)
@@ -230,6 +291,16 @@ def knowledge_of(text: str, shapes: Shapes | None = None) -> dict[str, tuple[int
                 part.passes = 1  # what a teacher-side module learns has no influence on names
         method.use(method.prepare(MadeUp(shapes), lambda: [look, look]))
         return {name: tuple(value.shape[1:]) for name, value in method.project(look).items()}
+
+
+class EveryTap(dict):
+    """The shapes of a network that has every tap, on a grid larger than any."""
+
+    def __contains__(self, tap):
+        return True
+
+    def __missing__(self, tap):
+        return (16, 2**16, 2**16)
 
 
 class MadeUp(nn.Module):

@@ -28,6 +28,7 @@ class FactorTransfer(Method):
     """
 
     paper = "FT, Kim, Park & Kwak 2018"
+    term = "ft"
     variants: ClassVar = {
         "zoo": {"weight": 200.0, "fit": "mse"},
         "rep": {"weight": 200.0, "fit": "mse", "form": "map", "norm": True, "tap": "f3.raw"},
@@ -93,7 +94,7 @@ class FactorTransfer(Method):
 
     def use(self, constants):
         for i in range(6):  # buffers: they follow the method to its device, and no optimiser sees them
-            weight = stored(PLACE, constants, f"{self.name}.{i}").detach()
+            weight = stored(PLACE, constants, f"{self.name}.{i}")
             weight = weight.to(next(self.parameters()).device)
             self.register_buffer(f"paraphraser{i}", weight, persistent=False)
 
@@ -107,7 +108,7 @@ class FactorTransfer(Method):
 
     def terms(self, look, knowledge, batch):
         factor = self.translator(look[self.taps[0]])
-        theirs = stored(PLACE, knowledge, self.name).detach().to(factor)
+        theirs = stored(PLACE, knowledge, self.name).to(factor)
         mine, grid = factor.shape[-2:], theirs.shape[-2:]
         if self.form == "map" and mine[0] >= grid[0] and mine[1] >= grid[1]:
             factor = attention(average(factor, grid))

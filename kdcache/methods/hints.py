@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import both, known_shape, on_smaller_grid, refuse, regressor, row_shape
+from kdcache.methods.bridges import bare_regressor, both, known_shape, on_smaller_grid, refuse, regressor, row_shape
 from kdcache.methods.response import kl
 
 
@@ -22,12 +22,14 @@ class FitNet(Method):
     RepDistiller's form, for no author's code is known: one stage, a regressor that ends in a ReLU, which cannot
     reach the negative values of a pre-activation teacher; `relu=False` lifts that. `fitnet/paper` learns the hint
     in a stage of its own, then soft targets at T = 3 without T², with a weight that falls from 4 to 1.
+    `fitnet/bare` has the regressor of lenscloth/RKD: a 1x1 convolution alone, drawn from U(-0.005, 0.005).
     """
 
     paper = "FitNets, Romero et al. 2015"
     variants: ClassVar = {
         "zoo": {"weight": 0.1, "tap": "f3.post", "connector": False},
         "paper": {"hint_stage": True},
+        "bare": {"weight": 1.0, "bare": True},
     }
 
     def __init__(
@@ -39,6 +41,7 @@ class FitNet(Method):
         tap: str = "f2.raw",
         connector: bool = True,
         relu: bool = True,
+        bare: bool = False,
         hint_stage: bool = False,
         T: float = 3.0,
         anneal: int = 200,
@@ -52,22 +55,25 @@ class FitNet(Method):
         self.connector, place = nn.Identity(), f"method fitnet at {tap}"
         if connector:
             shapes = [row_shape("method fitnet", *side, tap) for side in (("student", student), ("teacher", teacher))]
-            self.connector = regressor(place, *shapes, relu)
+            self.connector = bare_regressor(place, *shapes) if bare else regressor(place, *shapes, relu)
         elif (mine := known_shape(student, tap)) != (theirs := known_shape(teacher, tap)) and mine and theirs:
-            refuse(place, "equal shapes", mine, theirs, "build it with connector=True")
+            refuse(place, "equal shapes", mine, theirs, "add the option connector=yes")
+
+    def weights(self, stage="main"):
+        return {"fitnet.kd": 1.0} if self.hint_stage and stage == "main" else {"fitnet": self.weight}
 
     def init_terms(self, look, knowledge, batch):
         mine, theirs = both(look, knowledge, self.tap)
         mine = self.connector(mine)
         if mine.shape != theirs.shape:
             place = f"method fitnet at {self.tap}"
-            refuse(place, "equal shapes", mine.shape[1:], theirs.shape[1:], "build it with connector=True")
+            refuse(place, "equal shapes", mine.shape[1:], theirs.shape[1:], "add the option connector=yes")
         return {"fitnet": self.weight * F.mse_loss(mine, theirs)}
 
     def terms(self, look, knowledge, batch):
         if not self.hint_stage:
             return self.init_terms(look, knowledge, batch)
-        logits = knowledge["logits"].detach().to(look["logits"])
+        logits = knowledge["logits"].to(look["logits"])
         return {"fitnet.kd": self.confidence(batch.epoch) * kl(logits, look["logits"], self.T)}
 
     def confidence(self, epoch: int | None) -> float:
@@ -80,6 +86,7 @@ class VID(Method):
     """-log N(t; μ(s), σ²) up to a constant, mean over everything, summed over three stages; it can be negative."""
 
     paper = "VID, Ahn et al. 2019"
+    term = "vid"
     taps = ("f1.raw", "f2.raw", "f3.raw")
     variants: ClassVar = {"zoo": {"eps": 1e-6, "mean": True}}
 

@@ -27,6 +27,7 @@ class Graph(Method):
     """
 
     paper = "MHGD, Lee & Song 2019, Graph-based Knowledge Distillation by Multi-head Attention Network"
+    term = "mhgd"
     taps = TAPS
     clips_to_ce = True
     clipped = frozenset({"mhgd"})
@@ -65,7 +66,7 @@ class Graph(Method):
         for later in RELATIONS:
             for side in SIDES:
                 for part in ("weight", "bias"):  # buffers: they follow the method to its device, no optimiser sees them
-                    value = stored(PLACE, constants, f"mhgd.{later}.{side}.{part}").detach()
+                    value = stored(PLACE, constants, f"mhgd.{later}.{side}.{part}")
                     self.register_buffer(f"{later}_{side}_{part}", value, persistent=False)
 
     def terms(self, look, knowledge, batch):

@@ -16,6 +16,7 @@ class Mutual(Method):
     """
 
     paper = "DML, Zhang et al. 2018, Deep Mutual Learning"
+    term = "dml"
     students = 2
     variants: ClassVar = {
         "tf1": {"symmetric": True},
@@ -40,7 +41,7 @@ class Mutual(Method):
 
     def terms(self, look, knowledge, batch):
         mine, total = look["logits"], 0.0
-        peers = knowledge["peers"].detach()
+        peers = knowledge["peers"]
         if peers.shape[1] != self.students - 1:
             raise UsageError("method dml", f"{self.students - 1} peers", f"{peers.shape[1]}", "set students to match")
         for peer in peers.unbind(1):

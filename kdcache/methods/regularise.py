@@ -17,6 +17,7 @@ class LabelSmoothing(Method):
     """(1-ε) CE + ε mean over classes of -log q: ε/C on every class, as torch does. `others` leaves the true one out."""
 
     paper = "Szegedy et al. 2016, Rethinking the Inception Architecture"
+    term = "ls"
     ce = 0.9
     variants: ClassVar = {"tfkd": {"others": True}}  # 1-ε on the true class, ε/(C-1) on the others
 
@@ -46,6 +47,7 @@ class TeacherFree(Method):
     """
 
     paper = "Tf-KD, Yuan et al. 2020, Revisiting Knowledge Distillation via Label Smoothing Regularization"
+    term = "tfkd"
     ce = 0.9
     variants: ClassVar = {"self": {"virtual": False, "weight": 0.95, "T": 6.0, "multiplier": 50.0}}
 

@@ -47,8 +47,12 @@ class Relational(Method):
         self.weight, self.distance, self.angle = weight, distance, angle
         self.normalise, self.diagonal = NORMALISED[normalise], diagonal
 
+    def weights(self, stage="main"):
+        distance, angle = self.weight * self.distance, self.weight * self.angle
+        return {"rkd.distance": distance, "rkd.angle": angle} if stage == "main" else {}
+
     def terms(self, look, knowledge, batch):
-        sides = look["emb"].flatten(1), knowledge["emb"].flatten(1).to(look["emb"]).detach()
+        sides = look["emb"].flatten(1), knowledge["emb"].flatten(1).to(look["emb"])
         mine, theirs = (direction(x) if asked else x for x, asked in zip(sides, self.normalise, strict=True))
         mine, theirs = relations(mine, self.diagonal), relations(theirs, self.diagonal)
         return {

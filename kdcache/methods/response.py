@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.methods.base import Method
+from kdcache.methods.base import Method, labelled
 from kdcache.types import Batch
 
 
@@ -27,6 +27,7 @@ class SoftTarget(Method):
 
     paper = "Hinton 2015, Distilling the Knowledge in a Neural Network"
     taps = ("logits",)
+    term = "st"
     ce = 0.1
     variants: ClassVar = {
         "at": {},  # Zagoruyko & Komodakis, also RepDistiller and mdistiller
@@ -62,6 +63,7 @@ class Logits(Method):
 
     paper = "Ba & Caruana 2014, Do Deep Nets Really Need to be Deep?"
     taps = ("logits",)
+    term = "logits"
     shift_matters = True
     variants: ClassVar = {
         "zoo": {},
@@ -88,6 +90,7 @@ class Decoupled(Method):
 
     paper = "DKD, Zhao et al. 2022, Decoupled Knowledge Distillation"
     taps = ("logits",)
+    keeps_ce = True
     one_label = True
     variants: ClassVar = {
         "res": {"beta": 2.0},  # resnet110 or 56 to resnet32 or 20
@@ -108,6 +111,10 @@ class Decoupled(Method):
     ):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.alpha, self.beta, self.T, self.warmup = weight, alpha, beta, above_zero("T", T), warmup
+
+    def weights(self, stage="main"):
+        tckd, nckd = self.weight * self.alpha, self.weight * self.beta
+        return {"tckd": tckd, "nckd": nckd} if stage == "main" else {}
 
     def terms(self, look, knowledge, batch):
         right = batch.targets.clamp(min=0)
@@ -137,8 +144,9 @@ def relative_entropy(teacher: Tensor, student: Tensor) -> Tensor:
 
 def over_labelled(values: Tensor, batch: Batch) -> Tensor:
     """Mean over the labelled rows, as of the cross-entropy; 0 where no row has a label."""
-    labelled = batch.targets >= 0
-    return values.where(labelled, 0).sum() / labelled.sum().clamp(min=1)
+    weights = labelled(batch)
+    total = weights.sum()
+    return (values.where(weights > 0, 0) * weights).sum() / total.where(total > 0, 1)
 
 
 def kl(teacher: Tensor, student: Tensor, T: float = 1.0) -> Tensor:

@@ -15,6 +15,7 @@ class SimilarityPreserving(Method):
 
     paper = "SP, Tung & Mori 2019"
     taps = ("f3.raw",)
+    term = "sp"
 
     def __init__(self, student=None, teacher=None, *, weight: float = 3000.0, ce: float | None = None):
         super().__init__(student, teacher, ce=ce)
@@ -34,6 +35,7 @@ class NeuronSelectivity(Method):
     """Maximum mean discrepancy with the kernel <a, b>² between the channels' maps, each of length 1."""
 
     paper = "NST, Huang & Wang 2017, Like What You Like"
+    term = "nst"
     variants: ClassVar = {"f3": {"taps": ("f3.raw",)}}
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The top right-singular vector of each stage: KD-SVD and KD-EID, and what MHGD shares with them.
+"""The top right-singular vector of each stage: KD-SVD with its variant KD-EID, and what MHGD shares with them.
 
 A map [C, h, w] is read as a matrix of h·w rows and C columns. Its first right-singular vector v, of length 1 and with
 sum(v) >= 0, is cached. Libraries pick signs at will and the loss depends on them; of a map after a ReLU v is the
@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from kdcache.errors import UsageError
 from kdcache.methods.base import Method, upcast
 from kdcache.methods.bridges import known_shape, refuse
 from kdcache.types import Knowledge, Look, Shapes
@@ -27,14 +28,19 @@ class SingularVectors(Method):
     """Σ over stages, rows and channel pairs of (R_student - R_teacher)², R[a, b] = exp(-(v_l[a] - v_{l-1}[b])²/8).
 
     The author clips the gradient of this sum to the cross-entropy's, variable by variable, so it has no weight;
-    `rep` is the port without the clip, which divides by the batch size instead.
+    `rep` is the port without the clip, which divides by the batch size instead. `eid` is KD-EID, the authors' loss with
+    vectors from an eigendecomposition: that is how we get them for KD-SVD too, so the two agree to the last digit and
+    differ in the name of their term. Where h·w is close to C the authors' code for it detaches the map, so that stage
+    never learns (of ResNet the last one); here every stage has its true gradient.
+
+    The rewrite in TensorFlow 2 has no variant: its connectors are never trained, any exception in it leaves a plain
+    student, and its revisions disagree on whether the student is decomposed at all.
     """
 
-    paper = "KD-SVD, Lee, Kim & Song 2018, Self-supervised Knowledge Distillation Using SVD"
+    paper = "KD-SVD, Lee, Kim & Song 2018, Self-supervised Knowledge Distillation Using SVD; KD-EID in their code"
     taps = TAPS
     clips_to_ce = True
-    clipped = frozenset({"kdsvd"})
-    variants: ClassVar = {"rep": {"mean": True, "clip": False}}
+    variants: ClassVar = {"rep": {"mean": True, "clip": False}, "eid": {"vectors": "eid"}}
 
     def __init__(
         self,
@@ -44,43 +50,22 @@ class SingularVectors(Method):
         weight: float = 1.0,
         mean: bool = False,
         clip: bool = True,
+        vectors: str = "svd",
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
-        same_channels("method kdsvd", student, teacher)
+        if vectors not in ("svd", "eid"):
+            raise UsageError("method option vectors", "svd or eid", repr(vectors), "choose one")
+        self.term = f"kd{vectors}"
+        same_channels(f"method {self.term}", student, teacher)
         self.weight, self.mean, self.clips_to_ce = weight, mean, clip
-        self.clipped = frozenset({"kdsvd"} if clip else ())
+        self.clipped = frozenset({self.term} if clip else ())
 
     def project(self, look):
         return project(look)
 
     def terms(self, look, knowledge, batch):
-        return {"kdsvd": self.weight * radial(look, knowledge, self.mean)}
-
-
-class EigenDecomposition(Method):
-    """KD-SVD's loss with the vectors from an eigendecomposition instead of an SVD.
-
-    That is how we get them for KD-SVD too, so the two agree to the last digit and differ in name. Where h·w is close
-    to C the author's code takes this path on a detached map, so that stage never learns (of ResNet the last one);
-    here every stage has its true gradient.
-    """
-
-    paper = "KD-EID, Lee & Song, in KD_methods_with_TF"
-    taps = TAPS
-    clips_to_ce = True
-    clipped = frozenset({"kdeid"})
-
-    def __init__(self, student=None, teacher=None, *, weight: float = 1.0, ce: float | None = None):
-        super().__init__(student, teacher, ce=ce)
-        same_channels("method kdeid", student, teacher)
-        self.weight = weight
-
-    def project(self, look):
-        return project(look)
-
-    def terms(self, look, knowledge, batch):
-        return {"kdeid": self.weight * radial(look, knowledge, mean=False)}
+        return {self.term: self.weight * radial(look, knowledge, self.mean)}
 
 
 def radial(look: Look, knowledge: Knowledge, mean: bool) -> Tensor:
@@ -96,7 +81,7 @@ def kernel(later: Tensor, earlier: Tensor) -> Tensor:
 
 
 def project(look: Look) -> Knowledge:
-    """The teacher's side of all three methods, so a cache of one serves the others."""
+    """The teacher's side of KD-SVD, KD-EID and MHGD, so a cache of one serves the others."""
     with torch.no_grad(), torch.autocast(look[TAPS[0]].device.type, enabled=False):
         vectors = {name: decompose(matrix(look[tap]))[1][..., 0] for name, tap in NAMES.items()}
     return {name: v * torch.where(v.sum(1, keepdim=True) < 0, -1, 1) for name, v in vectors.items()}
@@ -104,7 +89,7 @@ def project(look: Look) -> Knowledge:
 
 def both_sides(look: Look, knowledge: Knowledge) -> tuple[list[Tensor], list[Tensor]]:
     """One vector of each stage: the student's, brought in line with the teacher's, and the teacher's."""
-    theirs = [knowledge[name].detach().to(look[tap]) for name, tap in NAMES.items()]
+    theirs = [knowledge[name].to(look[tap]) for name, tap in NAMES.items()]
     return [aligned(look[tap], v) for tap, v in zip(NAMES.values(), theirs, strict=True)], theirs
 
 

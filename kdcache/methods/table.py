@@ -14,7 +14,7 @@ from kdcache.methods.regularise import LabelSmoothing, TeacherFree
 from kdcache.methods.relation import Relational
 from kdcache.methods.response import Decoupled, Logits, Plain, SoftTarget
 from kdcache.methods.similarity import NeuronSelectivity, SimilarityPreserving
-from kdcache.methods.svd import EigenDecomposition, SingularVectors
+from kdcache.methods.svd import SingularVectors
 
 METHODS: dict[str, type[Method]] = {
     "none": Plain,
@@ -35,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
     "nst": NeuronSelectivity,
     "rkd": Relational,
     "kdsvd": SingularVectors,
-    "kdeid": EigenDecomposition,
     "mhgd": Graph,
 }
+
+ALIASES = {"kdeid": ("kdsvd", "eid")}
+"""Names that stand for a variant."""

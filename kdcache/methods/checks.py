@@ -1,0 +1,65 @@
+"""What `Method.loss` asks of its tensors before any method sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from kdcache.errors import UsageError
+from kdcache.types import Batch, Knowledge, Look
+
+
+def ordinary(tensors):
+    """Tensors that autograd may save: what was made in inference mode is copied."""
+    return {k: constant(v) if v.is_inference() else v for k, v in tensors.items()}
+
+
+def constant(value: Tensor) -> Tensor:
+    """The same values without a gradient, in inference mode or not."""
+    if value.is_inference():
+        with torch.inference_mode(False):  # a copy that is made outside it is an ordinary tensor
+            return value.clone()
+    return value.detach() if value.requires_grad else value
+
+
+def labelled_batch(batch: Batch) -> Batch:
+    """The batch with its labels as int64."""
+    changed = {}
+    for name in ("targets", "others", "shares"):
+        if (value := getattr(batch, name)) is None:
+            continue
+        ready = constant(value)
+        if name != "shares" and value.dtype != torch.int64:
+            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+                remedy = "give class numbers, -1 where there is no label"
+                raise UsageError(f"batch.{name}", "whole numbers, one for each row", f"{value.dtype}", remedy)
+            ready = ready.long()
+        if ready is not value:
+            changed[name] = ready
+    return dataclasses.replace(batch, **changed) if changed else batch
+
+
+def require_one_batch(look: Look, knowledge: Knowledge, batch: Batch) -> None:
+    """Refuses student, teacher and labels of different rows or classes; torch would broadcast some of them."""
+    mine, rows = look["logits"].shape, batch.targets.shape
+    if len(mine) != 2 or mine[0] == 0 or mine[1] < 2:
+        expected = "logits of one row or more, and of two classes or more"
+        raise UsageError("loss", expected, f"student's logits {times(mine)}", "give a batch that is not empty")
+    if len(rows) != 1:
+        raise UsageError("batch.targets", "one label for each row", f"shape {times(rows)}", "give class numbers")
+    labels = {"targets": batch.targets, "others": batch.others, "shares": batch.shares}
+    for whose, tensors in (("student's", look), ("teacher's", knowledge), ("batch's", labels)):
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.shape[:1] != mine[:1]:
+                found = f"student's logits {times(mine)} and {whose} {name} {times(tensor.shape)}"
+                raise UsageError("loss", "as many rows on both sides", found, "give all of them the same rows")
+    for name in ("logits", "peers"):
+        if name in knowledge and knowledge[name].shape[-1] != mine[1]:
+            found = f"student's logits {times(mine)} and teacher's {name} {times(knowledge[name].shape)}"
+            raise UsageError("loss", "as many classes on both sides", found, "take a teacher of the same classes")
+
+
+def times(shape) -> str:
+    return "x".join(str(n) for n in shape)
