@@ -194,6 +194,12 @@ def test_plan_and_soft_labels(tmp_path):
     assert "teacher     pseudo" in good(f"inspect {tmp_path}/p.h5").out
 
 
+def test_a_training_says_what_it_minimises():
+    said = good(f"{STUDENT} --cache a.h5 --method st:0.5:T=2:ce=0.3 --out ./said --json")
+    assert said.err == "loss: 0.3 ce + 0.5 st (T=2)\n"
+    assert said.json()["method"] == "st:0.5:T=2:ce=0.3"
+
+
 # Inspect
 
 
@@ -211,6 +217,7 @@ def test_inspect_for_people():
     assert page[0].endswith(", complete")
     assert "images      synthetic:64,4,16 train: 64 rows" in page
     assert "views       2 of crop-flip 16x16, flip, pad 4" in page
+    assert "its loss    0.1 ce + 0.9 st (T=4)" in page
     assert "logits     f16         4            8      1.02 kB" in page
     assert "together                           16      2.05 kB" in page
 

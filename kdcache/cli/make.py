@@ -9,6 +9,8 @@ from kdcache.cli.common import Command, bar, json_option, lines, put, say, train
 from kdcache.cli.pages import made
 from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
 
+METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a variant: at/zoo; a sum: st+at."
+
 
 @click.command(
     "train-teacher",
@@ -113,7 +115,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 )  # fmt: skip
 @click.option("--average-weights", type=Numbers(), metavar="X,X", help="Of several teachers.  [default: equal]")
 @click.option("--student", metavar="M", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")
-@click.option("--method", metavar="M", default="st", show_default=True, help="`kdcache list methods`; none: labels.")
+@click.option("--method", metavar="M", default="st", show_default=True, help=METHOD)
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
 @click.option("--teacher", metavar="M", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
 @common.weights_option
@@ -146,7 +148,7 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
         views=rest["views"], key=settings.seed, device=device, workers=jobs.workers_for(opened, rest["workers"]),
         mix=rest["mix"],
     )  # fmt: skip
-    found = jobs.train_student(chosen, root=runs, out=out, resume=resume, progress=bar)
+    found = jobs.train_student(chosen, root=runs, out=out, resume=resume, progress=bar, remark=say)
     put(found, as_json, lines(found))
 
 

@@ -70,10 +70,22 @@ def identity(facts: dict) -> dict[str, str]:
         "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}",
         "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
         "method": facts["method"],
+        **loss_of(facts["method"]),
         "evaluation": f"{facts['eval_rows']:,} un-augmented images" if facts["eval_rows"] else "none",
         "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
         "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
     }
+
+
+def loss_of(method: str) -> dict[str, str]:
+    """What a student of this method minimises; what is stored for no method in particular has no loss."""
+    from kdcache.errors import UsageError
+    from kdcache.methods import described
+
+    try:
+        return {"its loss": described(method)}
+    except UsageError:
+        return {}
 
 
 def kept_of(pruned: dict) -> str:

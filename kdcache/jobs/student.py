@@ -53,8 +53,11 @@ class Student:
     workers: int = 0
     mix: str | None = None  # two stored answers, as in labels:cutmix
 
-    def train(self, run: Run | None = None, progress=quiet) -> tuple[list[Network], list[dict]]:
-        """The trained networks, and the records of all epochs; a run says whether they go on from earlier."""
+    def train(self, run: Run | None = None, progress=quiet, remark=quiet) -> tuple[list[Network], list[dict]]:
+        """The trained networks, and the records of all epochs; a run says whether they go on from earlier.
+
+        `remark` is called with what is minimised, before the first step.
+        """
         networks = [self.data.network(self.model, self.settings.seed)]
         check_output(networks[0], self.data.image)
         method = self.built(networks[0])
@@ -69,6 +72,7 @@ class Student:
             if self.mix:
                 loader, teacher = self.mixed(method, loader, teacher)
             evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
+            remark(f"loss: {method.described()}")
             records = fit(networks, method, teacher, loader, views, self.settings, evaluation, run, progress)
         return networks, records
 
@@ -166,8 +170,10 @@ class Student:
         return None
 
 
-def train_student(student: Student, *, root=ROOT, out: str | None = None, resume: bool = False, progress=quiet) -> dict:
-    """Trains a student and saves it in a run of its own."""
+def train_student(
+    student: Student, *, root=ROOT, out: str | None = None, resume: bool = False, progress=quiet, remark=quiet
+) -> dict:
+    """Trains a student and saves it in a run of its own; `remark` is as in `Student.train`."""
     cache = student.cache
     facts = {
         "kind": "student", "model": student.model, "method": student.method, "data": student.data.train.identity(),
@@ -182,7 +188,7 @@ def train_student(student: Student, *, root=ROOT, out: str | None = None, resume
     name = folder_name(root, "student", student.data.train.spec, student.model, student.method, source)
     folder = Path(out) if out else name.with_name(f"{name.name}-seed{student.settings.seed}")
     run = Run(folder, facts, resume)
-    _, records = student.train(run, progress)
+    _, records = student.train(run, progress, remark)
     return {"student": student.model, "method": student.method, "seed": student.settings.seed} | result(run, records)
 
 
