@@ -10,7 +10,6 @@ import pytest
 from hostile_cases import everything, refused
 
 from kdcache.cache import open_cache
-from kdcache.cache.layout import read_layout
 from kdcache.errors import CacheError
 
 
@@ -19,40 +18,30 @@ def truth(cache_file):
     return everything(cache_file)
 
 
-def require_same_or_refused(path: Path, content: bytes, places: list[int], draw: random.Random, truth: list) -> bool:
-    """Damages some bytes, looks what comes out, and mends them; whether it was noticed."""
+def require_noticed(path: Path, content: bytes, places: list[int], draw: random.Random) -> None:
+    """Damages some bytes, looks whether that is noticed, and mends them."""
     with open(path, "r+b", buffering=0) as file:
-        for place in places:
-            other = draw.choice([content[place] ^ 1 << draw.randrange(8), draw.randrange(256)])
+        for place in set(places):
+            other = draw.choice(
+                [content[place] ^ 1 << draw.randrange(8), (content[place] + draw.randrange(1, 256)) % 256]
+            )
             os.pwrite(file.fileno(), bytes([other]), place)
         try:
-            assert everything(path) == truth, places
-            return False
-        except CacheError:
-            return True
+            with pytest.raises(CacheError):
+                everything(path)
         finally:
             for place in places:
                 os.pwrite(file.fileno(), content[place : place + 1], place)
 
 
 @pytest.mark.parametrize("trials", [300, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_no_flipped_bit_gives_other_numbers(copied, truth, trials):
-    content, draw, noticed = copied.read_bytes(), random.Random(trials), 0
+def test_every_flipped_bit_is_noticed(copied, trials):
+    content, draw = copied.read_bytes(), random.Random(trials)
     filled = [place for place, byte in enumerate(content) if byte]
     for _ in range(trials):
         anywhere = draw.choice([filled, filled, range(len(content)), range(4096)])
         places = [draw.choice(anywhere) for _ in range(draw.choice([1, 1, 1, 2, 8]))]
-        noticed += require_same_or_refused(copied, content, places, draw, truth)
-    assert noticed > trials / 2
-
-
-@pytest.mark.slow
-def test_no_flipped_bit_of_hdf5s_own_gives_other_numbers(copied, truth):
-    content, draw = copied.read_bytes(), random.Random(0)
-    places = read_layout(copied).places.values()
-    data = {byte for place in places for byte in range(place.offset, place.offset + place.nbytes)}
-    for place in [p for p, byte in enumerate(content) if p not in data and (byte or p < 4096)]:
-        require_same_or_refused(copied, content, [place], draw, truth)
+        require_noticed(copied, content, places, draw)
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 47, 48, 100, 512, 2047, 4096, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, -4096, -1])

@@ -112,7 +112,7 @@ def test_numbers_of_rows_views_and_blocks(forge, path, number):
 
 
 def test_versions_and_features(forge):
-    assert "found version 2; read it with the kdcache that wrote it" in refused(forge(meta=changed("version", value=2)))
+    assert "found version 3; read it with the kdcache that wrote it" in refused(forge(meta=changed("version", value=3)))
     assert "version" in refused(forge(meta=changed("version", value="1")))
     assert "header" in refused(forge(meta=changed("format", value="other")))
     found = refused(forge(meta=changed("requires", value=["sparse", "zstd\n"])))

@@ -53,6 +53,11 @@ class Store(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def eval_digests(self) -> np.ndarray | None:
+        """uint64 [M]: a hash of each evaluation image; a file of version 1 has none."""
+
+    @property
+    @abc.abstractmethod
     def constants(self) -> Mapping[str, Tensor]:
         """What a method made of the teacher before the dump."""
 

@@ -11,14 +11,13 @@ import re
 import secrets
 import shutil
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache.hdf5 import lay_out
-from kdcache.cache.layout import DONE, Layout, filled_datasets, part_of, read_layout
+from kdcache.cache.layout import Layout, filled_datasets, part_of, read_layout, word_of
 from kdcache.cache.meta import to_bytes
 from kdcache.errors import CacheError
 
@@ -54,7 +53,7 @@ def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str
     rows = meta["block_rows"]
     shapes, _ = filled_datasets(meta, "/meta")
     content = {"meta": to_bytes(meta), "seal": np.zeros(1, "<u4")} | dict(known)
-    content |= {f"blocks/{name}": words_of(known[name], rows) for name in shapes if name in known}
+    content |= {f"blocks/{name}": words_of(meta, name, known[name]) for name in shapes if name in known}
     words = {f"blocks/{name}": (np.dtype("<u8"), (*s[:-1], -(-s[-1] // rows))) for name, (_, s) in shapes.items()}
     return shapes | words | {name: (array.dtype, array.shape) for name, array in content.items()}, content
 
@@ -155,13 +154,11 @@ def name_it(private: Path, part: Path) -> None:
         os.rename(private, part)
 
 
-def words_of(array: np.ndarray, rows: int) -> np.ndarray:
+def words_of(meta: dict, name: str, array: np.ndarray) -> np.ndarray:
     """The words of a one-dimensional dataset that is done."""
-    return np.array([word_of(array[start : start + rows]) for start in range(0, len(array), rows)], dtype="<u8")
-
-
-def word_of(data) -> int:
-    return DONE | zlib.crc32(data)
+    rows = meta["block_rows"]
+    parts = [array[start : start + rows].tobytes() for start in range(0, len(array), rows)]
+    return np.array([word_of(meta["version"], name, 0, block, part) for block, part in enumerate(parts)], dtype="<u8")
 
 
 def require_room(path: Path, need: int = 0) -> None:

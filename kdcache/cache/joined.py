@@ -56,6 +56,10 @@ class Joined(Store):
         return self.first.digests
 
     @property
+    def eval_digests(self) -> np.ndarray | None:
+        return self.first.eval_digests if self.with_eval else None
+
+    @property
     def canaries(self) -> Mapping[str, np.ndarray]:
         return self.first.canaries
 

@@ -1,19 +1,23 @@
-"""The file, version 1: where everything lies in it. One page.
+"""The file, version 2: where everything lies in it. One page.
 
     /meta               u8[]         UTF-8 JSON: who, what, how
     /labels             i32[N]       -1: unlabelled
+    /eval_digests       u64[M]       hash of every evaluation image
     /constants/<name>   f32[...]     what a method made of the teacher
     /canaries/<name>    [K, ...]     row, view, crc, thumb, logits of some sample-views
     /digests            u64[N]       hash of every image                                    filled
     /seeds              u64[V,N]     augmentation seed of every sample-view                 filled
     /knowledge/<name>   record[V,N]  what the teacher said of it                            filled
     /eval/<name>        record[M]    what it said of the evaluation images                  filled
-    /blocks/<dataset>   u64[V,NB]    per block of rows: DONE in the high half, CRC-32 in the low half
+    /blocks/<dataset>   u64[V,NB]    per block of rows: DONE in the high half, CRC-32 of place and bytes in the low half
     /seal               u32          CRC-32 over what is not filled in, written last
 
 Invariants: every dataset is contiguous, unfiltered, allocated at creation and aligned to 4096 bytes. HDF5's structures
 are written once, at creation, under a private name; after that only the bytes of datasets change. A file is called
 X.part until its last block and its seal are on disk. No pickle. A row of zeros in /blocks is a block not yet done.
+What is in no dataset and no structure is zero.
+
+Version 1 had no /eval_digests, and its words knew the bytes of a block but not its place.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32
 BLOCK_ROWS = 1024
-SEALED = ("meta", "labels")  # with canaries and constants: what the seal covers
+SEALED = ("meta", "labels", "eval_digests")  # with canaries and constants: what the seal covers
 CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits` and `thumb`, where there are some
 THUMB = (3, 8, 8)
 CHUNK = 1 << 20
@@ -48,6 +52,11 @@ class Layout:
     meta: dict
     places: dict[str, Place]
     codecs: dict[str, Codec] = field(default_factory=dict)
+    spans: list[tuple[int, int]] | None = None  # where HDF5's structures lie, as far as that is known
+
+    @property
+    def version(self) -> int:
+        return self.meta["version"]
 
     @property
     def rows(self) -> int:
@@ -92,6 +101,19 @@ class Layout:
     def word_offset(self, dataset: str, view: int, block: int) -> int:
         return self.places[f"blocks/{dataset}"].offset + 8 * (view * self.blocks(dataset)[1] + block)
 
+    def word(self, dataset: str, view: int, block: int, data) -> int:
+        """What says of a block that it is done."""
+        return word_of(self.version, dataset, view, block, data)
+
+
+def word_of(version: int, dataset: str, view: int, block: int, data) -> int:
+    """DONE, and a CRC of the bytes and, from version 2 on, of where they belong."""
+    return DONE | zlib.crc32(data, place_of(version, dataset, view, block))
+
+
+def place_of(version: int, dataset: str, view: int, block: int) -> int:
+    return zlib.crc32(f"{dataset}:{view}:{block}".encode()) if version > 1 else 0
+
 
 def block_rows(batch: int) -> int:
     """Whole forward batches, so that none straddles a block."""
@@ -118,7 +140,7 @@ def read_layout(path: Path) -> Layout:
             structure = read_structure(file.fileno())
             meta = parse(path, read_meta(path, structure.places, file))
         shapes, found = filled_datasets(meta, path)
-        layout = Layout(path, meta, structure.places, found)
+        layout = Layout(path, meta, structure.places, found, structure.spans if structure.known else None)
         check(layout, shapes)
     except PermissionError:
         raise CacheError(path, "a readable file", "no permission", "check its mode and owner") from None
@@ -167,6 +189,8 @@ def check(layout: Layout, shapes: dict) -> None:
     for name, (_, shape) in shapes.items():
         expected[f"blocks/{name}"] = (np.dtype("<u8"), (*shape[:-1], -(-shape[-1] // layout.block_rows)))
     expected["labels"] = (np.dtype("<i4"), (layout.rows,))
+    if layout.version > 1 and layout.meta["eval"]["rows"]:
+        expected["eval_digests"] = (np.dtype("<u8"), (layout.meta["eval"]["rows"],))
     expected["seal"] = (np.dtype("<u4"), (1,))
     shown = layout.places["canaries/row"].shape[:1] if "canaries/row" in layout.places else (0,)
     if "pruned_from" not in layout.meta or any(name.startswith("canaries/") for name in layout.places):

@@ -9,7 +9,8 @@ import numpy as np
 
 from kdcache.errors import CacheError
 
-FORMAT, VERSION = "kdcache", 1
+FORMAT, VERSION = "kdcache", 2
+READABLE = (1, 2)
 FEATURES = frozenset({"shard"})  # required features that this reader understands
 LONGEST = 64 << 20  # bytes of a header; one of 20 000 classes has less than one of them
 REMEDY = "copy or dump it again"
@@ -75,9 +76,11 @@ def parse(path: Path, data: bytes) -> dict:
         raise CacheError(f"{path}:/meta", "JSON", str(error), REMEDY) from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT or type(meta.get("version")) is not int:
         raise CacheError(path, f"{FORMAT} version {VERSION}", "another header", "see import-logits to wrap logits")
-    if meta["version"] != VERSION:
+    if meta["version"] not in READABLE:
         remedy = "read it with the kdcache that wrote it" if meta["version"] > VERSION else REMEDY
-        raise CacheError(path, f"{FORMAT} version {VERSION}", f"version {meta['version']}", remedy)
+        raise CacheError(
+            path, f"{FORMAT} version {' or '.join(map(str, READABLE))}", f"version {meta['version']}", remedy
+        )
     require_form(path, meta.get("requires"), [text], "requires")
     if strange := set(meta["requires"]) - FEATURES:
         raise CacheError(path, "features that this version knows", repr(sorted(strange)), "update kdcache")

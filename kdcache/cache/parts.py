@@ -8,6 +8,7 @@ Killed at any moment, the same call goes on where it was. The files that are rea
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import create
-from kdcache.cache.layout import part_of, read_layout
+from kdcache.cache.layout import part_of, place_of, read_layout
 from kdcache.cache.ranks import turns
 from kdcache.cache.reader import require_finished, require_intact
 from kdcache.cache.same import LOGIT_TOLERANCE, require_same
@@ -31,6 +32,7 @@ OWN = ("shard", "requires", "measured", "libraries")  # what may differ between 
 EXACT = {
     "labels": (DataChanged, "labels"),
     "digests": (DataChanged, "images"),
+    "eval_digests": (DataChanged, "evaluation images"),
     "canaries/row": (PipelineChanged, "rows of the canaries"),
     "canaries/view": (PipelineChanged, "views of the canaries"),
     "canaries/crc": (PipelineChanged, "pixels of the canaries"),
@@ -73,7 +75,7 @@ def prune(
         origin = {  # of each view of each dataset
             name: kept if len(layout.places[name].shape) == 2 else [0] for name in datasets if name in layout.places
         }
-        words = {name: blocks.words(name)[views] for name, views in origin.items()}
+        words = {name: moved(blocks, name, views) for name, views in origin.items()}
 
         def read(dataset: str, view: int, block: int) -> bytes:
             return blocks.block(dataset, origin[dataset][view], block)
@@ -115,6 +117,16 @@ def require_words(file: Blocks, words: Words, remedy: str) -> None:
     for dataset, expected in words.items():
         if (file.done(dataset) & (file.words(dataset) != expected)).any():
             raise CacheError(file.layout.path, f"the blocks of {dataset} as they are now", "other ones", remedy)
+
+
+def moved(file: Blocks, dataset: str, views: Sequence[int]) -> np.ndarray:
+    """The words of some views under their new numbers. CRC-32 is linear, so that no block is read for it."""
+    words, version = file.words(dataset)[views], file.layout.version
+    for view, block in np.argwhere(words != 0).tolist() if version > 1 else ():
+        zeros = bytes(file.layout.span(dataset, views[view], block)[1])
+        for number in {views[view], view} if views[view] != view else ():
+            words[view, block] ^= np.uint64(zlib.crc32(zeros, place_of(version, dataset, number, block)))
+    return words
 
 
 def require_apart(path: Path, paths: Sequence[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from kdcache.cache.base import Held, Store, numbers
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.layout import DONE, Layout, merging, read_layout, sealed_crc
+from kdcache.cache.layout import Layout, merging, read_layout, sealed_crc
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
 
@@ -76,6 +75,11 @@ class Cache(Store):
         return self._gather("digests", np.arange(len(self)))
 
     @property
+    def eval_digests(self) -> np.ndarray | None:
+        """uint64 [M]: a hash of each evaluation image; a file of version 1 has none."""
+        return self._table("eval_digests").flat if "eval_digests" in self.layout.places else None
+
+    @property
     def constants(self) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array) for name, array in self._below("constants/").items()}
 
@@ -129,7 +133,20 @@ class Cache(Store):
         """Whether a block is marked done and its bytes have the stored CRC."""
         offset, length, _ = self.layout.span(dataset, view, block)
         word = int(self._table(f"blocks/{dataset}").flat[view * self.layout.blocks(dataset)[1] + block])
-        return word == DONE | zlib.crc32(memoryview(self._open())[offset : offset + length])
+        data = memoryview(self._open())[offset : offset + length]
+        return word == self.layout.word(dataset, view, block, data)
+
+    def padding(self) -> int | None:
+        """How many bytes between structures and data are not zero; None where libhdf5 has left a group dense."""
+        if self.layout.spans is None:
+            return None
+        found, end, data = 0, 0, memoryview(self._open())
+        for first, last in sorted(
+            [*self.layout.spans, *(p.span for p in self.layout.places.values()), (len(data),) * 2]
+        ):
+            found += first - end - bytes(data[end:first]).count(0)
+            end = last
+        return found
 
     def _known(self, names: Sequence[str] | None) -> Sequence[str]:
         if names is None:

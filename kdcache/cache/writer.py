@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.creation import clear_leftovers, refused, sync_folder, word_of, write
+from kdcache.cache.creation import clear_leftovers, refused, sync_folder, write
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
 from kdcache.cache.ranks import Ranks
 from kdcache.errors import CacheError
@@ -97,7 +97,9 @@ class Writer(Blocks):
         data = memoryview(np.ascontiguousarray(data)).cast("B")
         assert len(data) == length, (dataset, len(data), length)
         self._write(data, offset)
-        self.waiting.append((self.layout.word_offset(dataset, view, block), word_of(data)))
+        self.waiting.append(
+            (self.layout.word_offset(dataset, view, block), self.layout.word(dataset, view, block, data))
+        )
 
     def sync(self, always: bool = False) -> None:
         """Makes what was put last, and says so in the file."""

@@ -120,11 +120,15 @@ class Dump:
         known |= {f"constants/{name}": value.cpu().numpy() for name, value in constants.items()}
         require_room(self.path, bytes_of(meta, known))
         known["digests"] = source.check(progress).astype("<u8")  # last, as it may read every file
+        if self.held_out:
+            known["eval_digests"] = self.held_out.source.check(progress).astype("<u8")
         create(self.path, meta, known)
 
     def require_unchanged(self, writer: Writer) -> None:
         """Refuses to go on where images or their rendering are not those that the file was begun with."""
         self.loader.source.expect(writer.array("digests"))
+        if "eval_digests" in writer.layout.places:
+            self.held_out.source.expect(writer.array("eval_digests"))
         views, rows, crcs = (writer.array(f"canaries/{name}") for name in ("view", "row", "crc"))
         images = self.loader.images(views * len(self.loader.source) + rows)
         if differ := int((pixel_crcs(images) != crcs).sum()):

@@ -42,6 +42,7 @@ def verify(
     try:
         view = from_json(cache.path, cache.meta["view"], augment)
         source = open_source(data or stored["spec"], "train", stored["fraction"])
+        held_out = open_source(data or stored["spec"], "eval")
     except (SourceError, PipelineChanged) as error:
         yield from checks.verify(cache, None, None, None, {}, progress)
         yield Check("source" if isinstance(error, SourceError) else "PipelineChanged", False, str(error))
@@ -54,7 +55,7 @@ def verify(
             forward = Forward.from_json(cache.path, cache.meta["forward"])
             described = describe(network)
             asked = stack.enter_context(LiveTeacher(network, build_method("st"), forward, device))
-        yield from checks.verify(cache, source, view, asked, described, progress)
+        yield from checks.verify(cache, source, view, asked, described, progress, held_out)
 
 
 def show(file: str, out: str, rows: int, views: int, data: str | None, augment: str | None = None) -> Path:

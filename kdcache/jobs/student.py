@@ -23,7 +23,7 @@ from kdcache.jobs.teacher import result
 from kdcache.methods import Method, knowledge_of, split
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
-from kdcache.proof.verdicts import require_pixels, require_teacher
+from kdcache.proof.verdicts import require_eval_images, require_pixels, require_teacher
 from kdcache.pseudo import PseudoTeacher
 from kdcache.runs import ROOT, Run, folder_name
 from kdcache.teachers import CacheTeacher, Forward, LiveTeacher, Teacher, no_teacher
@@ -161,10 +161,8 @@ class Student:
         held_out = self.data.held_out
         if not len(held_out):
             return None
-        if self.cache and self.cache.has_eval("logits"):
-            stored = self.cache.meta["eval"]
-            if (stored["rows"], stored.get("fingerprint")) == (len(held_out), held_out.fingerprint()):
-                return self.cache.read_eval(np.arange(len(held_out)), ["logits"])["logits"]
+        if self.cache and self.cache.has_eval("logits") and require_eval_images(self.cache, held_out):
+            return self.cache.read_eval(np.arange(len(held_out)), ["logits"])["logits"]
         if self.live:
             return self.data.evaluation(None, self.device, self.workers).logits(self.live)
         return None

@@ -10,6 +10,7 @@ import torch
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
+from kdcache.cache.base import Store
 from kdcache.cache.same import LOGIT_TOLERANCE
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.proof.canaries import changed_libraries, pixel_crcs, thumbs
@@ -52,10 +53,48 @@ def require_images(cache: Cache, source: Source, progress=quiet) -> str:
     return f"all {len(cache)} have the hashes that the teacher's had"
 
 
-def require_digests(cache: Cache, source: Source, rows: np.ndarray, digests: np.ndarray) -> None:
+def require_eval_images(cache: Store, held_out: Source) -> bool:
+    """Whether the stored answers are of these evaluation images; refuses those of which one has changed.
+
+    Of files, each is compared when it is first read.
+    """
+    stored, digests = cache.meta["eval"], cache.eval_digests
+    if stored["rows"] != len(held_out):
+        return False
+    if stored.get("fingerprint") == held_out.fingerprint():
+        if digests is not None:
+            held_out.expect(digests)
+        return True
+    if digests is not None:
+        require_digests(cache, held_out, np.arange(len(held_out)), digests, "evaluation ")
+    return False
+
+
+def check_eval_images(cache: Cache, held_out: Source) -> Check:
+    """The evaluation images that were answered, one by one."""
+    stored, digests, name = cache.meta["eval"], cache.eval_digests, "evaluation images"
+    if not stored["rows"]:
+        return Check(name, True, "none in this file")
+    if digests is None:
+        return Check(name, True, "their hashes are not in this file (version 1)")
+    if stored["rows"] != len(held_out):
+        return Check(name, False, f"{len(held_out)} of them, {stored['rows']} were answered")
+    require_digests(cache, held_out, np.arange(len(held_out)), digests, "evaluation ")
+    return Check(name, True, f"all {len(held_out)} have the hashes that the teacher's had")
+
+
+def check_padding(cache: Cache) -> Check:
+    """Nothing lies where nothing belongs."""
+    found = cache.padding()
+    if found is None:
+        return Check("padding", True, "not compared: libhdf5 laid out this file (version 1)")
+    return Check("padding", not found, f"{found} bytes between the data are not zero")
+
+
+def require_digests(cache: Cache, source: Source, rows: np.ndarray, digests: np.ndarray, kind="") -> None:
     wrong = np.flatnonzero(source.digests(rows) != digests)
     if len(wrong):
-        found = f"another image as row {rows[wrong[0]]}"
+        found = f"another {kind}image as row {rows[wrong[0]]}"
         raise DataChanged(f"{cache.path} on {source.spec}", "the images the teacher saw", found, "dump again")
 
 
@@ -137,10 +176,17 @@ def check_canary_records(cache: Cache) -> Check:
 
 
 def verify(
-    cache: Cache, source: Source | None, view: View, teacher: LiveTeacher | None, described: dict, progress=quiet
+    cache: Cache,
+    source: Source | None,
+    view: View,
+    teacher: LiveTeacher | None,
+    described: dict,
+    progress=quiet,
+    held_out: Source | None = None,
 ) -> Iterator[Check]:
     """All checks, one by one; a damaged part does not hide what comes after it."""
     yield Check("header", True, f"format version {cache.meta['version']}, seal right, finished")
+    yield check_padding(cache)
     damaged = False
     for check in check_blocks(cache, progress):
         damaged |= not check.ok
@@ -154,6 +200,8 @@ def verify(
         require_source(cache, source)
         yield Check("source", True, f"{source.spec} is the data it was made from")
         yield Check("images", True, require_images(cache, source, progress))
+        if held_out is not None:
+            yield check_eval_images(cache, held_out)
         loader = Loader(source, view, cache)
         yield Check("pixels", True, require_pixels(cache, loader))
         if teacher:
