@@ -183,6 +183,47 @@ def test_list(what):
     assert all(f"  {name} " in text for table in found.values() for name in table)
 
 
+def test_the_list_of_methods_fits_a_terminal():
+    lines = good("list methods").out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(len(line) > 90 for line in lines)
+
+
+def test_lists_for_scripts_hold_numbers():
+    methods = good("list methods --json").json()["methods"]
+    assert methods["st"]["bytes"] == 20
+    assert methods["st"]["stores"] == ["logits"]
+    assert methods["st"]["defaults"]["T"] == 4
+    assert "zoo" in methods["st"]["variants"]
+    assert type(good("list models --json").json()["models"]["resnet20"]["weights"]) is int
+
+
+NETWORKS = """
+from torch import nn
+
+def plain(classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
+
+def wrong(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(7, classes))
+
+def silent(classes):
+    return nn.Conv2d(3, classes, 1)
+"""
+
+
+def test_methods_for_a_network_of_ones_own(in_tmp, monkeypatch):
+    monkeypatch.syspath_prepend(in_tmp)
+    (in_tmp / "listed_networks.py").write_text(NETWORKS)
+    for pair in ("--teacher listed_networks:plain", "--student listed_networks:plain"):
+        found = good(f"list methods {pair} --json").json()["methods"]
+        assert (found["st"]["bytes"], found["st"]["refused"]) == (20, "")
+        assert found["at"]["refused"]
+        assert "not for this pair" in good(f"list methods {pair}").out
+    refused("list methods --teacher listed_networks:wrong", 1, "a network for images of [3, 32, 32]")
+    refused("list methods --teacher listed_networks:silent", 1, "logits of shape [2, 10]")
+
+
 def test_list_of_everything():
     text = good("list").out
     assert all(f"{what}:\n" in text for what in inspection.TABLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import click
 
@@ -107,6 +108,7 @@ def evaluate(checkpoint, model, data, augment, cache, device, workers, as_json):
     put({"checkpoint": checkpoint} | facts, as_json, lines(facts))
 
 
+WIDTH = 100
 TABLES = ("sources", "views", "codecs", "methods", "models")
 
 
@@ -127,7 +129,7 @@ def list_(what, teacher, student, as_json):
     from kdcache import jobs
 
     tables = jobs.tables([what] if what else list(TABLES), teacher, student)
-    pages = [f"{name}:\n{methods_page(rows) if name == 'methods' else page(rows)}" for name, rows in tables.items()]
+    pages = [f"{name}:\n{PAGES.get(name, page)(rows)}" for name, rows in tables.items()]
     put(tables, as_json, "\n\n".join(pages))
 
 
@@ -135,11 +137,29 @@ def page(rows: dict[str, str]) -> str:
     return columns([[f"  {name}", text] for name, text in rows.items()])
 
 
+def models_page(rows: dict[str, dict]) -> str:
+    lines = {name: f"{facts['weights']:,} weights for {facts['classes']} classes" for name, facts in rows.items()}
+    return page(lines)
+
+
 def methods_page(rows: dict[str, dict]) -> str:
-    """What is cached, in bytes a row, stages, options with their defaults, variants, paper."""
-    head = ["  method", "bytes a row", "stores", "stages", "defaults", "variants", "paper"]
-    keys = ("bytes", "stores", "stages", "defaults", "variants", "paper")
-    return columns([head, *([f"  {name}", *(str(facts[key]) for key in keys)] for name, facts in rows.items())], {1})
+    """What is cached, in bytes a row, and stages; below it paper, options with their defaults, variants."""
+    parts = []
+    for name, facts in rows.items():
+        stored = f"stores {', '.join(facts['stores'])}: {facts['bytes']:,} bytes a row" if facts["stores"] else ""
+        refused = f"not for this pair: {facts['refused']}" if facts["refused"] else ""
+        options = " ".join(f"{option}={value}" for option, value in facts["defaults"].items())
+        variants = f"variants {', '.join(facts['variants'])}" if facts["variants"] else ""
+        below = [stored or refused or "stores nothing", f"trains {facts['stages']}; {options}", variants]
+        parts += wrapped(f"  {name:<8}  {facts['paper']}", *(f"{'':12}{line}" for line in below if line))
+    return "\n".join(parts)
+
+
+def wrapped(*lines: str) -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent=" " * 14)]
+
+
+PAGES = {"models": models_page, "methods": methods_page}
 
 
 commands = (inspect, verify, show, evaluate, list_)

@@ -11,7 +11,7 @@ from kdcache.errors import UsageError
 from kdcache.methods import METHODS, Method, knowledge_of
 from kdcache.methods import build as build_method
 from kdcache.models import MODELS, build
-from kdcache.models.network import shapes
+from kdcache.models.network import check_output, shapes
 from kdcache.sources import SOURCES
 from kdcache.views import MIXES, VIEWS
 
@@ -19,13 +19,13 @@ IMAGE, CLASSES = (3, 32, 32), 10  # of the pair whose bytes are shown
 
 
 def tables(names: list[str], teacher: str = "resnet110", student: str = "resnet20") -> dict[str, dict]:
-    """Name -> a line, or for methods a dict of facts about a pair of networks on images of 32x32."""
+    """Name -> a line; for models and methods a dict of facts, on images of 32x32, of methods for a pair of them."""
     known = {
         "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
         "views": lambda: {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | MIXES,
         "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
         "methods": lambda: methods(teacher, student),
-        "models": lambda: {name: parameters(name) for name in MODELS},
+        "models": lambda: {name: {"weights": parameters(name), "classes": CLASSES} for name in MODELS},
     }
     return {name: known[name]() for name in names}
 
@@ -39,15 +39,24 @@ def methods(teacher: str, student: str) -> dict[str, dict]:
     shown = {name: taps_of(name) for name in {teacher, student}}
     found = {}
     for name, kind in METHODS.items():
-        facts = {"paper": kind.paper, "stores": "", "bytes": 0, "stages": "main"}
+        facts = {"paper": kind.paper, "stores": [], "bytes": 0, "stages": "main", "refused": ""}
         try:
             method = build_method(name, shown[student], shown[teacher])
+            require_taps(method, {student: shown[student], teacher: shown[teacher]})
             sizes = record_sizes(name, method, shown[teacher])
-            facts |= {"stores": ", ".join(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
+            facts |= {"stores": list(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
         except UsageError as error:
-            facts["stores"] = f"not for this pair: {error.found}"
-        found[name] = facts | {"defaults": defaults(kind), "variants": ", ".join(kind.variants)}
+            facts["refused"] = error.found
+        found[name] = facts | {"defaults": defaults(kind), "variants": list(kind.variants)}
     return found
+
+
+def require_taps(method: Method, shown: dict[str, dict]) -> None:
+    for model, taps in shown.items():
+        if missing := [tap for tap in method.taps if tap not in taps]:
+            raise UsageError(
+                model, f"taps {', '.join(method.taps)}", f"no {', '.join(missing)} in {model}", "name them"
+            )
 
 
 def record_sizes(name: str, method: Method, shown: dict) -> dict[str, int]:
@@ -64,22 +73,23 @@ def stages_of(method: Method) -> str:
     return ("before the dump, " if prepared else "") + init + "main"
 
 
-def defaults(kind: type[Method]) -> str:
+def defaults(kind: type[Method]) -> dict:
     """The options of a method with what they are, cross-entropy's weight among them."""
     options = {
         name: parameter.default
         for name, parameter in inspect.signature(kind.__init__).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not None
     }
-    return " ".join(f"{name}={value}" for name, value in ({"ce": kind.ce} | options).items())
+    return {"ce": kind.ce} | options
 
 
 def taps_of(model: str) -> dict[str, tuple[int, ...]]:
     network = build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
+    check_output(network, IMAGE)
     return shapes(network, network.taps, IMAGE)
 
 
-def parameters(model: str) -> str:
+def parameters(model: str) -> int:
     with torch.device("meta"):
         network = build(model, CLASSES, (0.0,) * 3, (1.0,) * 3)
-    return f"{sum(p.numel() for p in network.parameters()):,} weights for {CLASSES} classes"
+    return sum(p.numel() for p in network.parameters())
