@@ -52,12 +52,27 @@ class Run:
             if self.continues():
                 self._require_same()
                 return True
+            if self._was_killed_at_once():
+                for name in RESULTS:
+                    self.path(name).unlink(missing_ok=True)
             if any(self.path(name).exists() for name in RESULTS):
                 self.folder.rename(free_name(self.folder))
                 self.folder.mkdir()
                 self._lock()
             replace(self.path("run.json"), json.dumps(self.facts, indent=1) + "\n")
         return False
+
+    def _was_killed_at_once(self) -> bool:
+        """Whether nothing can go on from what lies here, nor is it whole: a kill came before the first state."""
+        try:
+            epochs = json.loads(self.path("run.json").read_text())["settings"]["epochs"]
+        except (OSError, ValueError, LookupError, TypeError):  # not a run of ours: whatever it is, it is kept
+            return False
+        if self.path("state.safetensors").exists():
+            return False
+        weights = any(self.path(name).exists() for name in RESULTS if name.endswith(".safetensors"))
+        records = len(list(self.records()))
+        return records < 2 if not weights else records == 1 and epochs != 1
 
     def log(self, record: dict) -> None:
         with writing(self.folder), open(self.path("metrics.jsonl"), "a") as file:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
-    {"types", "errors", "seeds", "user_code"},
+    {"types", "errors", "seeds", "user_code", "limits"},
     {"sources", "views", "models", "methods", "codecs", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
     {"proof", "train"},
@@ -21,6 +21,7 @@ LAYERS = [
 ]
 BESIDE = {  # rooms of one layer that may use each other, in this order
     "user_code": {"errors"},
+    "limits": {"errors"},
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
     "report": {"batches", "cache"},

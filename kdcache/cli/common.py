@@ -9,7 +9,7 @@ from functools import partial
 import click
 
 from kdcache.cli.frame import Command, Option, say
-from kdcache.cli.values import COUNT, FILE, SEED, NewPath, Number, OneOf, Shares, Views
+from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, OneOf, Shares, Views
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
 
@@ -65,7 +65,7 @@ data_option = click.option("--data", metavar="D", help="The images: `kdcache lis
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 workers_option = click.option(
     "--workers",
-    type=Number(whole=True, least=0),
+    type=WORKERS,
     help="Processes that read and render.  [default: one a core for files, else 0]",
 )
 runs_option = click.option(

@@ -6,7 +6,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put
-from kdcache.cli.values import COUNT, NewPath, Number, OneOf
+from kdcache.cli.values import COUNT, SEEDS, NewPath, Number, OneOf
 from kdcache.errors import UsageError
 
 
@@ -20,7 +20,7 @@ from kdcache.errors import UsageError
 )
 @click.argument("recipe", type=common.FILE)
 @click.option("--data", metavar="D", help="Other images than the recipe's.")
-@click.option("--seeds", type=COUNT, help="Another number of seeds than the recipe's.")
+@click.option("--seeds", type=SEEDS, help="Another number of seeds than the recipe's.")
 @click.option(
     "--code", metavar="MODULE:FACTORY", multiple=True,
     help="Code of yours that the recipe may import; may be given several times. No other is.",

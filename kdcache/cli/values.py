@@ -10,10 +10,12 @@ from pathlib import Path
 import click
 
 from kdcache.errors import UsageError
+from kdcache.limits import MOST_SEEDS, MOST_VIEWS
 
 FILE = click.Path(readable=False)  # for its completion; whoever opens a file says what is wrong with it
 MOST_SEED = 2**32 - 1
-MOST_VIEW = 10**6 - 1
+MOST_COUNT = 10**9
+MOST_WORKERS = 1024
 
 
 class Number(click.ParamType):
@@ -32,14 +34,14 @@ class Number(click.ParamType):
         except ValueError:
             number = math.nan
         fits = (
-            math.isfinite(number)
+            (isinstance(number, int) or math.isfinite(number))  # of an int with 400 digits no float can be made
             and (self.least is None or number >= self.least)
             and (self.most is None or number <= self.most)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
         )
         if not fits:
-            raise UsageError(name_of(param), self.expected, repr(str(value)), "choose another")
+            raise UsageError(name_of(param), self.expected, repr(str(value)[:40]), "choose another")
         return number
 
 
@@ -61,9 +63,9 @@ class Views(click.ParamType):
 
     def convert(self, value, param, ctx):
         text = str(value)
-        if text == "all" or (text.isdecimal() and int(text)):
+        if text == "all" or (text.isdecimal() and len(text) < 16 and 1 <= int(text) <= MOST_VIEWS):
             return text
-        raise UsageError(name_of(param), "a number from 1, or all", repr(text), "try 10")
+        raise UsageError(name_of(param), f"a number from 1 to {MOST_VIEWS}, or all", repr(text[:40]), "try 10")
 
 
 class Shard(click.ParamType):
@@ -73,9 +75,9 @@ class Shard(click.ParamType):
 
     def convert(self, value, param, ctx):
         number, _, of = str(value).partition("/")
-        if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+        if number.isdecimal() and of.isdecimal() and len(of) < 5 and len(number) < 5 and 1 <= int(number) <= int(of):
             return int(number), int(of)
-        raise UsageError(name_of(param), "one of so many, from 1", repr(str(value)), "write it like 2/4")
+        raise UsageError(name_of(param), "one of so many, from 1", repr(str(value)[:40]), "write it like 2/4")
 
 
 class ViewNumbers(click.ParamType):
@@ -85,7 +87,7 @@ class ViewNumbers(click.ParamType):
 
     def convert(self, value, param, ctx):
         ranges = [part.split("-") for part in str(value).split(",")]
-        fits = all(end.isdecimal() and int(end) <= MOST_VIEW for ends in ranges for end in ends)
+        fits = all(end.isdecimal() and len(end) < 16 and int(end) < MOST_VIEWS for ends in ranges for end in ends)
         if not fits or any(len(ends) > 2 or int(ends[0]) > int(ends[-1]) for ends in ranges):
             raise UsageError(name_of(param), "views and ranges of them", repr(str(value)), "write it like 0-9,20")
         ranges.sort(key=lambda ends: int(ends[0]))
@@ -156,5 +158,7 @@ def name_of(param: click.Parameter | None) -> str:
     return max(param.opts, key=len) if param else "the value"
 
 
-COUNT = Number(whole=True, least=1)
+COUNT = Number(whole=True, least=1, most=MOST_COUNT)
+SEEDS = Number(whole=True, least=1, most=MOST_SEEDS)
+WORKERS = Number(whole=True, least=0, most=MOST_WORKERS)
 SEED = Number(whole=True, least=0, most=MOST_SEED)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ from kdcache.batches import Loader
 from kdcache.dump import Dump
 from kdcache.errors import DataChanged, UsageError
 from kdcache.jobs.data import Data
+from kdcache.limits import TABLE, read_text, require_regular
 from kdcache.teachers.known import KnownTeacher, Table
 from kdcache.types import quiet
 from kdcache.views import open_view
@@ -23,10 +29,8 @@ def import_logits(
     file: str, data: Data, order: str | None, path: Path, codec: str, anyway: bool = False, progress=quiet
 ) -> tuple[Path, list[str]]:
     """Writes the cache; its path, and what the user should know."""
-    values = in_order(read_array(file), file, order, len(data.train))
     classes = len(data.train.classes)
-    if values.shape[1] != classes:
-        raise UsageError(file, f"{classes} classes, as {data.train.spec} has", f"{values.shape[1]}", "give --data")
+    values = in_order(read_array(file, len(data.train), classes), order)
     logits, kind = as_logits(file, values)
     accuracy = require_match(file, logits, data.train.labels, anyway)
     view = open_view("none", data.train.size) if data.train.size else data.view.evaluation()
@@ -43,60 +47,119 @@ def import_logits(
     ]
 
 
-def read_array(file: str) -> np.ndarray:
-    """FILE.npy; FILE.npz, FILE.safetensors and FILE.h5, each with :NAME where it holds several arrays."""
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file, as its header describes it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def read_array(file: str, rows: int, classes: int) -> np.ndarray:
+    """FILE.npy; FILE.npz, FILE.safetensors and FILE.h5, each with :NAME where it holds several arrays.
+
+    Headers are looked at first: a small file may hold an array that fills the memory.
+    """
     name, _, key = file.partition(":") if not Path(file).exists() else (file, "", "")
     suffix = Path(name).suffix.lower()
+    if suffix not in ARRAYS:
+        raise UsageError(name, ".npy, .npz, .safetensors or .h5", suffix or "no suffix", "convert it")
     try:
-        if suffix == ".npy":
-            found = {"": np.load(name, allow_pickle=False)}
-        elif suffix == ".npz":
-            found = dict(np.load(name, allow_pickle=False))
-        elif suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            found = load_file(name)
-        elif suffix in (".h5", ".hdf5"):
-            found = read_hdf5(name)
-        else:
-            raise UsageError(name, ".npy, .npz, .safetensors or .h5", suffix or "no suffix", "convert it")
+        require_regular(name)
+        with ARRAYS[suffix](name) as found:
+            stored = found[chosen(name, key, found)]()
+            require_shape(file, stored, rows, classes)
+            return np.asarray(stored.read()).astype(np.float32)
     except UsageError:
         raise
     except Exception as error:  # what a damaged file raises depends on the byte
-        found_text = " ".join(str(error).split())[:160]
+        found_text = " ".join((getattr(error, "strerror", None) or str(error)).split())[:160]
         raise UsageError(name, "an array that can be read", found_text, "check the path and the file") from None
+
+
+def chosen(name: str, key: str, found: Mapping) -> str:
     if key not in found:
         if key or len(found) != 1:
             known = ", ".join(sorted(found)) or "none"
             raise UsageError(name, "the name of one of its arrays", key or "none", f"write {name}:NAME, of {known}")
         key = next(iter(found))
-    values = np.asarray(found[key])
-    if values.ndim != 2 or values.dtype.kind != "f":
-        raise UsageError(file, "floats [rows, classes]", f"{values.dtype} {list(values.shape)}", "reshape it")
-    return values.astype(np.float32)
+    return key
 
 
-def read_hdf5(name: str) -> dict[str, np.ndarray]:
+def require_shape(file: str, stored: Stored, rows: int, classes: int) -> None:
+    if len(stored.shape) != 2 or not stored.dtype.lower().startswith(("f", "bf")):
+        raise UsageError(file, "floats [rows, classes]", f"{stored.dtype} {list(stored.shape)}", "reshape it")
+    if stored.shape[0] != rows:
+        remedy = "give the logits of the same training images, and the same --fraction"
+        raise UsageError(file, f"{rows} rows, as the data has", str(stored.shape[0]), remedy)
+    if stored.shape[1] != classes:
+        raise UsageError(file, f"{classes} classes, as the data has", f"{stored.shape[1]}", "give --data")
+
+
+@contextlib.contextmanager
+def in_npy(name: str):
+    values = np.load(name, mmap_mode="r", allow_pickle=False)
+    yield {"": lambda: Stored(values.shape, str(values.dtype), lambda: values)}
+
+
+@contextlib.contextmanager
+def in_npz(name: str):
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with zipfile.ZipFile(name) as archive:
+
+        def stored(member: str) -> Stored:
+            with archive.open(member) as file:
+                shape, _, dtype = headers[np.lib.format.read_magic(file)](file)
+            return Stored(shape, str(dtype), lambda: np.lib.format.read_array(archive.open(member), allow_pickle=False))
+
+        names = [member for member in archive.namelist() if member.endswith(".npy")]
+        yield {member.removesuffix(".npy"): partial(stored, member) for member in names}
+
+
+@contextlib.contextmanager
+def in_safetensors(name: str):
+    from safetensors import safe_open
+
+    with safe_open(name, "numpy") as file:
+
+        def stored(key: str) -> Stored:
+            part = file.get_slice(key)
+            return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: file.get_tensor(key))
+
+        yield {key: partial(stored, key) for key in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def in_hdf5(name: str):
     import h5py
 
     with h5py.File(name, "r") as file:
         tables: list[str] = []
         file.visititems(lambda path, item: tables.append(path) if isinstance(item, h5py.Dataset) else None)
-        return {path: file[path][()] for path in tables if file[path].ndim == 2}
+        flat = {path: file[path] for path in tables if file[path].ndim == 2}
+        yield {
+            path: partial(Stored, table.shape, str(table.dtype), lambda t=table: t[()]) for path, table in flat.items()
+        }
 
 
-def in_order(values: np.ndarray, file: str, order: str | None, rows: int) -> np.ndarray:
+ARRAYS = {".npy": in_npy, ".npz": in_npz, ".safetensors": in_safetensors, ".h5": in_hdf5, ".hdf5": in_hdf5}
+
+
+def in_order(values: np.ndarray, order: str | None) -> np.ndarray:
     """The rows in the order of the data; line i of an order file says which row of the data row i of the file is."""
-    if len(values) != rows:
-        remedy = "give the logits of the same training images, and the same --fraction"
-        raise UsageError(file, f"{rows} rows, as the data has", str(len(values)), remedy)
     if order is None:
         return values
+    rows = len(values)
     try:
         if order.endswith(".npy"):
-            places = np.load(order, allow_pickle=False).astype(np.int64).ravel()
+            require_regular(order)
+            given = np.load(order, mmap_mode="r", allow_pickle=False)
+            if given.size != rows:
+                raise ValueError(f"{given.size:,} of them for {rows:,} rows")
+            places = given.astype(np.int64).ravel()
         else:
-            places = np.array(Path(order).read_text().split(), dtype=np.int64)
+            places = np.array(read_text(order, TABLE).split(), dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(order, "row numbers, one per line or as .npy", str(error)[:120], "mend it") from None
     if not np.array_equal(np.sort(places), np.arange(rows)):

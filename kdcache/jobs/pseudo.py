@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcache import limits
 from kdcache.cache import open_cache
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
@@ -60,7 +61,7 @@ def parse_spread(text: str):
 
 def read_text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return limits.read_text(path, limits.TABLE)
     except (OSError, UnicodeDecodeError) as error:
         found = getattr(error, "strerror", None) or "no text"
         raise UsageError(path, "a readable file", found, "check the path") from None
@@ -71,13 +72,16 @@ def like_logits(path: str, data: Data) -> np.ndarray:
     rows = np.arange(len(data.train))
     if Path(path).suffix == ".npy":
         try:
-            logits = np.load(path, allow_pickle=False)
+            limits.require_regular(path)
+            logits = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise UsageError(path, "an array of logits", str(error), "save it with numpy.save") from None
+            raise UsageError(
+                path, "an array of logits", getattr(error, "strerror", None) or str(error), "save it with numpy.save"
+            ) from None
         if logits.ndim != 2 or len(logits) != len(rows):
             found = f"an array {list(logits.shape)}"
             raise UsageError(path, f"logits of {len(rows)} rows", found, "give those of the same data")
-        return logits
+        return np.asarray(logits)
     cache = open_cache(path)
     if len(cache) != len(rows):
         raise UsageError(path, f"a cache of {len(rows)} rows", f"{len(cache)} rows", "give one of the same data")

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
+from kdcache.limits import opened
 from kdcache.models import build, checkpoints, runs_user_code
 from kdcache.models.network import Network
 
@@ -185,7 +186,7 @@ def _wrong_classes(path: Path, expected: int, found: str) -> TeacherError:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     """The tensors of a file, and the header if it is one of ours."""
     try:
-        with open(path, "rb") as file:
+        with open(opened(path), "rb") as file:
             start = file.read(9)
     except OSError as error:
         raise TeacherError(path, "a file of weights", str(error.strerror), "check the path") from error

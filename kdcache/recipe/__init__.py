@@ -19,6 +19,7 @@ from pathlib import Path
 from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.limits import read_text
 from kdcache.recipe.checks import blamed, check_fit, check_values, require_named, student_name
 from kdcache.recipe.keys import SETTINGS, check_keys
 from kdcache.report.plot import Series, draw, require_matplotlib, save_points
@@ -57,12 +58,14 @@ class Recipe:
         A recipe may be somebody else's: each MODULE:FACTORY in it is imported only if `code` names it, too.
         """
         try:
-            text = Path(path).read_text()
+            text = read_text(path)
             table = tomllib.loads(text)
         except OSError as error:
             raise UsageError(path, "a recipe", error.strerror or str(error), "see pipelines/") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(path, "a TOML file", str(error), "mend that line") from None
+        except RecursionError:
+            raise UsageError(path, "a TOML file", "tables or lists nested too deeply", "see pipelines/") from None
+        except ValueError as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
+            raise UsageError(path, "a TOML file", str(error), "correct that line") from None
         check_keys(path, table)
         overruled = {k: v for k, v in (("data", data), ("seeds", seeds)) if v is not None}
         recipe = cls(path, f"{text}\n# --data {data or 'as above'}\n", **(table | overruled))  # more seeds are welcome

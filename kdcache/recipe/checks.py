@@ -12,6 +12,7 @@ import torch
 from kdcache import jobs
 from kdcache.codecs import named
 from kdcache.errors import UsageError
+from kdcache.limits import MOST_SEEDS, MOST_VIEWS
 from kdcache.methods import build as build_method
 from kdcache.methods import knowledge_of, parse
 from kdcache.models import find, runs_user_code
@@ -40,19 +41,19 @@ def require_named(recipe: Recipe, code: Sequence[str]) -> None:
 def check_values(recipe: Recipe) -> None:
     """Refuses what cannot be meant, as far as can be known without the images."""
     path = recipe.path
-    if recipe.seeds < 1:
-        raise UsageError(f"{path} seeds", "a number from 1", str(recipe.seeds), "3 is a good one")
+    if not 1 <= recipe.seeds <= MOST_SEEDS:
+        raise UsageError(f"{path} seeds", f"a number from 1 to {MOST_SEEDS}", shown(recipe.seeds), "3 is a good one")
     dump = {"views": 10, "batch": 256, "dtype": "f32", "seed": 0} | recipe.dump
     with blamed(f"{path} [teacher]"):
         find(recipe.teacher["model"])
         recipe.settings_of(recipe.teacher)
     with blamed(f"{path} [dump]"):
         parse(recipe.dump.get("method", "st"))
-        if not (dump["views"] == "all" or (type(dump["views"]) is int and dump["views"] > 0)):
-            raise UsageError("views", 'a number from 1, or "all"', repr(dump["views"]), "try 10")
-        if dump["batch"] < 1 or dump["seed"] < 0 or dump["dtype"] not in ("f32", "bf16"):
-            found = f"batch {dump['batch']}, seed {dump['seed']}, dtype {dump['dtype']}"
-            raise UsageError("the forward", "batch from 1, seed from 0, dtype f32 or bf16", found, "mend it")
+        if not (dump["views"] == "all" or (type(dump["views"]) is int and 1 <= dump["views"] <= MOST_VIEWS)):
+            raise UsageError("views", f'a number from 1 to {MOST_VIEWS}, or "all"', shown(dump["views"]), "try 10")
+        if not (1 <= dump["batch"] < 1 << 31 and 0 <= dump["seed"] < 1 << 32 and dump["dtype"] in ("f32", "bf16")):
+            found = f"batch {shown(dump['batch'])}, seed {shown(dump['seed'])}, dtype {dump['dtype']}"
+            raise UsageError("the forward", "batch from 1, seed from 0, dtype f32 or bf16", found, "choose others")
     folders = [folder_name("", student_name(student)) for student in recipe.student]
     for student, folder in zip(recipe.student, folders, strict=True):
         with blamed(f"{path} [[student]] {student_name(student)}"):
@@ -107,6 +108,11 @@ def check_cache(recipe: Recipe, data: jobs.Data, shown: Shapes) -> None:
             if missing := [name for part in parts for name in knowledge_of(part, shown) if name not in stored]:
                 place, remedy = f"[[student]] {student_name(student)}, method", "leave method out of [dump]"
                 raise UsageError(place, f"{missing[0]} in the cache", ", ".join(stored), remedy)
+
+
+def shown(value: object) -> str:
+    """A number of a recipe; of thousands of digits Python itself makes no text."""
+    return "a number of many digits" if isinstance(value, int) and abs(value) >= 10**30 else repr(value)
 
 
 def student_name(student: Mapping) -> str:

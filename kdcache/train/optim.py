@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
@@ -31,21 +32,22 @@ class Range:
     def checked(self, name: str, value: object) -> float:
         number = isinstance(value, Real) and not isinstance(value, bool)
         if number and self.least <= value < self.below and not (self.open and value == self.least):
-            if not self.whole:
+            if not self.whole and abs(value) <= sys.float_info.max:
                 return float(value)
-            if value == int(value):
+            if self.whole and value == int(value):
                 return int(value)
         what = "a whole number" if self.whole else "a number"
         expected = f"{what} {'above' if self.open else 'from'} {self.least:g}"
         if self.below < math.inf:
             expected += f" and below {self.below:g}"
-        raise UsageError(flag(name), expected, repr(value), self.remedy)
+        found = "a number of many digits" if number and abs(value) >= 10**30 else repr(value)
+        raise UsageError(flag(name), expected, found, self.remedy)
 
 
 SHARE = Range(0, 1, remedy="milestones are shares of the epochs, such as 0.5 0.75; betas are such as 0.9 0.999")
 NUMBERS = {
-    "epochs": Range(1, whole=True),
-    "batch": Range(2, whole=True),
+    "epochs": Range(1, 10**9 + 1, whole=True),
+    "batch": Range(2, 1 << 31, whole=True),
     "lr": Range(0, open=True, remedy="try 0.1 for sgd, 0.001 for adam"),
     "momentum": Range(0, 1),
     "weight_decay": Range(0),

@@ -10,6 +10,7 @@ import difflib
 import numpy as np
 
 from kdcache.errors import CacheError, KdcacheError, UsageError
+from kdcache.limits import MOST_VIEWS
 from kdcache.seeds import ENUMERATION, PARTNER, bijection, sample_seeds
 from kdcache.views.albumentations import Albumentations
 from kdcache.views.augmentor import Augmentor
@@ -108,8 +109,8 @@ def counted(view: View, views: int | str) -> tuple[View, int]:
     if views == "all":
         view = enumerate_all(view)
         return view, view.count
-    if int(views) < 1:
-        raise UsageError("--views", "a number from 1, or all", str(views), "try 10")
+    if not 1 <= int(views) <= MOST_VIEWS:
+        raise UsageError("--views", f"a number from 1 to {MOST_VIEWS:,}, or all", str(views), "try 10")
     return view, int(views)
 
 

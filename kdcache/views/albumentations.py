@@ -12,9 +12,15 @@ from typing import ClassVar
 import numpy as np
 
 from kdcache.errors import UsageError
+from kdcache.limits import MOST_SIDE, read_text
 from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line, sizes_in
 
 FLOAT_TAIL = {"Normalize", "ToFloat", "ToTensorV2"}  # the network normalises
+MOST_VALUES = 100_000  # of a pipeline
+BOUNDS = {
+    ("height", "width", "size", "px", "pad"): MOST_SIDE,
+    ("scale", "percent"): 16,
+}  # of parameters with these in their names
 REMEDY = "save one with albumentations.save(pipeline, FILE)"
 
 
@@ -34,7 +40,7 @@ class Albumentations(Pipeline):
             raise UsageError("--augment", "albumentations:FILE", repr(spec), REMEDY)
         path, place = Path(argument), f"albumentations:{argument}"
         try:
-            text = path.read_text()
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             found = getattr(error, "strerror", None) or one_line(error)
             raise UsageError(place, "a pipeline saved as JSON or YAML", found, REMEDY) from None
@@ -55,6 +61,7 @@ class Albumentations(Pipeline):
         import albumentations
 
         place = "albumentations"
+        require_bounded(place, self.pipeline)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -83,13 +90,44 @@ def loaded(place: str, text: str, suffix: str) -> tuple[dict, list[str]]:
         if suffix.lower() in (".yaml", ".yml"):
             import yaml
 
-            text = json.dumps(yaml.safe_load(text))
+            pipeline = yaml.safe_load(text)
+            require_few(pipeline)
+            text = json.dumps(pipeline)
         pipeline = json.loads(text)
         if not isinstance(pipeline, dict) or not isinstance(pipeline.get("transform"), dict):
             raise ValueError(f"a {type(pipeline).__name__} without a transform in it")
         return pipeline, strip_tail(pipeline["transform"])
     except Exception as error:
         raise UsageError(place, "a pipeline as albumentations saves it", named(error), REMEDY) from None
+
+
+def require_few(value) -> None:
+    """Refuses aliases within aliases: a hundred bytes of YAML can stand for more values than memory holds."""
+    counts: dict[int, int] = {}
+
+    def count(value) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if id(value) not in counts:  # each once, however often it is referred to
+            counts[id(value)] = 1 + sum(map(count, inner))
+        return counts[id(value)]
+
+    if count(value) > MOST_VALUES:
+        raise ValueError(f"aliases that stand for more than {MOST_VALUES:,} values")
+
+
+def require_bounded(place: str, pipeline, inside: tuple[str, ...] = ()) -> None:
+    """Refuses sides and scales that no image has: albumentations would take the memory before it is known."""
+    if isinstance(pipeline, dict):
+        for key, value in pipeline.items():
+            require_bounded(place, value, (*inside, str(key)))
+    elif isinstance(pipeline, list):
+        for value in pipeline:
+            require_bounded(place, value, inside)
+    elif isinstance(pipeline, int | float) and not isinstance(pipeline, bool):
+        for words, most in BOUNDS.items():
+            if inside and any(word in inside[-1] for word in words) and not abs(pipeline) <= most:
+                found = f"{inside[-1]} {str(pipeline)[:40]}"
+                raise UsageError(place, f"{inside[-1]} of at most {most}", found, "choose a smaller one")
 
 
 def strip_tail(transform: dict) -> list[str]:

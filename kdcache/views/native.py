@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from kdcache.errors import UsageError
+from kdcache.limits import MOST_SIDE
 from kdcache.seeds import ERASING, GEOMETRY, below, draw
 from kdcache.views.base import Plain, host, same_size, size_in, stacked, whole
 from kdcache.views.crop import crop, erase
 from kdcache.views.resize import centre_boxes, heights_and_widths, random_boxes, resize_each
 
 GREY = 128  # near the mean, which is what zero after normalisation is
-LARGEST = 4096  # side that can be asked for
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Centre(Plain):
 def square_of(spec: str, argument: str, size: tuple[int, int] | None) -> tuple[int, int]:
     """The size that a user asks for by one side, or the height of the images."""
     side = int(argument) if argument.isdecimal() and len(argument) < 9 else size[0] if size and not argument else 0
-    if not 1 <= side <= LARGEST:
+    if not 1 <= side <= MOST_SIDE:
         name = spec.partition(":")[0]
         raise UsageError("--augment", f"{name}:SIZE", repr(spec), f"try {name}:224")
     return side, side

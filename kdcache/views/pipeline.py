@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.limits import MOST_SIDE
 from kdcache.seeds import LIBRARY, draw
 from kdcache.views.base import Plain, host, size_in, whole
 from kdcache.views.native import Centre, Untouched
@@ -79,6 +80,9 @@ class Pipeline(Plain):
         if pixels is None:
             found = f"{getattr(result, 'dtype', type(result).__name__)} {tuple(getattr(result, 'shape', ()))}"
             raise UsageError(f"view {self.name}", "uint8 RGB pixels", found, "leave normalisation to the network")
+        if max(pixels.shape[1:]) > MOST_SIDE:
+            found = "{} x {}".format(*pixels.shape[1:])
+            raise UsageError(f"view {self.name}", f"images of at most {MOST_SIDE} x {MOST_SIDE}", found, END)
         if self.size not in (ANY, tuple(pixels.shape[1:])):
             found = f"uint8 {tuple(pixels.shape)}"
             raise UsageError(f"view {self.name}", "images of {} x {}".format(*self.size), found, END)
