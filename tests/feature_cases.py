@@ -204,6 +204,17 @@ def fsp_tf1(m, s, t):
     return {"fsp": 1e-3 * sum(((a - b) ** 2).sum() / 2 / len(a) for a, b in pairs)}
 
 
+def fsp_tf2(m, s, t):
+    mine = {tap: ref.widened(m.connectors[tap.replace(".", "_")], s[tap]) for tap in m.taps}
+    rows = len(t["logits"])
+    pairs = zip(flows(mine, "pre", 1, "max"), flows(t, "pre", 1, "max"), strict=True)
+    return {"fsp": sum(((a / rows - b / rows) ** 2).sum() for a, b in pairs)}
+
+
+def fitnet_bare(m, s, t):
+    return {"fitnet": ref.mse(ref.conv(s["f2.raw"], m.connector.weight), t["f2.raw"])}
+
+
 def sp(m, s, t):
     return {"sp": 3000 * ref.sp(s["f3.raw"], t["f3.raw"])}
 
@@ -238,6 +249,7 @@ CASES = {
     "fitnet odd student": Case(FitNet, hint("same"), student=PLAIN | {"f2": (4, 5, 6)}, teacher=WIDE),
     "fitnet signed": Case(FitNet, hint("same", relu=False), options={"relu": False}),
     "fitnet zoo": Case(FitNet, fitnet_zoo, "zoo"),
+    "fitnet bare": Case(FitNet, fitnet_bare, "bare", teacher=WIDE),
     "fitnet paper init": Case(FitNet, hint("same"), "paper", stage="init"),
     "fitnet paper": Case(FitNet, fitnet_kd, "paper"),
     "vid": Case(VID, vid, teacher=WIDE),
@@ -266,6 +278,8 @@ CASES = {
     "fsp max init": Case(FSP, fsp(1, how="max"), "max", stage="init"),
     "fsp zoo init": Case(FSP, fsp(1 / 3), "zoo", stage="init"),
     "fsp tf1 init": Case(FSP, fsp_tf1, "tf1", stage="init"),
+    "fsp tf2 init": Case(FSP, fsp_tf2, "tf2", teacher=WIDE, stage="init"),
+    "fsp tf2": Case(FSP, nothing, "tf2", teacher=WIDE),
     "sp": Case(SP, sp, teacher=LARGE),
     "nst": Case(NST, nst("f1", "f2", "f3"), teacher=WIDE),
     "nst large student": Case(NST, nst("f1", "f2", "f3"), student=LARGE),

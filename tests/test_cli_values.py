@@ -109,6 +109,7 @@ NAMES = [
     (f"plan --teacher resnet9 {DATA}", "did you mean resnet8?"),
     (f"plan --teacher tiny-3 {DATA} --method none", "--method"),
     (f"plan --teacher tiny-3 {DATA} --codec f17", "--codec"),
+    (f"plan --teacher tiny-3 {DATA} --method logits --codec logp8", "keeps the level of logits"),
     (f"{STUDENT} --cache a.h5 --student tny", "did you mean tiny"),
     (f"{STUDENT} --cache a.h5 --method stt", "did you mean st?"),
 ]

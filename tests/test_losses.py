@@ -255,6 +255,11 @@ def test_a_sum_begins_with_the_parts_that_have_a_beginning():
     assert list(method.loss(look, knowledge, batch_of())) == ["ab.kl", "at", "fitnet"]
 
 
+def test_the_bare_regressor_is_drawn_small():
+    weight = build("fitnet/bare", SHAPES, SHAPES).connector.weight
+    assert 0.004 < weight.abs().max() <= 0.005
+
+
 def test_kdeid_is_a_variant_and_a_name():
     assert parse("kdeid:2:ce=0.5") == [dataclasses.replace(parse("kdsvd/eid:2:ce=0.5")[0])]
     assert build("st, kdeid").taps == build("st+kdeid").taps

@@ -150,8 +150,7 @@ class Dump:
         fitted, measured = {}, {}
         for name in parts[0]:
             values = torch.cat([part[name] for part in parts])
-            wanted = self.codec if name == "logits" else self.teacher.method.codecs.get(name)
-            wanted = wanted or ("f32" if self.codec == "f32" else "f16")
+            wanted = self.teacher.method.codec_of(name, self.codec)
             if wanted == "auto":
                 fitted[name], measured[name] = auto(values, shift_matters=self.teacher.method.shift_matters)
             else:

@@ -63,7 +63,7 @@ def record_sizes(name: str, method: Method, shown: dict) -> dict[str, int]:
     """Bytes of a record of each knowledge in f16, or in the codec that the method wants."""
     sizes = {}
     for knowledge, shape in knowledge_of(name, shown).items():
-        sizes[knowledge] = named(method.codecs.get(knowledge, "f16"), torch.ones(2, *shape)).size
+        sizes[knowledge] = named(method.codec_of(knowledge), torch.ones(2, *shape)).size
     return sizes
 
 

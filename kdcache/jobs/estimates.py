@@ -109,9 +109,10 @@ def record_sizes(text: str, method: Method, every: dict, codec: str, logits: tor
     """Bytes of one record of each knowledge; for `auto`, of the codec that these logits would get."""
     sizes = {}
     for name, shape in knowledge_of(text, every).items():
-        wanted = codec if name == "logits" else method.codecs.get(name) or ("f32" if codec == "f32" else "f16")
+        wanted = method.codec_of(name, codec)
         if wanted == "auto":
             sizes[name] = auto(logits, shift_matters=method.shift_matters)[0].size
         else:
-            sizes[name] = codecs.named(wanted, logits if name == "logits" else torch.ones(2, *shape)).size
+            values, shift = (logits, method.shift_matters) if name == "logits" else (torch.ones(2, *shape), False)
+            sizes[name] = codecs.named(wanted, values, shift).size
     return sizes

@@ -62,6 +62,12 @@ class Method(nn.Module):
         """Teacher's side, row by row: what gets cached."""
         return {tap: look[tap] for tap in self.taps}
 
+    def codec_of(self, name: str, asked: str = "f16") -> str:
+        """The codec of its knowledge of this name, where `asked` is the one for the logits."""
+        if name == "logits":
+            return asked
+        return self.codecs.get(name) or ("f32" if asked == "f32" else "f16")
+
     def init_terms(self, look: Look, knowledge: Knowledge, batch: Batch) -> dict[str, Tensor]:
         """Student's side during the initialisation stage."""
         raise NotImplementedError
