@@ -82,6 +82,11 @@ class Case:
     stage: str = "main"
     options: dict = field(default_factory=dict)
 
+    @property
+    def beyond_texts(self) -> bool:
+        """Whether a text such as `at/zoo`, for two networks alike, says less."""
+        return bool(self.options) or self.student is not PLAIN or self.teacher is not PLAIN
+
     def build(self, dtype=torch.float64):
         torch.manual_seed(0)  # connectors draw their weights
         options = {**(self.method.variants[self.variant] if self.variant else {}), **self.options}

@@ -179,7 +179,7 @@ def seen(model):
 
 
 @pytest.mark.parametrize("model", ["resnet8", "wrn-16-2"])
-@pytest.mark.parametrize("text", CACHEABLE)
+@pytest.mark.parametrize("text", [*CACHEABLE, "at:grid=2x2", "ft:k=0.25"])
 def test_rowwise(text, model):
     """The projection of a batch is that of its rows, seen alone or in other company: to the last bit on a CPU."""
     network, images, every = seen(model)
