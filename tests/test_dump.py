@@ -18,6 +18,7 @@ from kdcache.dump import filling
 from kdcache.errors import CacheError, DataChanged, KdcacheError, LibraryChanged, PipelineChanged
 from kdcache.jobs import Data, describe
 from kdcache.proof import canaries
+from kdcache.sources import folder
 from kdcache.teachers import Forward, LiveTeacher
 
 
@@ -172,19 +173,53 @@ def test_it_does_not_go_on_with_an_image_that_has_changed(dump, interrupted, pic
     assert not path.exists()
 
 
-@pytest.mark.parametrize(("versions", "verdict"), [({}, PipelineChanged), ({"pillow": "0.1"}, LibraryChanged)])
-def test_it_does_not_go_on_with_a_view_that_renders_other_pixels(
-    dump, interrupted, data, tmp_path, monkeypatch, versions, verdict
-):
+def test_it_does_not_go_on_with_a_view_that_renders_other_pixels(dump, interrupted, data, tmp_path, monkeypatch):
     path = interrupted(tmp_path / "x.h5")
     render = type(data.view).render
-    now = canaries.library_versions() | versions
     monkeypatch.setattr(type(data.view), "render", lambda self, images, seeds: render(self, images, seeds) ^ 1)
-    monkeypatch.setattr(canaries, "library_versions", lambda: now)
-    with pytest.raises(
-        verdict, match=f"x.h5.part, view crop-flip: .* in 64 of 64 canaries{', with pil' * bool(versions)}"
-    ):
+    with pytest.raises(PipelineChanged, match=r"x.h5.part, view crop-flip: .* in 64 of 64 canaries; restore"):
         dump(path)
+
+
+@pytest.fixture
+def photographs(pictures, tmp_path):
+    """A folder that a test may change, and what else a dump of it takes."""
+    root = shutil.copytree(pictures, tmp_path / "pictures")
+    network = fresh_teacher(Data.open("synthetic:200,2,16", None), 1)
+    return root, lambda: {"data": Data.open(f"folder:{root}", "resized-crop:16"), "network": network, "views": 1}
+
+
+@pytest.mark.parametrize(("versions", "verdict"), [({}, PipelineChanged), ({"pillow": "0.1"}, LibraryChanged)])
+def test_it_does_not_go_on_where_files_are_decoded_otherwise(
+    dump, interrupted, photographs, tmp_path, monkeypatch, versions, verdict
+):
+    """Not by a single level: the records of a file are of one arithmetic."""
+    _, options = photographs
+    path, now = interrupted(tmp_path / "x.h5", **options()), canaries.library_versions() | versions
+    before = folder.decode
+    monkeypatch.setattr(folder, "decode", lambda path, data: before(path, data) ^ 1)
+    monkeypatch.setattr(canaries, "library_versions", lambda: now)
+    with pytest.raises(verdict, match=f"x.h5.part, view resized-crop: .*grid\\){', with pillow 0.1' * bool(versions)}"):
+        dump(path, **options())
+
+
+def test_a_finished_dump_of_images_that_have_changed_is_not_done(dump, photographs, tmp_path):
+    root, options = photographs
+    path = dump(tmp_path / "x.h5", **options())
+    before = path.read_bytes()
+    assert dump(path, **options()) == path
+    for number in range(30):  # of the same size, under the same names
+        shutil.copy(root / "train/dog" / f"{number:02}.png", root / "train/cat" / f"{number:02}.png")
+    with pytest.raises(DataChanged, match=r"another file than the teacher saw as row \d+; restore it"):
+        dump(path, **options())
+    assert path.read_bytes() == before
+
+
+def test_a_finished_dump_is_not_done_where_the_view_renders_other_pixels(dump, copied, data, monkeypatch):
+    render = type(data.view).render
+    monkeypatch.setattr(type(data.view), "render", lambda self, images, seeds: render(self, images, seeds) ^ 1)
+    with pytest.raises(PipelineChanged, match="in 64 of 64 canaries; restore"):
+        dump(copied)
 
 
 def test_the_teacher_is_described(cache, teacher):

@@ -8,6 +8,7 @@ import pytest
 from conftest import fresh_teacher, killing
 from hostile_cases import array_in, forged, mark
 
+from kdcache.cache import open_cache
 from kdcache.cache.layout import part_of, read_layout, shard_of
 from kdcache.cache.parts import merge
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
@@ -47,6 +48,14 @@ def test_whatever_it_was_asked_of(dump, data, tmp_path, rows, held_out, method):
     options = {"data": part, "method": method}
     shards = [dump(tmp_path / "x.h5", shard=(number, 2), **options) for number in (1, 2)]
     assert merge(shards, tmp_path / "x.h5").read_bytes() == dump(tmp_path / "whole.h5", **options).read_bytes()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_shard_that_an_earlier_version_began(pair, tmp_path, which):
+    """Its canaries may lack what later ones have."""
+    older = forged(pair[which], tmp_path / pair[which].name, {"canaries/logits": None})
+    merged = open_cache(merge([older, pair[1 - which]], tmp_path / "merged.h5"))
+    assert ("logits" in merged.canaries) == (which == 1)  # as in the first shard
 
 
 @pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.slow)])

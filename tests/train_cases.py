@@ -19,9 +19,9 @@ SAME_WIDTH = {"fsp", "kdsvd", "kdeid", "mhgd"}  # they compare channels and have
 TEXTS = [name + v for name, method in METHODS.items() for v in ("", *(f"/{variant}" for variant in method.variants))]
 
 
-def teacher_of(model: str, data: Data) -> Network:
+def teacher_of(model: str, data: Data, seed: int = 5) -> Network:
     """An untrained network with the batch statistics of the data, so that its answers are of ordinary size."""
-    network = build_network(model, len(data.train.classes), data.train.mean, data.train.std, seed=5)
+    network = build_network(model, len(data.train.classes), data.train.mean, data.train.std, seed=seed)
     with torch.no_grad():
         for _ in range(3):
             network(data.train.read(range(min(64, len(data.train)))))

@@ -30,6 +30,19 @@ class Blocks:
     def close(self) -> None:
         self.file.close()
 
+    @property
+    def meta(self) -> dict:
+        return self.layout.meta
+
+    @property
+    def canaries(self) -> dict[str, np.ndarray]:
+        names = [name for name in self.layout.places if name.startswith("canaries/")]
+        return {name.removeprefix("canaries/"): self.array(name) for name in names}
+
+    @property
+    def digests(self) -> np.ndarray:
+        return self.array("digests")
+
     def words(self, dataset: str) -> np.ndarray:
         """What is said of each block: u64 [V, NB]; 0 where it is not done."""
         return self.array(f"blocks/{dataset}").reshape(self.layout.blocks(dataset))

@@ -29,6 +29,7 @@ Words = Mapping[str, np.ndarray]
 """What a file says of its blocks, u64 [V, NB] for each dataset that is filled in."""
 
 OWN = ("shard", "requires", "measured", "libraries")  # what may differ between the shards of a dump
+LATER = {"canaries/logits", "canaries/thumb"}  # which not every shard has that an earlier version began
 EXACT = {
     "labels": (DataChanged, "labels"),
     "digests": (DataChanged, "images"),
@@ -153,7 +154,10 @@ def require_kin(first: Blocks, other: Blocks) -> None:
     remedy = "merge the shards of one dump-logits"
     asked = {key: value for key, value in other.layout.meta.items() if key not in OWN}
     require_same(place, {**first.layout.meta, "shard": None}, asked, remedy, named)
-    if (expected := shapes(first)) != (found := shapes(other)):
+    sides = shapes(first), shapes(other)
+    lacking = LATER & (sides[0].keys() ^ sides[1].keys())
+    expected, found = ({name: shape for name, shape in side.items() if name not in lacking} for side in sides)
+    if expected != found:
         raise CacheError(place, f"{expected}, as {named}", str(found), remedy)
     tolerance = LOGIT_TOLERANCE.get(first.layout.meta["forward"].get("dtype"), 0)
     for name in expected:

@@ -16,6 +16,7 @@ import torch
 from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create
+from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import bytes_of, require_room
 from kdcache.cache.layout import block_rows, part_of, read_layout
 from kdcache.cache.meta import FORMAT, VERSION
@@ -25,9 +26,8 @@ from kdcache.cache.same import require_same
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
 from kdcache.dump.filling import fill
-from kdcache.errors import LibraryChanged, PipelineChanged
 from kdcache.proof import canaries
-from kdcache.proof.canaries import changed_libraries, pixel_crcs
+from kdcache.proof.verdicts import require_pixels
 from kdcache.seeds import PROBE, sample_views
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.teachers.known import KnownTeacher
@@ -74,8 +74,8 @@ class Dump:
     def run(self, progress=quiet) -> Path:
         """Makes the file, or finishes one that was begun with the same request."""
         ranks, part = Ranks.from_environment(), part_of(self.path)
-        begun_here = False
-        if not self.path.exists():
+        begun_here, was_finished = False, self.path.exists()
+        if not was_finished:
             if ranks.rank == 0 and not part.exists():
                 self.begin(progress)
                 begun_here = True
@@ -87,7 +87,7 @@ class Dump:
             with writer:
                 require_same(part, writer.layout.meta, self.request(), "give the flags it was begun with, or remove it")
                 if not begun_here:
-                    self.require_unchanged(writer)
+                    self.require_unchanged(writer, exact=True)
                 self.teacher.method.use(writer.constants())
                 self.fill(writer, self.shard or ranks, progress)
                 ranks.wait_for(writer.complete if ranks.rank == 0 else self.path.exists, writer.progress)
@@ -96,13 +96,16 @@ class Dump:
         finished = read_layout(self.path)
         require_intact(finished)
         require_same(self.path, finished.meta, self.request(), "choose another -o or remove it")
+        if was_finished:
+            with Blocks(finished) as file:
+                self.require_unchanged(file, exact=False)
         return self.path
 
     def begin(self, progress=quiet) -> None:
         """Checks everything that can be checked before a byte is written; then makes X.part."""
         require_room(self.path)
         source, method = self.loader.source, self.teacher.method
-        known = canaries.made(self.loader, self.teacher, self.key, self.views)
+        shown = canaries.made(self.loader, self.teacher, self.key, self.views)
         constants = method.prepare(self.teacher.network, lambda: self.teacher.over(self.loader))
         method.use(constants)
         fitted, measured = self.fit_codecs()
@@ -115,8 +118,8 @@ class Dump:
             "measured": measured,
             "libraries": canaries.library_versions(),
         }
-        known = {f"canaries/{name}": array for name, array in known.items()}
-        known["labels"] = source.labels.astype("<i4")
+        known = {"labels": source.labels.astype("<i4")}
+        known |= {f"canaries/{name}": array for name, array in shown.items()}
         known |= {f"constants/{name}": value.cpu().numpy() for name, value in constants.items()}
         require_room(self.path, bytes_of(meta, known))
         known["digests"] = source.check(progress).astype("<u8")  # last, as it may read every file
@@ -124,19 +127,12 @@ class Dump:
             known["eval_digests"] = self.held_out.source.check(progress).astype("<u8")
         create(self.path, meta, known)
 
-    def require_unchanged(self, writer: Writer) -> None:
-        """Refuses to go on where images or their rendering are not those that the file was begun with."""
-        self.loader.source.expect(writer.array("digests"))
-        if "eval_digests" in writer.layout.places:
-            self.held_out.source.expect(writer.array("eval_digests"))
-        views, rows, crcs = (writer.array(f"canaries/{name}") for name in ("view", "row", "crc"))
-        images = self.loader.images(views * len(self.loader.source) + rows)
-        if differ := int((pixel_crcs(images) != crcs).sum()):
-            place, expected = f"{writer.part}, view {self.loader.view.name}", "the pixels it was begun with"
-            changed = changed_libraries(writer.layout.meta, self.loader.view)
-            remedy = "restore what it was begun with, or remove it"
-            found = f"other pixels in {differ} of {len(rows)} canaries{f', with {changed}' if changed else ''}"
-            raise (LibraryChanged if changed else PipelineChanged)(place, expected, found, remedy)
+    def require_unchanged(self, file: Blocks, exact: bool) -> None:
+        """Refuses images, or a rendering of them, that are not those that the file was begun with."""
+        self.loader.source.expect(file.digests)
+        if "eval_digests" in file.layout.places:
+            self.held_out.source.expect(file.array("eval_digests"))
+        require_pixels(file, self.loader, file.layout.path, exact)
 
     def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
         """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""

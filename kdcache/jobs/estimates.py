@@ -78,10 +78,10 @@ def rendered(loader: Loader, batch: int) -> Iterator[Batch]:
 
 def measured_rate(teacher: LiveTeacher, batches: Iterator[Batch], seconds: float) -> tuple[float, torch.Tensor]:
     """Images a second through the teacher on this machine, and the logits of some of them."""
-    logits = [teacher.show(next(batches))["logits"].cpu()]  # the first call pays for set-up
+    logits = [teacher.logits(next(batches)).cpu()]  # the first call pays for set-up
     images, started = 0, time.perf_counter()
     for batch in batches:
-        logits.append(teacher.show(batch)["logits"].cpu())
+        logits.append(teacher.logits(batch).cpu())
         images += len(batch)
         if (spent := time.perf_counter() - started) > seconds:
             break

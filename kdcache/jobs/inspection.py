@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdcache.batches import Loader
-from kdcache.cache import open_cache
+from kdcache.cache import Cache, open_cache
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
 from kdcache.jobs.data import Data, describe, load_teacher, require_place, workers_for
 from kdcache.jobs.student import Student
+from kdcache.methods import Method, RawTaps
 from kdcache.methods import build as build_method
-from kdcache.models.network import check_output
+from kdcache.models.network import Network, check_output, shapes
 from kdcache.models.weights import load
 from kdcache.proof import verdicts as checks
 from kdcache.proof.verdicts import Check
@@ -54,8 +55,18 @@ def verify(
             network = load_teacher(teacher, weights, opened, root)
             forward = Forward.from_json(cache.path, cache.meta["forward"])
             described = describe(network)
-            asked = stack.enter_context(LiveTeacher(network, build_method("st"), forward, device))
+            method = build_method("st") if "logits" in cache.canaries else method_of(cache, network, opened.image)
+            asked = stack.enter_context(LiveTeacher(network, method, forward, device))
         yield from checks.verify(cache, source, view, asked, described, progress, held_out)
+
+
+def method_of(cache: Cache, network: Network, image: tuple[int, int, int]) -> Method:
+    """The method that a cache was dumped for, ready to project."""
+    method, every = cache.meta["method"], shapes(network, network.taps, image)
+    taps = method.removeprefix("knowledge ")
+    built = build_method(method, every, every) if taps == method else RawTaps(taps.split(","))
+    built.use(cache.constants)
+    return built
 
 
 def show(file: str, out: str, rows: int, views: int, data: str | None, augment: str | None = None) -> Path:

@@ -1,9 +1,10 @@
-"""Some sample-views of each dump: their pixels and the teacher's answers, kept to be compared ever after."""
+"""Some sample-views of each dump: a CRC of their pixels and the teacher's logits, made once and compared ever after."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,13 +14,16 @@ from kdcache.batches import Loader
 from kdcache.cache.layout import THUMB
 from kdcache.errors import PipelineChanged
 from kdcache.seeds import CANARY, sample_views
+from kdcache.sources.decode import PACKAGES
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.teachers.known import KnownTeacher
-from kdcache.views import VIEWS, View
+from kdcache.views import VIEWS
 from kdcache.views.library import render_elsewhere
 
 CANARIES = 64
-RECORDED = ("torch", "numpy", "pillow", *dict.fromkeys(name for kind, _ in VIEWS.values() for name in kind.packages))
+RECORDED = tuple(
+    dict.fromkeys(["torch", "numpy", *PACKAGES, *(name for kind, _ in VIEWS.values() for name in kind.packages)])
+)
 
 
 def made(loader: Loader, teacher: LiveTeacher | KnownTeacher, key: int, views: int) -> dict[str, np.ndarray]:
@@ -29,16 +33,10 @@ def made(loader: Loader, teacher: LiveTeacher | KnownTeacher, key: int, views: i
     batch = loader.show(items)
     images = batch.images
     require_replay(loader, items, images)
-    looks = teacher.show(batch)
-    require_finite("the teacher", looks, items % n)
-    found = {
-        "view": items // n,
-        "row": items % n,
-        "crc": pixel_crcs(images),
-        "logits": looks["logits"].cpu().numpy() if "logits" in looks else None,
-        "thumb": None if loader.view.native else thumbs(images),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    logits = teacher.logits(batch)
+    require_finite("the teacher", {"logits": logits}, items % n)
+    found = {"view": items // n, "row": items % n, "crc": pixel_crcs(images), "logits": logits.cpu().numpy()}
+    return found | ({"thumb": thumbs(images)} if packages(loader) else {})
 
 
 def pixel_crcs(images: torch.Tensor) -> np.ndarray:
@@ -46,8 +44,15 @@ def pixel_crcs(images: torch.Tensor) -> np.ndarray:
 
 
 def thumbs(images: torch.Tensor) -> np.ndarray:
-    """Averages over an 8x8 grid: what is compared where a library's pixels may differ by a few bits between CPUs."""
+    """Averages over an 8x8 grid: what is compared where a library's pixels may differ by a few levels."""
     return F.adaptive_avg_pool2d(images.cpu().float(), THUMB[1:]).round().to(torch.uint8).numpy()
+
+
+def drift(images: torch.Tensor, canaries: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """By how many levels of 256 each average has moved; None where the file has none, or of another size."""
+    if "thumb" not in canaries:
+        return None
+    return np.abs(thumbs(images).astype(int) - canaries["thumb"].astype(int))
 
 
 def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> None:
@@ -75,8 +80,13 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def changed_libraries(meta: dict, view: View) -> str:
-    """What a view's pixels depend on and has another version than when a file was begun."""
+def packages(loader: Loader) -> tuple[str, ...]:
+    """What is installed that decodes the images or renders them; none where all of it is arithmetic of our own."""
+    return (*loader.source.packages, *loader.view.plain.packages)
+
+
+def changed_packages(libraries: Mapping[str, str], loader: Loader) -> str:
+    """Which of them have another version than the one in a file's header."""
     now = library_versions()
-    stored = {k: v for k, v in meta["libraries"].items() if k in ("pillow", *view.plain.packages)}
+    stored = {name: libraries[name] for name in dict.fromkeys(packages(loader)) if name in libraries}
     return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 from kdcache.seeds import PART, SYNTHETIC, keyed
+from kdcache.sources.decode import PACKAGES
 from kdcache.types import quiet
 
 DIGITS_TEST_SHARE = 360 / 1797
@@ -34,6 +35,8 @@ class Source:
     size: tuple[int, int] | None  # of every image, of files as far as a look at some tells; None where they differ
     resident: Tensor | None = None  # all the images, where they fit in memory
     fraction: float = 1.0
+    packages: tuple[str, ...] = ()
+    """What is installed that its pixels depend on, beside kdcache: what decodes files."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,6 +94,7 @@ class ArraySource(Source):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.size = tuple(images.shape[2:])
         self._digests = digests  # of the files, where the pixels came from files
+        self.packages = () if digests is None else PACKAGES
         self.mean, self.std = channel_statistics(images)
 
     def read(self, rows):

@@ -11,6 +11,7 @@ import numpy as np
 from kdcache.errors import SourceError
 from kdcache.limits import LIMITS, limit, read_bytes
 
+PACKAGES = ("opencv-python-headless", "pillow")
 LARGEST = 50_000_000  # pixels; what claims more is left to Pillow, and to the bound on it
 
 

@@ -14,7 +14,7 @@ import torch
 from kdcache.errors import DataChanged, SourceError
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources.arrays import ArraySource, Source, blake, digest
-from kdcache.sources.decode import check_whole, decode, file_bytes, size_of
+from kdcache.sources.decode import PACKAGES, check_whole, decode, file_bytes, size_of
 from kdcache.types import quiet
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -29,6 +29,7 @@ SPAN = 64  # rows that a thread takes at a time: handing over each alone would c
 class FolderSource(Source):
     """Files in the order of torchvision's ImageFolder, so that answers stored in that order fit; decoded when read."""
 
+    packages = PACKAGES
     expected: np.ndarray | None = None  # digests that a cache knows; each row is checked when first read
 
     def __init__(self, root: Path, split: str, names: list[str], labels, classes: list[str], *, spec: str = ""):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.methods import Method, build
 from kdcache.teachers.base import Forward
@@ -31,12 +32,11 @@ class KnownTeacher:
         self.forward = Forward(batch=1024)
 
     def __call__(self, batch: Batch) -> Knowledge:
-        return self.show(batch)
+        return {"logits": self.logits(batch)}
 
-    def show(self, batch: Batch) -> Knowledge:
-        """The same, as what a network would show."""
+    def logits(self, batch: Batch) -> Tensor:
         logits = self.answers.logits(batch.views, batch.rows)
-        return {"logits": torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32)).to(self.device)}
+        return torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32)).to(self.device)
 
     def over(self, loader) -> Iterator:
         return iter(())

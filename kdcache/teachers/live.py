@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,9 +26,12 @@ class LiveTeacher:
         if forward.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.hooks = contextlib.ExitStack()
-        self.look = self.hooks.enter_context(watch(network, tuple(method.taps) or ("logits",)))
-        if forward.compile:
-            self.look = torch.compile(self.look)
+        self.look = self.watching(method.taps or ("logits",))
+        self.answer = self.look if "logits" in method.taps else self.watching(("logits",))
+
+    def watching(self, taps: Sequence[str]) -> Callable[[Tensor], Look]:
+        look = self.hooks.enter_context(watch(self.network, taps))
+        return torch.compile(look) if self.forward.compile else look
 
     def __enter__(self) -> LiveTeacher:
         return self
@@ -43,17 +46,22 @@ class LiveTeacher:
         knowledge = self.method.project(self.looks(in_company(batch.images)))
         return {name: value[: len(batch)] for name, value in knowledge.items()}
 
-    def show(self, batch: Batch) -> Look:
-        return self.looks(batch.images)
+    def logits(self, batch: Batch) -> Tensor:
+        """The network's answers, whatever the method keeps."""
+        return self.seen(self.answer, batch.images)["logits"]
+
+    def looks(self, images: Tensor) -> Look:
+        """What the network shows of the method's taps, in f32."""
+        return self.seen(self.look, images)
 
     @torch.no_grad()
-    def looks(self, images: Tensor) -> dict[str, Tensor]:
-        """What the network shows, in f32, whatever the layout of the images."""
+    def seen(self, look: Callable[[Tensor], Look], images: Tensor) -> Look:
+        """What one forward shows, whatever the layout of the images."""
         layout = torch.channels_last if self.forward.channels_last else torch.contiguous_format
         shown = in_company(images).contiguous(memory_format=layout)
         with self.numerics():
-            look = self.look(shown)
-        return {name: value[: len(images)].float() for name, value in look.items()}
+            found = look(shown)
+        return {name: value[: len(images)].float() for name, value in found.items()}
 
     def over(self, loader: Loader) -> Iterator[Look]:
         """What the network shows in one shuffled pass over the first view, for methods that prepare something."""

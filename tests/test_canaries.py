@@ -1,0 +1,144 @@
+"""Canaries: of every method they hold the teacher's logits; what decodes or renders otherwise is called by its name."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import fresh_teacher
+from hostile_cases import forged
+from train_cases import SPEC, asks, teacher_of
+
+from kdcache.batches import Loader
+from kdcache.cache import open_cache
+from kdcache.errors import LibraryChanged, PipelineChanged
+from kdcache.jobs import Data, DumpOptions, make_dump
+from kdcache.jobs import verify as verify_cache
+from kdcache.methods import METHODS
+from kdcache.models.weights import save
+from kdcache.proof import canaries, verdicts
+from kdcache.proof.verdicts import require_pixels
+from kdcache.sources import decode
+from kdcache.sources import folder as folders
+
+ASKING = [name for name in METHODS if asks(name)]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """Data, the weights of a teacher, those of another, and a cache of any method."""
+    place, data = tmp_path_factory.mktemp("taught"), Data.open(SPEC, "crop-flip")
+    network = teacher_of("resnet8", data)
+    save(network, place / "teacher.safetensors")
+
+    def dumped(method: str) -> Path:
+        path = place / f"{method}.h5"
+        with make_dump(network, data, DumpOptions(path, 2, method=method)) as dump:
+            return dump.run()
+
+    return place / "teacher.safetensors", dumped
+
+
+def verified(path: Path, weights: Path) -> dict[str, tuple[bool, str]]:
+    checks = verify_cache(str(path), None, False, None, "resnet8", str(weights), "cpu", path.parent)
+    return {check.name: (check.ok, check.detail) for check in checks}
+
+
+@pytest.mark.parametrize("method", ASKING)
+def test_every_method_can_be_asked_again(taught, method):
+    weights, dumped = taught
+    path = dumped(method)
+    found = verified(path, weights)
+    assert all(ok for ok, _ in found.values()), found
+    assert "canaries answered within" in found["teacher"][1]
+
+
+@pytest.mark.parametrize("method", ASKING)
+def test_a_file_without_logits_is_compared_by_its_records(taught, method, tmp_path):
+    """As files were made before canaries of every method had some."""
+    weights, dumped = taught
+    path = forged(dumped(method), tmp_path / "old.h5", {"canaries/logits": None, "canaries/thumb": None})
+    found = verified(path, weights)
+    assert all(ok for ok, _ in found.values()), found
+    assert found["teacher"][1].startswith("no logits among the canaries; ")
+
+
+@pytest.mark.parametrize("method", ASKING)
+def test_records_of_another_teacher_are_noticed(taught, method, tmp_path, monkeypatch):
+    _, dumped = taught
+    path = forged(dumped(method), tmp_path / "old.h5", {"canaries/logits": None})
+    monkeypatch.setattr(verdicts, "require_teacher", lambda *_: None)
+    data = Data.open(SPEC, "crop-flip")
+    save(teacher_of("resnet8", data, seed=6), tmp_path / "other.safetensors")
+    assert "the answers in the file" in verified(path, tmp_path / "other.safetensors")["TeacherChanged"][1]
+
+
+@pytest.fixture(scope="module")
+def photographs(pictures, dump, tmp_path_factory):
+    """A folder under a native view, and a cache of it."""
+    data = Data.open(f"folder:{pictures}", "resized-crop:16")
+    network = fresh_teacher(Data.open("synthetic:200,2,16", None), 1)
+    return data, dump(tmp_path_factory.mktemp("photographs") / "x.h5", data=data, network=network, views=1)
+
+
+def decoded_with(monkeypatch, levels: int) -> None:
+    """From now on, files are decoded so much brighter."""
+    before = decode.decode
+    brighter = lambda path, data: (before(path, data).astype(int) + levels).clip(0, 255).astype(np.uint8)  # noqa: E731
+    monkeypatch.setattr(folders, "decode", brighter)
+
+
+@pytest.mark.parametrize("package", decode.PACKAGES)
+def test_a_decoder_of_another_version_is_named(photographs, monkeypatch, package):
+    data, path = photographs
+    cache, now = open_cache(path), canaries.library_versions()
+    check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
+    decoded_with(monkeypatch, 20)
+    with pytest.raises(PipelineChanged, match=r"\(at most \d\d levels, \d+ on average, in an 8x8 grid\); restore"):
+        check()
+    monkeypatch.setattr(canaries, "library_versions", lambda: now | {package: "99"})
+    with pytest.raises(LibraryChanged, match=rf"with {package} 99 instead of [\d.]+; install the version"):
+        check()
+
+
+def test_a_decoder_that_rounds_otherwise_is_forgiven_and_named(photographs, monkeypatch):
+    data, path = photographs
+    cache, now = open_cache(path), canaries.library_versions()
+    check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
+    decoded_with(monkeypatch, 1)
+    assert "canaries differ by rounding only (at most " in check()
+    monkeypatch.setattr(canaries, "library_versions", lambda: now | {"pillow": "99"})
+    assert check().endswith(f", with pillow 99 instead of {now['pillow']}")
+
+
+def test_a_file_without_averages_gets_the_verdict_of_its_versions(photographs, monkeypatch, tmp_path):
+    data, path = photographs
+    cache, now = open_cache(forged(path, tmp_path / "old.h5", {"canaries/thumb": None})), canaries.library_versions()
+    check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
+    decoded_with(monkeypatch, 1)
+    with pytest.raises(PipelineChanged, match="other pixels in 41 of 41 canaries; restore"):
+        check()
+    monkeypatch.setattr(canaries, "library_versions", lambda: now | {"pillow": "99"})
+    with pytest.raises(LibraryChanged, match="other pixels in 41 of 41 canaries, with pillow 99 instead of"):
+        check()
+
+
+def test_images_in_memory_do_not_depend_on_a_decoder(cache, data, monkeypatch):
+    now = canaries.library_versions()
+    monkeypatch.setattr(canaries, "library_versions", lambda: now | {"pillow": "99"})
+    loader = Loader(data.train, data.view, 1)
+    assert canaries.changed_packages(cache.meta["libraries"], loader) == ""
+    with pytest.raises(PipelineChanged):
+        require_pixels(cache, loader)
+
+
+def test_small_files_that_are_held_in_memory_do(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(tmp_path / split / label / "0.png")
+    source = Data.open(f"folder:{tmp_path}", "none").train
+    assert source.resident is not None
+    assert source.packages == source.take(np.arange(1)).packages == decode.PACKAGES
