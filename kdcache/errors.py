@@ -50,6 +50,10 @@ class TeacherChanged(KdcacheError):
     """The teacher's weights or answers are not those in the cache."""
 
 
+class KdcacheWarning(UserWarning):
+    """Something that a user should know and that stops nothing."""
+
+
 def one_line(text: str) -> str:
     """Fit for any terminal, whatever a file or a path has put into it."""
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

@@ -11,7 +11,7 @@ import torch
 from reference_views import made_images, made_seeds
 from torch.utils.data import DataLoader
 
-from kdcache.batches import Loader, Rendered, identity
+from kdcache.batches import Loader, identity
 from kdcache.errors import KdcacheError, PipelineChanged, UsageError
 from kdcache.jobs import Data
 from kdcache.sources.arrays import ArraySource
@@ -251,10 +251,10 @@ def test_workers_of_either_start_method_render_the_same(view, method):
     here = Loader(data.train, view, 3)
     items = np.random.default_rng(0).permutation(360)
     loader = DataLoader(
-        Rendered(data.train, view, here.seeds), 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
+        here.rendered, 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
         multiprocessing_context=method,
     )  # fmt: skip
-    for images, numbers in loader:
+    for numbers, images, _ in loader:
         assert torch.equal(images, here.images(numbers))
 
 

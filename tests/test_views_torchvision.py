@@ -11,7 +11,7 @@ from reference_views import made_images, made_seeds
 from torch.utils.data import DataLoader
 from view_cases import spec_of, written
 
-from kdcache.batches import Loader, Rendered, identity
+from kdcache.batches import Loader, identity
 from kdcache.errors import UsageError
 from kdcache.sources.arrays import ArraySource
 from kdcache.views import from_json, open_view
@@ -124,10 +124,10 @@ def test_workers_of_either_start_method_render_the_same(opened, method):
     source = ArraySource("train", made_images(120, 32, 32), np.arange(120) % 10, list("0123456789"), "none")
     here, items = Loader(source, view, 3), np.random.default_rng(0).permutation(360)
     loader = DataLoader(
-        Rendered(source, view, here.seeds), 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
+        here.rendered, 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
         multiprocessing_context=method,
     )  # fmt: skip
-    for images, numbers in loader:
+    for numbers, images, _ in loader:
         assert torch.equal(images, here.images(numbers))
 
 
@@ -140,7 +140,7 @@ def test_workers_of_either_start_method_render_the_same(opened, method):
         ("large", "expected a pipeline that takes images of 32 x 32, found ValueError Required crop size"),
         ("number", "expected a torchvision pipeline, found int; let the function return a Compose"),
         ("needs", "expected a torchvision pipeline from needs(), found TypeError: needs() missing"),
-        ("fails", "from fails(), found RuntimeError: first line; let the function take no arguments"),
+        ("fails", "from fails(), found RuntimeError: first line, in "),
         ("SHIFT", "expected a function that returns a torchvision pipeline, found int"),
         ("absent", "expected MODULE:FACTORY that can be imported, found AttributeError"),
         ("augmentor:random.Random", "expected an Augmentor.Pipeline, found Random"),

@@ -9,7 +9,7 @@ from functools import partial
 import click
 
 from kdcache.cli.frame import Command, Option, say
-from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, OneOf, Shares, Views
+from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
 
@@ -94,6 +94,11 @@ weights_option = click.option(
     "--weights", type=FILE, metavar="F", help="Its weights.  [default: where train-teacher leaves them]"
 )
 
+normalisation_options = options(
+    click.option("--mean", type=Numbers(), metavar="R,G,B", help="What it is fed with.  [default: in the weights]"),
+    click.option("--std", type=Numbers(), metavar="R,G,B", help="In units of 0..1, like --mean."),
+)
+
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "onecycle")  # as in kdcache.train, unimported
 OR_SCHEDULES = "cosine, step or onecycle."
 
@@ -139,5 +144,8 @@ def settings_of(chosen: dict):
 
 def announce(data) -> None:
     """What a user may not expect of the data."""
-    if notice := getattr(data.view.plain, "notice", ""):
-        say(notice)
+    view = data.view.plain
+    if getattr(view, "notice", ""):
+        offered = getattr(view, "normalisation", None)
+        mean, std = (",".join(f"{value:g}" for value in values) for values in offered or ((), ()))
+        say(view.notice + (f"; for weights that were trained with it: --mean {mean} --std {std}" if offered else ""))

@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 
 import click
 
 from kdcache.cli.values import name_of
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import KdcacheError, KdcacheWarning, UsageError
 
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
 AGAIN = 0.5  # seconds
@@ -61,6 +62,16 @@ class Command(Exampled):
         super().__init__(*args, **kwargs)
         self.params.append(debug_option(hidden=True))
 
+    def parse_args(self, ctx, args):
+        """An empty value is a shell variable that is not set, and would pass for a default."""
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            given = ctx.params.get(param.name)
+            if given == "" or (isinstance(given, tuple) and "" in given):
+                remedy = "is a variable of the shell unset? leave the option out for its default"
+                raise UsageError(name_of(param), "a value", "an empty one", remedy)
+        return rest
+
     def invoke(self, ctx):
         ctx.meta["output"] = sys.stdout
         with contextlib.redirect_stdout(sys.stderr if ctx.params.get("as_json") else sys.stdout):
@@ -96,7 +107,7 @@ class Door(Exampled, click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx):
-        with signals() as caught:
+        with signals() as caught, remarks():
             try:
                 return super().invoke(ctx)
             except click.exceptions.Exit:
@@ -138,6 +149,23 @@ def whole_traceback(error: BaseException) -> str:
         inner.__suppress_context__ = False
         inner = inner.__cause__ or inner.__context__
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+@contextlib.contextmanager
+def remarks() -> Iterator[None]:
+    """Warnings of ours as a line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", KdcacheWarning)
+        others = warnings.showwarning
+
+        def show(message, category, *rest):
+            if issubclass(category, KdcacheWarning):
+                say(str(message))
+            else:
+                others(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def say(text: str) -> None:

@@ -44,18 +44,19 @@ def inspect(file, as_json):
 @common.code_option
 @click.option("--teacher", metavar="M", help="Also ask this teacher again.")
 @common.weights_option
+@common.normalisation_options
 @common.device_option
 @common.runs_option
 @json_option
-def verify(file, data, no_data, augment, teacher, weights, device, runs, as_json):
+def verify(file, data, no_data, augment, teacher, weights, mean, std, device, runs, as_json):
     """Prove that a cache is whole, and that it replays."""
     from kdcache import jobs
     from kdcache.errors import CacheError
 
     checks = []
     try:
-        device = jobs.choose_device(device)
-        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, bar):
+        device, fed = jobs.choose_device(device), jobs.normalisation(mean, std)
+        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar):
             checks.append(vars(check))
             if not as_json:
                 click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
@@ -88,23 +89,25 @@ def show(file, out, rows, views, data, augment, as_json):
 @click.command(
     cls=Command,
     example="""
-        kdcache evaluate runs/teacher-digits-tiny-32/best.safetensors
+        kdcache evaluate runs/teacher-digits-tiny-32
         kdcache evaluate resnet110.pth --model resnet110 --data cifar10
     """,
 )
 @click.argument("checkpoint", type=common.FILE)
 @click.option("--model", metavar="M", help="Of a checkpoint that does not name its own.")
 @click.option("--data", metavar="D", help="The images.  [default: those of its run or of --cache, else digits]")
+@common.normalisation_options
 @common.code_option
 @click.option("--cache", type=common.FILE, metavar="F", help="Also the agreement with the teacher in this cache.")
 @common.device_option
 @common.workers_option
 @json_option
-def evaluate(checkpoint, model, data, augment, cache, device, workers, as_json):
+def evaluate(checkpoint, model, mean, std, data, augment, cache, device, workers, as_json):
     """Measure a checkpoint on the evaluation images."""
     from kdcache import jobs
 
-    facts = jobs.evaluate(checkpoint, model, data, cache, jobs.choose_device(device), workers, augment)
+    fed = jobs.normalisation(mean, std)
+    facts = jobs.evaluate(checkpoint, model, data, cache, jobs.choose_device(device), workers, augment, fed)
     put({"checkpoint": checkpoint} | facts, as_json, lines(facts))
 
 

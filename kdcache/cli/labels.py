@@ -77,18 +77,19 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
 @click.option(
     "--order", type=common.FILE, metavar="F", help="Which row of the data each row of FILE is, where the order differs."
 )
+@click.option("--kind", type=OneOf(["logits", "probabilities"]), help="Of FILE.  [default: as the numbers tell]")
 @click.option("--anyway", is_flag=True, help="Even if answers and labels hardly agree.")
 @common.codec_option
 @click.option("-o", "--out", type=common.OUTPUT, default="imported.h5", show_default=True)
 @json_option
-def import_logits(file, data, fraction, order, anyway, codec, out, as_json):
+def import_logits(file, data, fraction, order, kind, anyway, codec, out, as_json):
     """Wrap logits or probabilities that you already have."""
     from kdcache import jobs
     from kdcache.cache.summary import summary
 
     jobs.require_place(out)
     opened = jobs.Data.open(data, None, fraction)
-    path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar)
+    path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar, kind)
     for remark in remarks:
         say(remark)
     facts = summary(path)

@@ -21,6 +21,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
     """,
 )
 @click.option("--model", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
+@common.normalisation_options
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -32,12 +33,13 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
     from kdcache import jobs
 
     settings = common.settings_of(rest)
+    normalisation = jobs.normalisation(rest["mean"], rest["std"])
     device = jobs.choose_device(device)
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
     found = jobs.train_teacher(
         model, opened, settings, label_smoothing=label_smoothing, root=runs, out=out, resume=resume,
-        device=device, workers=jobs.workers_for(opened, workers), progress=bar,
+        device=device, workers=jobs.workers_for(opened, workers), progress=bar, normalisation=normalisation,
     )  # fmt: skip
     put({"model": model, "data": opened.train.spec} | found, as_json, lines({"model": model} | found))
 
@@ -53,6 +55,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, 
 )
 @click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
 @common.weights_option
+@common.normalisation_options
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -85,9 +88,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
     jobs.require_place(rest["out"])
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
-    network = jobs.load_teacher(teacher, weights, opened, runs)
-    if network.assumed_normalisation:
-        say(f"{weights}: no mean and std in it; those of {opened.train.spec} are taken")
+    network = jobs.load_teacher(teacher, weights, opened, runs, jobs.normalisation(rest.pop("mean"), rest.pop("std")))
     chosen = jobs.dump_options(rest, device=device, workers=jobs.workers_for(opened, workers))
     with jobs.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
@@ -119,6 +120,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
 @click.option("--teacher", metavar="M", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
 @common.weights_option
+@common.normalisation_options
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -134,6 +136,7 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
     if caches and rest["views"]:
         raise UsageError("--views", "none beside --cache, which has its own", str(rest["views"]), "leave it out")
     settings = common.settings_of(rest)
+    normalisation = jobs.normalisation(rest["mean"], rest["std"])
     device = jobs.choose_device(rest["device"])
     opened, store = jobs.open_student_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
     common.announce(opened)
@@ -142,7 +145,7 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
         if live or weights:
             raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
         pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed), None
-    network = jobs.live_teacher(live, teacher, weights, store, opened, runs)
+    network = jobs.live_teacher(live, teacher, weights, store, opened, runs, normalisation)
     chosen = jobs.Student(
         opened, student or jobs.default_student(opened), rest["method"], settings, store, network, pseudo,
         views=rest["views"], key=settings.seed, device=device, workers=jobs.workers_for(opened, rest["workers"]),

@@ -18,6 +18,7 @@ from kdcache.report.table import columns
 @click.option(
     "--weights", type=common.FILE, metavar="F", help="Its weights.  [default: train-teacher's, else fresh ones]"
 )
+@common.normalisation_options
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -33,12 +34,14 @@ from kdcache.report.table import columns
 @common.device_option
 @common.runs_option
 @json_option
-def plan(data, fraction, augment, out, device, runs, as_json, **rest):
+def plan(data, fraction, augment, out, device, runs, as_json, mean, std, **rest):
     """Say what a dump would cost, and what it would save."""
     from kdcache import jobs
 
     opened = jobs.Data.open(data, augment, fraction)
-    facts = jobs.plan(opened, Path(out), jobs.choose_device(device), root=runs, **rest)
+    facts = jobs.plan(
+        opened, Path(out), jobs.choose_device(device), root=runs, normalisation=jobs.normalisation(mean, std), **rest
+    )
     put(facts, as_json, described(facts))
 
 

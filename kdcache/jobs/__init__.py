@@ -4,7 +4,8 @@ import importlib
 
 _PLACES = {
     "catalogue": "tables",
-    "data": "DEFAULT_DATA Data choose_device describe load_teacher require_place settings teacher_folder workers_for",
+    "data": "DEFAULT_DATA Data choose_device describe load_teacher normalisation require_place settings teacher_folder "
+    "workers_for",
     "dump": "DumpOptions dump_options dump_pseudo make_dump",
     "estimates": "plan",
     "imports": "import_logits",

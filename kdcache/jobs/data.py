@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
-from kdcache.errors import KdcacheError, TeacherError, UsageError
+from kdcache.errors import KdcacheError, KdcacheWarning, TeacherError, UsageError
 from kdcache.models import build, find
 from kdcache.models.network import Network, check_output
 from kdcache.models.weights import fingerprint, load
@@ -26,9 +30,11 @@ DEFAULT_DATA = "digits"
 
 
 def choose_device(name: str | None) -> str:
-    """The accelerator where there is one."""
+    """The accelerator where there is one; under torchrun, the one of this rank."""
+    if name in (None, "auto", "cuda") and torch.cuda.is_available():
+        return own_gpu()
     if name in (None, "auto"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cpu"
     try:
         if torch.device(name).type not in ("cpu", "cuda", "mps", "xpu"):
             raise ValueError("nothing to train on")
@@ -41,11 +47,28 @@ def choose_device(name: str | None) -> str:
     return name
 
 
+def own_gpu() -> str:
+    """`cuda`, or the GPU that torchrun means for this process: ranks would all take the first."""
+    text = os.environ.get("LOCAL_RANK")
+    if text is None:
+        return "cuda"
+    count = torch.cuda.device_count()
+    if not (text.isdecimal() and len(text) < 9 and int(text) < count):
+        found = f"{text!r}, and {count} GPUs"
+        raise UsageError("LOCAL_RANK", "a GPU of this machine for every rank", found, "start fewer ranks on it")
+    return f"cuda:{int(text)}"
+
+
+def cores() -> int:
+    """Those that this process may use; macOS does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def workers_for(data: Data, wanted: int | None) -> int:
     """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest."""
     if wanted is not None:
         return wanted
-    return 0 if data.train.resident is not None and data.view.native else len(os.sched_getaffinity(0))
+    return 0 if data.train.resident is not None and data.view.native else cores()
 
 
 def settings(**given) -> Settings:
@@ -95,8 +118,9 @@ class Data:
         held_out = open_source(spec, "eval")
         return cls(train, held_out, view)
 
-    def network(self, model: str, seed: int) -> Network:
-        return build(model, len(self.train.classes), self.train.mean, self.train.std, seed=seed)
+    def network(self, model: str, seed: int, normalisation: Normalisation | None = None) -> Network:
+        mean, std = normalisation or (self.train.mean, self.train.std)
+        return build(model, len(self.train.classes), mean, std, seed=seed)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -110,17 +134,79 @@ def teacher_folder(root: str | os.PathLike, data: str, model: str) -> Path:
     return folder_name(root, "teacher", data, model)
 
 
-def load_teacher(model: str, weights: str | None, data: Data, root: str | os.PathLike = ROOT) -> Network:
+Normalisation: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of red, green and blue, in units of 0..1."""
+
+
+def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalisation | None:
+    """What the images are normalised with, as a user gives it; None: as the weights or the data say."""
+    if mean is None and std is None:
+        return None
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None or len(values) != 3:
+            found = "none" if values is None else shown(values)
+            raise UsageError(name, "a number for each of red, green and blue", found, "give both mean and std")
+        if not all(0 <= value <= 1 and (value or name == "mean") for value in values):
+            remedy = "divide numbers of 0..255 by 255"
+            raise UsageError(name, "numbers in units of 0..1", shown(values), remedy)
+    return tuple(mean), tuple(std)
+
+
+def shown(values: Iterable[float]) -> str:
+    """As one types it."""
+    return ",".join(f"{float(value):.6g}" for value in values)
+
+
+def load_normalised(path, model: str | None, data: Data, given: Normalisation | None) -> Network:
+    """A network from a file, for images of this data; what it is fed with is never guessed in silence."""
+    mean, std = given or (data.train.mean, data.train.std)
+    network = load(path, model, len(data.train.classes), mean, std)
+    own = shown(network.normalize.mean), shown(network.normalize.std)
+    if given and not network.assumed_normalisation and own != (shown(mean), shown(std)):
+        expected = f"mean {own[0]} and std {own[1]}, which are in it"
+        raise UsageError(path, expected, f"{shown(mean)} and {shown(std)}", "leave mean and std out")
+    if network.assumed_normalisation and not given:
+        taken = f"those of {data.train.spec} are taken, mean {own[0]} and std {own[1]}"
+        text = f"{path}: no mean and std in it; {taken}; give mean and std if it was trained with others"
+        warnings.warn(text, KdcacheWarning, stacklevel=2)
+    return network
+
+
+def normalisation_in(cache: Cache) -> Normalisation | None:
+    """What the teacher of a cache was fed with."""
+    try:
+        return normalisation(cache.meta["teacher"].get("mean"), cache.meta["teacher"].get("std"))
+    except (UsageError, TypeError, ValueError):  # a header can hold anything
+        return None
+
+
+def require_trained_on(folder: Path, data: Data) -> None:
+    """Refuses a run of other images: folder:birds/v1 and folder:birds-v1 have the same place."""
+    try:
+        trained = json.loads((folder / "run.json").read_text())["data"]
+        spec, images = trained["spec"], trained["fingerprint"]
+    except (OSError, ValueError, LookupError, TypeError):  # somebody has put weights there
+        return
+    if spec != data.train.spec and images != data.train.fingerprint():
+        remedy = f"train one on {data.train.spec} in a place of its own (out), and give its weights"
+        raise TeacherError(folder, f"a teacher of {data.train.spec}", f"one of {spec}", remedy)
+
+
+def load_teacher(
+    model: str, weights: str | None, data: Data, root: str | os.PathLike = ROOT,
+    normalisation: Normalisation | None = None,
+) -> Network:  # fmt: skip
     """The teacher from a file, or from where `train-teacher` leaves it."""
     find(model)  # a name that nobody can train needs no advice on how to train it
-    classes = len(data.train.classes)
     path = Path(weights) if weights else teacher_folder(root, data.train.spec, model) / "last.safetensors"
     if not weights and not path.exists():
         where = "" if os.fspath(root) == os.fspath(ROOT) else f" --runs {shlex.quote(os.fspath(root))}"
         made = f"kdcache train-teacher --model {shlex.quote(model)} --data {shlex.quote(data.train.spec)}{where}"
         remedy = f"make them with `{made}`, or give --weights"
         raise TeacherError(f"teacher {model}", f"weights in {path}", "none", remedy)
-    network = load(path, model, classes, data.train.mean, data.train.std)
+    if not weights:
+        require_trained_on(path.parent, data)
+    network = load_normalised(path, model, data, normalisation)
     if network.arch["model"] != model:
         raise TeacherError(path, f"weights of {model}", f"of {network.arch['model']}", "name the model they belong to")
     check_output(network, data.image)

@@ -15,7 +15,7 @@ from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.codecs.choose import auto, kl_rows
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, load_teacher, teacher_folder
+from kdcache.jobs.data import Data, Normalisation, load_teacher, teacher_folder
 from kdcache.methods import Method, knowledge_of
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
@@ -32,13 +32,14 @@ FEW, LEAST_SECONDS = 64, 0.3  # images at once, and time, for a first impression
 def plan(
     data: Data, path: Path, device: str, *, teacher: str, views: int | str, method: str, codec: str,
     epochs: int, students: int, batch: int, dtype: str, channels_last: bool, weights: str | None = None, root=ROOT,
+    normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
     """Bytes a row and in all, free space, seconds of the dump, what it saves against a live teacher, other settings.
 
     Without weights the teacher is built with fresh ones, which matter only to how far other settings move its answers.
     """
     known = weights or (teacher_folder(root, data.train.spec, teacher) / "last.safetensors").exists()
-    network = load_teacher(teacher, weights, data, root) if known else data.network(teacher, 0)
+    network = load_teacher(teacher, weights, data, root, normalisation) if known else data.network(teacher, 0)
     check_output(network, data.image)
     view, count = counted(data.view, views)
     every = shapes(network, network.taps, data.image)

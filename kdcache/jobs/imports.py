@@ -22,16 +22,26 @@ from kdcache.types import quiet
 from kdcache.views import open_view
 
 LEAST = 1e-8  # probabilities are taken up to here: log(0) has no place in a file
+EXACT = 1e-2  # how far from 1 the sums of probabilities may be
 SUSPICIOUS = 0.1  # how much better another order of classes must fit before it is worth a word
 
 
 def import_logits(
-    file: str, data: Data, order: str | None, path: Path, codec: str, anyway: bool = False, progress=quiet
+    file: str,
+    data: Data,
+    order: str | None,
+    path: Path,
+    codec: str,
+    anyway: bool = False,
+    progress=quiet,
+    kind: str | None = None,
 ) -> tuple[Path, list[str]]:
     """Writes the cache; its path, and what the user should know."""
     classes = len(data.train.classes)
     values = in_order(read_array(file, len(data.train), classes), order)
-    logits, kind = as_logits(file, values)
+    if kind not in (None, "logits", "probabilities"):
+        raise UsageError("kind", "logits or probabilities", repr(kind), "leave it out, and the numbers tell")
+    logits, kind = as_logits(file, values, kind)
     accuracy = require_match(file, logits, data.train.labels, anyway)
     view = open_view("none", data.train.size) if data.train.size else data.view.evaluation()
     described = {
@@ -169,12 +179,20 @@ def in_order(values: np.ndarray, order: str | None) -> np.ndarray:
     return sorted_
 
 
-def as_logits(file: str, values: np.ndarray) -> tuple[np.ndarray, str]:
-    """Logits; of probabilities, their logarithms."""
+def as_logits(file: str, values: np.ndarray, kind: str | None = None) -> tuple[np.ndarray, str]:
+    """Logits; of probabilities, their logarithms. Which they are is asked where the numbers leave it open."""
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
         raise UsageError(file, "finite values", f"NaN or infinity in row {row}", "mend the file")
-    if values.min() >= 0 and values.max() <= 1 and np.abs(values.sum(1) - 1).max() < 1e-2:
+    shares, off = values.min() >= 0 and values.max() <= 1, float(np.abs(values.sum(1) - 1).max())
+    if kind == "probabilities" and not shares:
+        found = f"{values.min():g} to {values.max():g}"
+        raise UsageError(file, "probabilities, from 0 to 1", found, "give logits as kind logits")
+    if kind is None and shares and off >= EXACT:
+        found = f"numbers from 0 to 1 whose rows sum to {values.sum(1).min():.3g} to {values.sum(1).max():.3g}"
+        remedy = "rounded probabilities are kind probabilities, anything else is kind logits"
+        raise UsageError(file, "its kind, which the numbers do not tell", found, remedy)
+    if kind == "probabilities" or (kind is None and shares):
         return np.log(np.maximum(values, LEAST)), "probabilities"
     return values, "logits"
 

@@ -10,12 +10,20 @@ from pathlib import Path
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
-from kdcache.jobs.data import Data, describe, load_teacher, require_place, workers_for
+from kdcache.jobs.data import (
+    Data,
+    Normalisation,
+    describe,
+    load_normalised,
+    load_teacher,
+    normalisation_in,
+    require_place,
+    workers_for,
+)
 from kdcache.jobs.student import Student
 from kdcache.methods import Method, RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
-from kdcache.models.weights import load
 from kdcache.proof import verdicts as checks
 from kdcache.proof.verdicts import Check
 from kdcache.report.sheet import contact_sheet
@@ -28,7 +36,7 @@ from kdcache.views import from_json
 
 def verify(
     file, data, no_data: bool, augment: str | None, teacher: str | None, weights: str | None, device: str, root,
-    progress=quiet,
+    normalisation: Normalisation | None = None, progress=quiet,
 ) -> Iterator[Check]:  # fmt: skip
     """Every check of a cache, with its data and, where one is named, its teacher."""
     if no_data and (data or teacher):
@@ -52,7 +60,7 @@ def verify(
         asked, described = None, {}
         if teacher:
             opened = Data(source, source, view)
-            network = load_teacher(teacher, weights, opened, root)
+            network = load_teacher(teacher, weights, opened, root, normalisation or normalisation_in(cache))
             forward = Forward.from_json(cache.path, cache.meta["forward"])
             described = describe(network)
             method = build_method("st") if "logits" in cache.canaries else method_of(cache, network, opened.image)
@@ -81,19 +89,29 @@ def show(file: str, out: str, rows: int, views: int, data: str | None, augment: 
 
 def evaluate(
     checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int | None,
-    augment: str | None = None,
+    augment: str | None = None, normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
     """The measures of a checkpoint on the evaluation images: of --data, of the cache, else those of its own run."""
+    checkpoint = checkpoint_of(checkpoint)
     store = open_cache(cache) if cache else None
     opened = Data.of_cache(store, data, augment) if store else as_trained(checkpoint, data, augment)
-    train = opened.train
-    network = load(checkpoint, model, len(train.classes), train.mean, train.std)
+    network = load_normalised(checkpoint, model, opened, normalisation)
     if model and network.arch["model"] != model:
         raise TeacherError(checkpoint, f"weights of {model}", f"of {network.arch['model']}", "leave --model out")
     check_output(network, opened.image)
     judged = Student(opened, "", "none", Settings(), store).judged()
     evaluation = opened.evaluation(judged, device, workers_for(opened, workers))
     return {"model": network.arch["model"], "rows": len(opened.held_out)} | evaluation.full(network)
+
+
+def checkpoint_of(path: str) -> str:
+    """The file itself; of a run's folder, the best network, else the last."""
+    if not Path(path).is_dir():
+        return path
+    names = [name for name in ("best.safetensors", "last.safetensors") if (Path(path) / name).exists()]
+    if not names:
+        raise TeacherError(path, "a checkpoint, or the folder of a run", "a folder without one", "name the file")
+    return str(Path(path) / names[0])
 
 
 def as_trained(checkpoint: str, data: str | None, augment: str | None = None) -> Data:

@@ -17,7 +17,7 @@ from kdcache.batches import Loader
 from kdcache.cache import Store, open_cache
 from kdcache.cache.joined import join
 from kdcache.errors import CacheError, TeacherError, UsageError
-from kdcache.jobs.data import Data, describe, load_teacher
+from kdcache.jobs.data import Data, Normalisation, describe, load_teacher, normalisation_in
 from kdcache.jobs.pseudo import require_unmixed
 from kdcache.jobs.teacher import result
 from kdcache.methods import Method, knowledge_of, split
@@ -228,13 +228,16 @@ def default_student(data: Data) -> str:
 
 
 def live_teacher(
-    live: bool, teacher: str | None, weights: str | None, cache: Store | None, data: Data, root
-) -> Network | None:
+    live: bool, teacher: str | None, weights: str | None, cache: Store | None, data: Data, root,
+    normalisation: Normalisation | None = None,
+) -> Network | None:  # fmt: skip
     """The network of `--live`; the cache's own where none is named."""
     if not live:
         if teacher or weights:
             flag = "--teacher" if teacher else "--weights"
             raise UsageError(flag, "--live beside it", "none", f"add --live, or leave {flag} out")
+        if normalisation:
+            raise UsageError("mean and std", "a live teacher beside them", "none", "leave them out")
         return None
     name = teacher or (cache.meta["teacher"].get("model") if cache else None)
     if not isinstance(name, str):
@@ -245,7 +248,7 @@ def live_teacher(
     if not teacher and models.runs_user_code(name):  # a header never picks code to import
         expected = f"teacher {name} named beside it, for that is code"
         raise UsageError(f"live, {cache.path}", expected, "none", "name it if you trust that code")
-    return load_teacher(name, weights, data, root)
+    return load_teacher(name, weights, data, root, normalisation or (normalisation_in(cache) if cache else None))
 
 
 def asking(text: str) -> list[str]:

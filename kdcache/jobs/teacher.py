@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdcache.batches import Loader
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, teacher_folder
+from kdcache.jobs.data import Data, Normalisation, teacher_folder
 from kdcache.methods import build as build_method
 from kdcache.models.network import check_output
 from kdcache.runs import ROOT, Run
@@ -16,6 +16,7 @@ from kdcache.types import quiet
 def train_teacher(
     model: str, data: Data, settings: Settings, *, label_smoothing: float = 0.0, root=ROOT, out: str | None = None,
     resume: bool = False, device: str = "cpu", workers: int = 0, progress=quiet,
+    normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
     """Trains a network on labels alone, and saves it where `dump` looks first."""
     if not 0 <= label_smoothing < 1:
@@ -25,8 +26,10 @@ def train_teacher(
         "kind": "teacher", "model": model, "data": data.train.identity(), "view": data.view.to_json(),
         "label_smoothing": label_smoothing, "settings": settings.to_json(),
     }  # fmt: skip
+    if normalisation:
+        facts["normalisation"] = normalisation
     run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume)
-    network = data.network(model, settings.seed)
+    network = data.network(model, settings.seed, normalisation)
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
     evaluation = data.evaluation(None, device, workers, settings.dtype)

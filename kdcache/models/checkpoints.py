@@ -71,8 +71,9 @@ def renamed(state: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
         if prefix is None:
             break
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    if not whole & state.keys():
-        state = {f"body.{key}": tensor for key, tensor in state.items()}
+    ours = {key for key in state if key in whole or key.startswith(("body.", "normalize."))}
+    if not any(key.startswith("body.") for key in ours):  # mean and std may stand beside the names of the body alone
+        state = {key if key in ours else f"body.{key}": tensor for key, tensor in state.items()}
     for theirs, ours in OTHER_NAMES:
         state = {key if key in whole else key.replace(theirs, ours): tensor for key, tensor in state.items()}
     return state

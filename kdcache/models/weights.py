@@ -158,10 +158,16 @@ def _compare(path: Path, network: Network, state: Mapping[str, Tensor]) -> None:
     wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {name: list(tensor.shape) for name, tensor in state.items()}
     reshaped = [name for name in wanted if name in given and given[name] != wanted[name]]
+    missing, unexpected = (
+        [name for name in one if name not in other] for one, other in ((wanted, given), (given, wanted))
+    )
+    short = (
+        _short if not {*map(_short, missing)} & {*map(_short, unexpected)} else str
+    )  # or a name would be in both lists
     lists = {
-        "missing": [_short(name) for name in wanted if name not in given],
-        "unexpected": [_short(name) for name in given if name not in wanted],
-        "of another shape": [f"{_short(name)} {given[name]} instead of {wanted[name]}" for name in reshaped],
+        "missing": [short(name) for name in missing],
+        "unexpected": [short(name) for name in unexpected],
+        "of another shape": [f"{short(name)} {given[name]} instead of {wanted[name]}" for name in reshaped],
     }
     classes = network.arch["classes"]
     if reshaped and not (lists["missing"] or lists["unexpected"]):

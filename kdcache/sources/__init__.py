@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from kdcache.errors import UsageError
@@ -44,6 +45,8 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
     if name not in SOURCES:
         close = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {close[0]}?" if close else "`kdcache list sources` explains them"
+        if Path(spec).expanduser().is_dir():
+            hint = f"did you mean folder:{spec}?"
         raise UsageError("--data", f"one of {', '.join(SOURCES)}", repr(spec), hint)
     kind = SOURCES[name]
     if bool(argument) != bool(kind.argument) or (colon and not argument):

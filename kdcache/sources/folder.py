@@ -21,6 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {"train": ("train",), "eval": ("test", "val")}
 SMALL = 64  # images up to this side are decoded once and kept in memory,
 SMALL_TOTAL = 1 << 30  # if all of them fit into this many bytes
+NAMED = 10  # bad files in a message
 PEEKS = 64  # images whose size is looked at when a folder is opened
 PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPAN = 64  # rows that a thread takes at a time: handing over each alone would cost as much as decoding it
@@ -68,13 +69,7 @@ class FolderSource(Source):
         self.expected, self.seen = digests, np.zeros(len(self), dtype=bool)
 
     def check(self, progress=quiet):
-        def look(row: int) -> int:
-            data = file_bytes(self.path(row))
-            check_whole(self.path(row), data)
-            return digest(data)
-
-        looks = progress(in_threads(look, len(self)), total=len(self), desc="checking images")
-        return np.fromiter(looks, np.uint64, len(self))
+        return require_whole(self.root, self.names, progress)
 
     def digests(self, rows):
         return np.array([digest(file_bytes(self.path(row))) for row in rows], dtype=np.uint64)
@@ -94,10 +89,38 @@ class FolderSource(Source):
 def image_folder(spec: str, argument: str, split: str) -> Source:
     """The split of a folder; images up to 64x64 of one size are held in memory."""
     root = Path(argument).expanduser()
-    source = FolderSource(root.absolute(), split, *listing(root, split), spec=spec)
-    height, width = source.size or (SMALL + 1, SMALL + 1)
-    small = max(height, width) <= SMALL and 3 * height * width * len(source) <= SMALL_TOTAL
-    return in_memory(source, source.size) if small else source
+    names, labels, classes = listing(root, split)
+    try:
+        source = FolderSource(root.absolute(), split, names, labels, classes, spec=spec)
+        height, width = source.size or (SMALL + 1, SMALL + 1)
+        small = max(height, width) <= SMALL and 3 * height * width * len(source) <= SMALL_TOTAL
+        return in_memory(source, source.size) if small else source
+    except SourceError:
+        require_whole(root.absolute(), names)  # are there more of them?
+        raise
+
+
+def require_whole(root: Path, names: list[str], progress=quiet) -> np.ndarray:
+    """Reads every image; its digests, u64 [N]. All bad ones are named at once, so that one round mends them."""
+    bad: dict[int, SourceError] = {}
+
+    def look(row: int) -> int:
+        try:
+            data = file_bytes(os.path.join(root, names[row]))
+            check_whole(os.path.join(root, names[row]), data)
+        except SourceError as error:
+            bad[row] = error
+            return 0
+        return digest(data)
+
+    looks = progress(in_threads(look, len(names)), total=len(names), desc="checking images")
+    digests = np.fromiter(looks, np.uint64, len(names))
+    if len(bad) == 1:
+        raise bad.popitem()[1]
+    if bad:
+        shown = ", ".join(names[row] for row in sorted(bad)[:NAMED]) + (", ..." if len(bad) > NAMED else "")
+        raise SourceError(root, "whole JPEG or PNG images", f"{len(bad)} that are not: {shown}", "mend or remove them")
+    return digests
 
 
 def listing(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:

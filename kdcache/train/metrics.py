@@ -55,6 +55,8 @@ def summary(logits: Tensor, targets: Tensor, teacher: Tensor | None = None) -> d
 
 def calibration(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """nll and ece, where there are labels."""
+    if logits.device.type == "mps":  # which has no f64
+        logits, targets = logits.cpu(), targets.cpu()
     known = labelled(logits, targets)
     return {"nll": nll(*known), "ece": ece(*known)} if len(known[1]) else {}
 

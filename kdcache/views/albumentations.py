@@ -13,7 +13,7 @@ import numpy as np
 
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SIDE, read_text
-from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line, sizes_in
+from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line, sizes_in, usable
 
 FLOAT_TAIL = {"Normalize", "ToFloat", "ToTensorV2"}  # the network normalises
 MOST_VALUES = 100_000  # of a pipeline
@@ -45,8 +45,9 @@ class Albumentations(Pipeline):
             found = getattr(error, "strerror", None) or one_line(error)
             raise UsageError(place, "a pipeline saved as JSON or YAML", found, REMEDY) from None
         pipeline, removed = loaded(place, text, path.suffix)
-        notice = f"{place}: took off {', '.join(removed)}: the network normalises" if removed else ""
-        return cls(ANY, pipeline, size, notice).sized(place)
+        names = ", ".join(map(short_name, removed))
+        notice = f"{place}: took off {names}: the network normalises" if removed else ""
+        return cls(ANY, pipeline, size, notice, normalisation_of(removed)).sized(place)
 
     @classmethod
     def from_json(cls, place, header):
@@ -84,7 +85,7 @@ class Albumentations(Pipeline):
         return live(image=channels_last(image))["image"]
 
 
-def loaded(place: str, text: str, suffix: str) -> tuple[dict, list[str]]:
+def loaded(place: str, text: str, suffix: str) -> tuple[dict, list[dict]]:
     """The serialised pipeline without its trailing normalisation, and what that was; YAML where the file says so."""
     try:
         if suffix.lower() in (".yaml", ".yml"):
@@ -130,14 +131,22 @@ def require_bounded(place: str, pipeline, inside: tuple[str, ...] = ()) -> None:
                 raise UsageError(place, f"{inside[-1]} of at most {most}", found, "choose a smaller one")
 
 
-def strip_tail(transform: dict) -> list[str]:
-    """Takes trailing normalisation off, in place, from inner pipelines too; the names of what went."""
+def strip_tail(transform: dict) -> list[dict]:
+    """Takes trailing normalisation off, in place, from inner pipelines too; what went."""
     transforms, removed = transform.get("transforms", []), []
     while transforms and short_name(transforms[-1]) in FLOAT_TAIL:
-        removed.insert(0, short_name(transforms.pop()))
+        removed.insert(0, transforms.pop())
     if transforms and short_name(transforms[-1]) in ("Compose", "Sequential"):
         removed = strip_tail(transforms[-1]) + removed
     return removed
+
+
+def normalisation_of(removed: list[dict]) -> tuple | None:
+    """Mean and std of a step that was taken off, where they are constants."""
+    for step in removed:
+        if short_name(step) == "Normalize" and step.get("normalization", "standard") == "standard":
+            return usable(step.get("mean"), step.get("std"), step.get("max_pixel_value", 255) / 255)
+    return None
 
 
 def short_name(transform: dict) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError
 from kdcache.user_code import blamed, from_current_folder, imported
-from kdcache.views.pipeline import ANY, Pipeline, seed_generators, sizes_in, untouched_generators
+from kdcache.views.pipeline import ANY, Pipeline, seed_generators, sizes_in, untouched_generators, usable
 
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 LONGEST = 200  # characters of a step in a message
@@ -39,8 +39,9 @@ class Coded(Pipeline):
             raise UsageError("--augment", f"{cls.name}:MODULE:FACTORY", repr(spec), remedy)
         view = cls(ANY, [], size, factory=argument)
         live, texts, removed = view.parts()
-        notice = f"{view.spec}: took off {', '.join(removed)}: the network normalises" if removed else ""
-        view = replace(view, pipeline=texts, notice=notice)
+        names = ", ".join(type(step).__name__ for step in removed)
+        notice = f"{view.spec}: took off {names}: the network normalises" if removed else ""
+        view = replace(view, pipeline=texts, notice=notice, normalisation=normalisation_of(removed))
         view.__dict__["_live"] = live
         return view
 
@@ -56,8 +57,8 @@ class Coded(Pipeline):
             raise verdict(f"{place}, {view.spec}", error.expected, error.found, error.remedy) from None
         return view
 
-    def parts(self) -> tuple[list[Callable], list[str], list[str]]:
-        """What to call one after the other; a text on each step; the names of steps that were taken off."""
+    def parts(self) -> tuple[list[Callable], list[str], list]:
+        """What to call one after the other; a text on each step; the steps that were taken off."""
         try:
             with untouched_generators(), from_current_folder():
                 factory = imported(self.factory, self.made, self.spec)
@@ -70,7 +71,7 @@ class Coded(Pipeline):
             found, remedy = blamed(error, "let the function take no arguments")
             raise UsageError(self.spec, expected, found, remedy) from error
 
-    def taken_apart(self, made) -> tuple[list[Callable], list[str], list[str]]:
+    def taken_apart(self, made) -> tuple[list[Callable], list[str], list]:
         """The `parts` of what the function returned."""
         raise NotImplementedError
 
@@ -82,6 +83,15 @@ class Coded(Pipeline):
                 remedy = f"restore {self.factory} as it was, or dump again"
                 raise PipelineChanged(self.spec, expected, now[:LONGEST], remedy)
         return calls
+
+
+def normalisation_of(removed: list) -> tuple | None:
+    """Mean and std of a step that was taken off, where they are constants."""
+    scaled = not any(getattr(step, "scale", True) is False for step in removed)  # floats of 0..1, else of 0..255
+    for step in removed:
+        if type(step).__name__ == "Normalize":
+            return usable(getattr(step, "mean", None), getattr(step, "std", None), 1.0 if scaled else 1 / 255)
+    return None
 
 
 def text_of(step) -> str:

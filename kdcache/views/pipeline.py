@@ -32,6 +32,7 @@ class Pipeline(Plain):
     pipeline: dict | list[str]  # as it stands in the header
     source_size: tuple[int, int] | None = None  # decides on the evaluation view, never on the rendering
     notice: str = field(default="", compare=False)
+    normalisation: tuple | None = field(default=None, compare=False)  # mean and std of a step that was taken off
     native: ClassVar[bool] = False
 
     def build(self):
@@ -119,6 +120,16 @@ def sizes_in(header: dict) -> tuple[tuple[int, int], tuple[int, int] | None]:
     """The size of a view, and that of the images it was opened for, which older files leave out."""
     source = header.get("source_size")
     return size_in(header), source and whole(source, least=1)
+
+
+def usable(mean, std, unit: float = 1.0) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """A normalisation as the network takes it, of three channels in units of 0..1, if it is one."""
+    try:
+        pair = tuple(tuple(round(float(value) * unit, 6) for value in part) for part in (mean, std))
+    except (TypeError, ValueError):
+        return None
+    right = all(len(part) == 3 and all(0 <= value <= 1 for value in part) for part in pair)
+    return pair if right and min(pair[1]) > 0 else None
 
 
 def as_pixels(result) -> Tensor | None:

@@ -43,7 +43,7 @@ class Torchvision(Coded):
     def taken_apart(self, made):
         steps, removed = flat(made), []
         while steps and is_normalisation(steps[-1]):
-            removed.insert(0, type(steps.pop()).__name__)
+            removed.insert(0, steps.pop())
         if strange := [step for step in steps if not callable(step)]:
             found, remedy = type(strange[0]).__name__, "let the function return a Compose, or a function of an image"
             raise UsageError(self.spec, self.made, found, remedy)
