@@ -14,7 +14,7 @@ from kdcache import dump as dumping
 from kdcache.cache import Writer, create, creation
 from kdcache.cache.layout import read_layout
 from kdcache.cache.writer import blocks_done
-from kdcache.errors import CacheError, TeacherError
+from kdcache.errors import CacheError, TeacherError, UsageError
 from kdcache.jobs import Data
 from kdcache.teachers import LiveTeacher
 from kdcache.views import open_view
@@ -221,3 +221,21 @@ def test_hdf5s_own_locks_do_not_matter(cache_file, tmp_path, locking):
 def test_nan_is_no_part_of_a_header(cache, tmp_path):
     with pytest.raises(CacheError, match="finite numbers"):
         create(tmp_path / "x.h5", cache.meta | {"view": {"p": float("nan")}}, {})
+
+
+@pytest.mark.parametrize(("row", "error"), [(None, UsageError), (1298, CacheError)])
+def test_values_beyond_f16_are_found_before_the_file_is_made_or_named(dump, data, tmp_path, monkeypatch, row, error):
+    looks, image = LiveTeacher.looks, data.train.read([row or 0])[0]
+
+    def huge(self, images):
+        found = looks(self, images)
+        which = (images == image).flatten(1).all(1) if row else torch.ones(len(images), dtype=bool)
+        found["logits"] = torch.where(which[:, None], 1e5, found["logits"])
+        return found
+
+    monkeypatch.setattr(LiveTeacher, "looks", huge)
+    plain = Data(data.train, data.held_out, open_view("none", (8, 8)))
+    with pytest.raises(error, match="up to 65504, found .*" + f"row {row}, view 0; dump again" * bool(row)) as caught:
+        dump(tmp_path / "x.h5", data=plain, views=1)
+    assert caught.value.exit_code == (1 if row else 2)
+    assert (tmp_path / "x.h5.part").exists() == bool(row)

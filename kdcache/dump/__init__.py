@@ -34,6 +34,7 @@ from kdcache.teachers.known import KnownTeacher
 from kdcache.types import quiet
 
 PROBES = 4096
+FEWER = {"f16": 512, "f32": 2}  # of codecs without parameters: f16 is probed for values that it cannot hold
 
 
 @dataclass
@@ -136,17 +137,21 @@ class Dump:
 
     def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
         """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""
-        few = self.codec in ("f32", "f16")  # these two have nothing to measure
-        items = sample_views(self.key, 2 if few else PROBES, len(self.loader.source), self.views, PROBE)
+        items = sample_views(self.key, FEWER.get(self.codec, PROBES), len(self.loader.source), self.views, PROBE)
         plan = straight_plan(items, self.teacher.forward.batch)
-        parts = []
+        parts: dict[str, list] = {}
         for batch in self.loader.run(plan, pixels=self.teacher.sees):
-            parts.append(self.teacher(batch))
-            require_finite("the teacher", parts[-1], batch.rows)
+            knowledge = self.teacher(batch)
+            require_finite("the teacher", knowledge, batch.rows)
+            for name, values in knowledge.items():
+                wanted = self.teacher.method.codec_of(name, self.codec)
+                if wanted in FEWER:  # it has nothing to fit, and features of so many rows might fill the memory
+                    codecs.named(wanted, values).encode(values)
+                    values = values[:2]
+                parts.setdefault(name, []).append(values)
         fitted, measured = {}, {}
-        for name in parts[0]:
-            values = torch.cat([part[name] for part in parts])
-            wanted = self.teacher.method.codec_of(name, self.codec)
+        for name, several in parts.items():
+            values, wanted = torch.cat(several), self.teacher.method.codec_of(name, self.codec)
             if wanted == "auto":
                 fitted[name], measured[name] = auto(values, shift_matters=self.teacher.method.shift_matters)
             else:

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+from torch import Tensor
 
 from kdcache.batches import Loader
 from kdcache.cache import Writer
 from kdcache.cache.layout import Layout
 from kdcache.cache.ranks import Ranks
+from kdcache.codecs import Codec
+from kdcache.errors import CacheError, UsageError
 from kdcache.teachers import LiveTeacher, require_finite
 from kdcache.teachers.known import KnownTeacher
 from kdcache.types import Knowledge, quiet
@@ -69,7 +72,17 @@ class Block:
         require_finite("the teacher", knowledge, rows)
         codecs = self.writer.layout.codecs
         self.seeds.append(seeds)
-        self.parts.append({name: codecs[name].encode(value).cpu().numpy() for name, value in knowledge.items()})
+        self.parts.append({name: self.encoded(codecs[name], name, value, rows) for name, value in knowledge.items()})
+
+    def encoded(self, codec: Codec, name: str, values: Tensor, rows: np.ndarray) -> np.ndarray:
+        """The records; values that the codec cannot hold, and that no probe had shown, are named with their row."""
+        try:
+            return codec.encode(values).cpu().numpy()
+        except UsageError as error:
+            row = rows[int(values.abs().flatten(1).amax(1).argmax())]
+            found = f"{error.found} in {name} of row {row}, view {self.view}"
+            remedy = "dump again with codec f32 to another file, or remove this one first"
+            raise CacheError(self.writer.part, error.expected, found, remedy) from None
 
     def store(self) -> None:
         if self.kind == "knowledge":  # renderings of evaluation images have no seeds
