@@ -212,7 +212,8 @@ def test_hdf5s_own_locks_do_not_matter(cache_file, tmp_path, locking):
         from kdcache.cache.layout import Path, part_of, read_layout
         meta = read_layout(Path(sys.argv[1])).meta
         canaries = {f"canaries/{n}": np.zeros(1, t) for n, t in (("row", "i8"), ("view", "i8"), ("crc", "u4"))}
-        create(Path(sys.argv[2]), meta, canaries | {"labels": np.zeros(1300, "i4")})
+        known = canaries | {"labels": np.zeros(1300, "i4"), "eval_digests": np.zeros(260, "u8")}
+        create(Path(sys.argv[2]), meta, known)
         read_layout(part_of(Path(sys.argv[2])))"""
     environment = os.environ | {"HDF5_USE_FILE_LOCKING": locking}
     subprocess.run([sys.executable, "-c", code, cache_file, tmp_path / "x.h5"], env=environment, check=True)
