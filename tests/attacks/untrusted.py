@@ -138,7 +138,9 @@ INPUTS: dict[str, tuple[Callable[[], object] | None, str, str]] = {
     "a PNG of 10^8 pixels": (folder(lambda p: p.write_bytes(png(10_000, 10_000))), BIRDS, "KDCACHE_MAX_PIXELS"),
     "a JPEG of 4 10^9 pixels": (folder(lambda p: p.write_bytes(jpeg(65_000, 65_000))), BIRDS, "KDCACHE_MAX_PIXELS"),
     "an npz bomb": (npz(npy_header((1 << 16, 1 << 14)), 64), f"import-logits a.npz {SMALL}", "64 rows"),
-    "an npz longer than it says": (npz(npy_header((64, 4)), 256), f"import-logits a.npz {SMALL} --anyway", "64 rows"),
+    "an npz longer than it says": (
+        npz(npy_header((64, 4)), 256), f"import-logits a.npz {SMALL} --anyway --kind logits", "64 rows",
+    ),
     "an npz of a negative shape": (npz(npy_header((-1, 4)), 1), f"import-logits a.npz {SMALL}", "64 rows"),
     "an npy that promises a terabyte": (
         write("a.npy", npy_header((1 << 20, 1 << 18))), f"import-logits a.npy {SMALL}", "a.npy",
