@@ -1,10 +1,12 @@
 """What goes wrong in a dump: one clear line, nothing under the final name, and nothing lost that was done."""
 
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,3 +242,13 @@ def test_values_beyond_f16_are_found_before_the_file_is_made_or_named(dump, data
         dump(tmp_path / "x.h5", data=plain, views=1)
     assert caught.value.exit_code == (1 if row else 2)
     assert (tmp_path / "x.h5.part").exists() == bool(row)
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(0, marks=pytest.mark.slow)])
+def test_calls_that_fail(count):
+    program = Path(__file__).parent / "attacks" / "failing_calls.py"
+    done = subprocess.run([sys.executable, program, "--count", str(count)], capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert len(json.loads(done.stdout)) > 7

@@ -97,7 +97,10 @@ def test_numbers_that_json_does_not_have(forge, number):
     assert "/meta: expected JSON, found" in refused(forge(meta=changed("teacher", "x", value=number)))
 
 
-@pytest.mark.parametrize("path", [(n,) for n in FORM] + [(n, m) for n in ("source", "view", "eval") for m in FORM[n]])
+PARTS = [(n, m) for n in ("source", "view", "eval") for m in FORM[n] if not m.endswith("?")]
+
+
+@pytest.mark.parametrize("path", [(n,) for n in FORM] + PARTS)
 def test_header_entries_that_are_missing(forge, path):
     assert path[-1] in refused(forge(meta=changed(*path)))
 
@@ -139,6 +142,23 @@ def test_codec_headers(forge, header):
 @pytest.mark.parametrize("name", ["../labels", "", "x", "logits/x", "\ud800", "a\nb"])
 def test_names_of_knowledge(forge, name):
     refused(forge(meta=changed("knowledge", value={name: {"codec": "f16", "shape": [10]}})))
+
+
+FORMS = [
+    *(("teacher", "shapes", value) for value in ([1], {"logits": 10}, {"logits": [0]}, {"logits": ["x"]}, "x")),
+    *(("teacher", name, value) for name in ("kind", "model", "fingerprint") for value in (1, [], {})),
+    *(("forward", "batch", value) for value in (0, -1, 2.5, "8", True)),
+    *(("forward", name, value) for name in ("channels_last", "tf32", "compile") for value in (1, "no", [])),
+    *(("forward", "dtype", value) for value in (1, [])), *(("view", "of", value) for value in (1, [], "x")),
+    *(("measured", "logits", value) for value in (1, [1], [{}], [{"codec": "f16", "bytes": 0}])),
+    *(("measured", "logits", [{"codec": "f16", "bytes": 20, "kl": kl}]) for kl in (1, {"1": {}}, {"x": {"mean": 1}})),
+    ("measured", "other", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "name", "value"), FORMS)
+def test_entries_that_may_be_missing_have_a_form(forge, part, name, value):
+    assert part in refused(forge(meta=changed(part, name, value=value)))
 
 
 @pytest.mark.parametrize("size", [[8], [8, 8, 8], [0, 8], [-8, 8], [8.5, 8], [2**40, 8], 8, "88", [True, 8]])

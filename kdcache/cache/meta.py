@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def count(value) -> bool:
 
 
 def count_or_none(value) -> bool:
-    return value == 0 or count(value)
+    return type(value) is int and 0 <= value < 1 << 40
 
 
 def key(value) -> bool:
@@ -44,27 +45,43 @@ def table(value) -> bool:
     return isinstance(value, dict)
 
 
+def flag(value) -> bool:
+    return isinstance(value, bool)
+
+
+def by_temperature(value) -> bool:
+    """What a codec gets wrong at each temperature."""
+    return isinstance(value, dict) and all(
+        re.fullmatch(r"\d{1,9}(\.\d{1,17})?(e[+-]?\d{1,3})?", name)
+        and isinstance(of, dict)
+        and type(of.get("mean")) in (int, float)
+        for name, of in value.items()
+    )
+
+
 EVERY = "*"  # stands for any key: all its values have the form that follows
 FORM = {
     "source": {"spec": text, "split": text, "rows": count, "classes": [text], "fraction": share, "fingerprint": text},
     "eval": {"rows": count_or_none},
-    "view": {"view": text, "size": [side]},
+    "view": {"view": text, "size": [side], "of?": table},
     "views": count,
     "block_rows": count,
     "run_key": key,
-    "teacher": table,
-    "forward": table,
+    "teacher": {"kind?": text, "model?": text, "fingerprint?": text, "shapes?": {EVERY: [count]}},
+    "forward": {"batch?": count, "dtype?": text, "channels_last?": flag, "tf32?": flag, "compile?": flag},
     "method": text,
     "codec": text,
     "knowledge": {EVERY: table},
     "libraries": {EVERY: text},
 }
-"""A dict asks for these keys (others are welcome), a list for that form of each element, a function for True."""
+"""A dict asks for these keys (others are welcome, and those with a question mark may be missing), a list for that form
+of each element, a function for True."""
 
 APART = {
     "shard": {"number": count, "of": count},
     "pruned_from": {"views": [count_or_none], "of": count, "knowledge": [text]},
 }
+MEASURED = {EVERY: [{"codec": text, "bytes": count, "kl?": by_temperature}]}
 """What only the header of a file has that is not the whole answer to a request."""
 
 
@@ -87,6 +104,9 @@ def parse(path: Path, data: bytes) -> dict:
     require_form(path, meta, FORM, "header")
     for name in APART.keys() & meta.keys():
         require_form(path, meta[name], APART[name], name)
+    require_form(path, meta.get("measured", {}), MEASURED, "measured")
+    if strange := meta.get("measured", {}).keys() - meta["knowledge"].keys():
+        raise CacheError(path, "measured knowledge that is stored", repr(sorted(strange))[:80], REMEDY)
     if "pruned_from" in meta and len(meta["pruned_from"]["views"]) != meta["views"]:
         found = f"{len(meta['pruned_from']['views'])}"
         raise CacheError(path, f"{meta['views']} views that it was pruned to", found, REMEDY)
@@ -103,10 +123,13 @@ def refuse_constant(name: str):
 def require_form(path: Path, value, form, where: str) -> None:
     """Refuses a value that has another form, and says where it stands."""
     if isinstance(form, dict) and isinstance(value, dict):
-        for name in value if EVERY in form else form:
+        for key in value if EVERY in form else form:
+            name = key.removesuffix("?") if EVERY not in form else key
+            if name not in value and name != key:
+                continue
             if name not in value:
                 raise CacheError(path, f"{where}.{name}", "no such entry", REMEDY)
-            require_form(path, value[name], form.get(EVERY) or form[name], f"{where}.{name}")
+            require_form(path, value[name], form.get(EVERY) or form[key], f"{where}.{name}")
     elif isinstance(form, list) and isinstance(value, list):
         for element in value:
             require_form(path, element, form[0], where)
