@@ -64,6 +64,7 @@ class CachedDataset(Dataset):
 
     def view(self, epoch: int) -> View:
         """One epoch: every row once, in view `epoch` modulo the number of views."""
+        self.cache.require_unchanged()
         return View(self, epoch % self.views)
 
     def epochs(self, seed: int = 0, first: int = 0, shuffle: bool = True) -> Epochs:

@@ -1,6 +1,7 @@
 """Reading a finished cache: the same numbers in any order, form and process, and by any HDF5 tool."""
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import time
@@ -279,3 +280,41 @@ def test_a_held_view_says_what_the_file_says(cache, hold):
         rows, view = generator.integers(0, len(cache), 60), np.tile(views, 60 // len(views))
         batch = Batch(torch.empty(0), torch.from_numpy(rows), view * len(cache) + rows, len(cache))
         assert torch.equal(teacher(batch)["logits"], cache.read(view, rows)["logits"])
+
+
+# Files that change under an open reader
+
+
+def rewritten(path) -> None:
+    flip(path, "knowledge/logits", 3)
+    os.utime(path, ns=(0, 0))
+
+
+CHANGES = {
+    "cut off": (lambda path: os.truncate(path, 5000), r"found 5000 bytes of \d+; put it back"),
+    "replaced": (
+        lambda path: shutil.copy(path, f"{path}2") and os.rename(f"{path}2", path),
+        "another one under its name",
+    ),
+    "written to": (rewritten, "found one written to since"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
+def test_a_file_that_changes_is_noticed_when_the_next_epoch_begins(copied, data, change, said):
+    cache = open_cache(copied)
+    teacher, first = CacheTeacher(cache, ["logits"]), np.arange(60)
+    batches = [Batch(torch.empty(0), torch.zeros(60), view * len(cache) + first, len(cache)) for view in (0, 1)]
+    teacher(batches[0])
+    cache.require_unchanged()
+    change(copied)
+    with pytest.raises(CacheError, match=said):
+        teacher(batches[1])
+
+
+def test_a_file_that_was_removed_is_read_on(copied):
+    cache = open_cache(copied)
+    before = cache.read(1, [5])["logits"]
+    copied.unlink()
+    cache.require_unchanged()
+    assert torch.equal(cache.read(1, [5])["logits"], before)

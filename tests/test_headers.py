@@ -1,6 +1,8 @@
 """Files that are made up, with a right seal: what no header may say, and what it says has to be there."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -8,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_cases import everything, forged, refused
+import torch
+from hostile_cases import everything, forged, mark, refused
 
+from kdcache.cache import open_cache
+from kdcache.cache.layout import read_layout
 from kdcache.cache.meta import FORM
-from kdcache.codecs import CODECS
+from kdcache.codecs import CODECS, named
+from kdcache.errors import CacheError
 
 
 @pytest.fixture
@@ -183,3 +189,37 @@ def test_structures_that_a_stranger_changed(count):
     counts = json.loads(done.stdout)
     assert sum(counts.values()) == count
     assert counts["refused"] > count / 2
+
+
+# Records that no encoder wrote
+
+
+@pytest.mark.parametrize("codec", ["topk:3", "topk:10"])
+def test_ids_of_classes_that_do_not_exist(dump, tmp_path, codec):
+    source = dump(tmp_path / "x.h5", codec=codec, views=1)
+    path = Path(shutil.copy(source, tmp_path / "forged.h5"))
+    layout = read_layout(path)
+    offset, length, rows = layout.span("knowledge/logits", 0, 0)
+    records = np.frombuffer(path.read_bytes()[offset : offset + length], np.uint8).reshape(rows, -1).copy()
+    records[5, layout.codecs["logits"].starts[2] :] = 255
+    with open(path, "r+b") as file:
+        os.pwrite(file.fileno(), records.tobytes(), offset)
+    word = layout.word("knowledge/logits", 0, 0, records.tobytes())
+    mark(path, "knowledge/logits", 0, 0, word.to_bytes(8, "little"))
+    with pytest.raises(CacheError, match="expected intact data, found class 15 of 10 in block 0 of view 0"):
+        open_cache(path).read(0, [7])
+    assert open_cache(path, check=False).read(0, [5])["logits"].shape == (1, 10)
+    refused(path)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("classes", [2, 5, 10, 130, 1000])
+def test_any_bytes_decode_to_something(codec, classes):
+    fitted = named(f"{codec}:2" if codec == "topk" else codec, torch.randn(64, classes))
+    generator = np.random.default_rng(0)
+    for records in (generator.integers(0, 256, (500, fitted.size)), np.full((3, fitted.size), 255)):
+        decoded = fitted.decode(torch.from_numpy(records.astype(np.uint8)))
+        assert decoded.shape == (len(records), classes)
+        if codec == "topk":
+            ids, _, _ = fitted.pairs_in_torch(torch.from_numpy(records.astype(np.uint8)))
+            assert 0 <= int(ids.min()) <= int(ids.max()) < classes

@@ -90,6 +90,11 @@ class Store(abc.ABC):
     def advise(self, view: int, names: Sequence[str]) -> None:
         """Has the system read a view into memory while something else is done."""
 
+    def require_unchanged(self) -> None:
+        """Refuses to go on where a file was truncated, written to or replaced since it was opened."""
+        for file in self.files:
+            file.require_unchanged()
+
     @abc.abstractmethod
     def bytes_of_view(self, names: Sequence[str]) -> int:
         """The size of what `hold` keeps."""

@@ -44,6 +44,7 @@ class Cache(Store):
         self.seal = require_finished(self.layout)
         self._rows, self._views = self.layout.rows, self.layout.views
         self._map: mmap.mmap | None = None
+        self._mapped: tuple = ()  # what file that is
         self._tables: dict[str, Table] = {}
 
     @property
@@ -119,6 +120,20 @@ class Cache(Store):
             first = start - start % mmap.PAGESIZE
             self._open().madvise(mmap.MADV_WILLNEED, first, start + self._rows * place.dtype.itemsize - first)
 
+    def require_unchanged(self) -> None:
+        if self._map is None:
+            return
+        try:
+            now = identity(os.stat(self.path))
+        except FileNotFoundError:  # a map outlives its file
+            return
+        except OSError as error:
+            raise CacheError(self.path, "the file that was opened", str(error), "put it back") from None
+        if now != self._mapped:
+            what = ("another one under its name", f"{now[1]} bytes of {self._mapped[1]}", "one written to since")
+            which = next(which for which in range(3) if now[which] != self._mapped[which])
+            raise CacheError(self.path, "the file that was opened", what[which], "put it back, and open it again")
+
     def has_eval(self, name: str) -> bool:
         return f"eval/{name}" in self.layout.places
 
@@ -130,11 +145,18 @@ class Cache(Store):
         return lambda rows: {name: self.decode(name, records[rows]) for name, records in kept.items()}
 
     def block_is_right(self, dataset: str, view: int, block: int) -> bool:
-        """Whether a block is marked done and its bytes have the stored CRC."""
+        """Whether a block is marked done, its bytes have the stored CRC, and its codec can have written them."""
+        return not self.fault(dataset, view, block)
+
+    def fault(self, dataset: str, view: int, block: int) -> str:
+        """What is wrong with a block, in a few words."""
         offset, length, _ = self.layout.span(dataset, view, block)
         word = int(self._table(f"blocks/{dataset}").flat[view * self.layout.blocks(dataset)[1] + block])
         data = memoryview(self._open())[offset : offset + length]
-        return word == self.layout.word(dataset, view, block, data)
+        if word != self.layout.word(dataset, view, block, data):
+            return "a wrong CRC"
+        codec = self.layout.codecs.get(dataset.partition("/")[2])
+        return codec.fault(np.frombuffer(data, np.uint8).reshape(-1, codec.size)) if codec else ""
 
     def padding(self) -> int | None:
         """How many bytes between structures and data are not zero; None where libhdf5 has left a group dense."""
@@ -181,8 +203,8 @@ class Cache(Store):
         views, rows = np.divmod(items, self.layout.places[dataset].shape[-1])
         blocks = views * per_view + rows // self.layout.block_rows
         for block in np.unique(blocks[table.unchecked.take(blocks)]).tolist():
-            if not self.block_is_right(dataset, block // per_view, block % per_view):
-                found = f"a wrong CRC in block {block % per_view} of view {block // per_view}"
+            if fault := self.fault(dataset, block // per_view, block % per_view):
+                found = f"{fault} in block {block % per_view} of view {block // per_view}"
                 remedy = "`kdcache verify` shows the extent; copy or dump it again"
                 raise CacheError(f"{self.path}:/{dataset}", "intact data", found, remedy)
             table.unchecked[block] = False
@@ -194,6 +216,7 @@ class Cache(Store):
             try:
                 with open(self.path, "rb") as file:
                     found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._mapped = identity(os.fstat(file.fileno()))
             except (OSError, ValueError) as error:
                 raise CacheError(self.path, "the file that was opened", str(error), "put it back") from None
             place = self.layout.places["seal"].offset
@@ -222,6 +245,11 @@ class Cache(Store):
 def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
     """A finished cache. `check=False` leaves out the CRCs on first touch."""
     return Cache(path, check)
+
+
+def identity(stat: os.stat_result) -> tuple[object, int, int]:
+    """Which file it is, its size, and when it was written to."""
+    return (stat.st_dev, stat.st_ino), stat.st_size, stat.st_mtime_ns
 
 
 def require_finished(layout: Layout) -> int:

@@ -84,6 +84,10 @@ class Codec:
         """Bytes [n, record size] to f32 [n, *shape]; the same floats on every device."""
         raise NotImplementedError
 
+    def fault(self, records: np.ndarray) -> str:
+        """What no encoder has written in these bytes [n, record size]; empty where nothing speaks against them."""
+        return ""
+
     def ideal(self, values: Tensor) -> Tensor:
         """What decoding aims at, in f64: the values themselves, unless the codec keeps something else of them."""
         return values.double()

@@ -177,19 +177,36 @@ class TopK(Codec):
     def pairs_in_numpy(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """The same on a CPU, where NumPy needs less time for as many small operations."""
         wide, gaps, ids = self.starts
-        places, shifts, lane = _places(self, torch.device("cpu"))
-        words = records.take(places.numpy().ravel(), 1).view(f"<i{lane.itemsize}").astype(np.int64)
-        words >>= shifts.numpy()
-        words &= 2**self.id_bits - 1
+        words = self.ids(records)
+        if self.spare_ids:
+            np.minimum(words, self.shape[0] - 1, out=words)
         steps = np.zeros((len(records), self.k), np.float32)
         if self.wide:
             steps[:, 1 : self.wide + 1] = np.ascontiguousarray(records[:, wide:gaps]).view("<u2")
         if ids > gaps:
             steps[:, self.wide + 1 :] = _steps(torch.device("cpu")).numpy().take(records[:, gaps:ids])
         floats = np.ascontiguousarray(records[:, :wide]).view("<f2").astype(np.float32)
-        logits = floats[:, :1] - steps.cumsum(1, dtype=np.float32) * np.float32(self.unit)
-        level = floats[:, :1] + floats[:, 1:] - np.float32(self.log_others) if wide == 4 else None
+        with np.errstate(invalid="ignore"):  # a stranger's records may hold infinities
+            logits = floats[:, :1] - steps.cumsum(1, dtype=np.float32) * np.float32(self.unit)
+            level = floats[:, :1] + floats[:, 1:] - np.float32(self.log_others) if wide == 4 else None
         return words, logits, level
+
+    def ids(self, records: np.ndarray) -> np.ndarray:
+        """int64 [n, k], as they are stored."""
+        places, shifts, lane = _places(self, torch.device("cpu"))
+        words = records.take(places.numpy().ravel(), 1).view(f"<i{lane.itemsize}").astype(np.int64)
+        words >>= shifts.numpy()
+        words &= 2**self.id_bits - 1
+        return words
+
+    def fault(self, records):
+        worst = int(self.ids(records).max(initial=0)) if self.spare_ids else 0
+        return f"class {worst} of {self.shape[0]}" if worst >= self.shape[0] else ""
+
+    @cached_property
+    def spare_ids(self) -> bool:
+        """Whether the bits of an id can name a class that does not exist. Whoever decodes it gets the last one."""
+        return 1 << self.id_bits > self.shape[0]
 
     def pairs_in_torch(self, records: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         wide, gaps, ids = self.starts
@@ -206,7 +223,8 @@ class TopK(Codec):
         # units are powers of two: their product is exact, and the difference rounds once, fused or not
         logits = torch.sub(head, steps.cumsum(1), alpha=self.unit)
         level = (head + floats[:, 1:]).sub_(self.log_others) if wide == 4 else None
-        return words.bitwise_right_shift_(shifts).bitwise_and_(2**self.id_bits - 1), logits, level
+        words = words.bitwise_right_shift_(shifts).bitwise_and_(2**self.id_bits - 1)
+        return words.clamp_(max=self.shape[0] - 1) if self.spare_ids else words, logits, level
 
     @cached_property
     def log_others(self) -> float:

@@ -39,6 +39,7 @@ class CacheTeacher:
     def turn(self, view: int) -> None:
         """What an epoch asks for goes to the device at once, where it fits; the next epoch's into the page cache."""
         self.view = view
+        self.cache.require_unchanged()  # reading what was cut off would end the process
         self.cache.advise((view + 1) % self.cache.views, self.names)
         if self.hold:
             self.held = self.cache.hold(view, self.names, self.device)
