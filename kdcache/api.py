@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheWarning, UsageError
 from kdcache.models.network import Network
 from kdcache.models.weights import save
 from kdcache.proof.verdicts import require_pixels
+from kdcache.pseudo import PseudoTeacher
 from kdcache.runs import Run
 from kdcache.seeds import permutation
 from kdcache.train import Settings
@@ -134,8 +137,19 @@ class Epochs(Sampler[int]):
         yield from (epoch % self.views * self.rows + order).tolist()
 
 
+MANY = 10**8  # epochs; before `fit` says how many, no warm-up is too long
+
+
 class Distiller:
-    """A student and its teacher's cache, with the manners of Keras.
+    """A student and its teacher, with the manners of Keras; what `kdcache train-student` does, with its defaults.
+
+    student   a name of `kdcache list models`, MODULE:FACTORY, or a module: it is trained itself, from the weights
+              that it has now. Modules take normalised float images; None: what suits the data
+    teacher   the path of a cache, several paths, a Cache; a module, which is then asked in every step; a
+              PseudoTeacher; None for methods that need none, with `data`
+    augment, fraction, views    of the data, where no cache says them
+    average, average_weights    of caches of several teachers
+    mix       "labels" mixes images, and two stored answers
 
     >>> distiller = Distiller(student="resnet20", teacher="logits.h5", method="st").compile(lr=0.1)
     >>> history = distiller.fit(epochs=200)
@@ -143,33 +157,47 @@ class Distiller:
     """
 
     def __init__(
-        self, student: str = "resnet20", teacher: str | os.PathLike | None = None, method: str = "st",
-        data: str | None = None, device: str | None = None, augment: str | None = None,
+        self, student: str | nn.Module | None = None, teacher=None, method: str = "st", data: str | None = None,
+        device: str | None = None, augment: str | None = None, *, fraction: float = 1.0, views: int | None = None,
+        mix: str | None = None, workers: int | None = None, average: str | None = None,
+        average_weights: Sequence[float] | None = None,
     ):  # fmt: skip
-        cache = None if teacher is None else os.fspath(teacher)
-        opened, store = jobs.open_student_data(cache, data, augment, 1.0)
-        self.chosen = jobs.Student(opened, student, method, Settings(), store, device=jobs.choose_device(device))
+        network = teacher if isinstance(teacher, nn.Module) else None
+        pseudo = teacher if isinstance(teacher, PseudoTeacher) else None
+        caches = None if network is not None or pseudo is not None else teacher
+        opened, cache = jobs.open_data(caches, data, augment, fraction, average, average_weights)
+        taught_by = jobs.taught_by(cache, None if network is None else opened.network(network, 0), pseudo)
+        for note in taught_by.notes:
+            warnings.warn(note, KdcacheWarning, stacklevel=2)
+        self.chosen = jobs.Student(opened, student, method, Settings(), taught_by, views, mix, device, workers)
+        self.first = copy.deepcopy(student.state_dict()) if isinstance(student, nn.Module) else None
+        self.settings: dict = {}
         self.network: Network | None = None
         self.history: list[dict] = []
 
+    def __repr__(self) -> str:
+        chosen, given = self.chosen, "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        teacher = f"{chosen.teacher.name}, {chosen.teacher.views or 'new'} views"
+        state = f"{len(self.history)} epochs trained" if self.history else "not trained"
+        asked = f"student={chosen.name!r}, teacher=<{teacher}>, method={chosen.method!r}"
+        return f"Distiller({asked}, data={chosen.data.train.spec!r}{given}): {state}"
+
     def compile(self, **settings) -> Distiller:
         """The settings of `kdcache.Settings`: lr, optimizer, schedule, batch, seed, ..."""
-        try:
-            self.chosen = replace(self.chosen, settings=replace(self.chosen.settings, **settings))
-        except TypeError:
-            known = ", ".join(Settings.__dataclass_fields__)
-            strange = next(name for name in settings if name not in Settings.__dataclass_fields__)
-            raise UsageError("compile", f"settings out of {known}", strange, "check the spelling") from None
+        known = Settings.__dataclass_fields__
+        if strange := [name for name in settings if name not in known]:
+            raise UsageError("compile", f"settings out of {', '.join(known)}", strange[0], "check the spelling")
+        Settings(**{"epochs": MANY} | self.settings | settings)  # how many is known when it is fitted
+        self.settings |= settings
         return self
 
     def fit(self, epochs: int | None = None, run: str | os.PathLike | None = None, progress=quiet) -> list[dict]:
         """Trains from the beginning; the records of all epochs. With `run`, they are kept in that folder, too."""
-        if epochs is not None:
-            self.compile(epochs=epochs)
-        folder = None
-        if run is not None:
-            facts = {"kind": "student", "model": self.chosen.model, "method": self.chosen.method}
-            folder = Run(Path(run), facts | {"settings": self.chosen.settings.to_json()})
+        settings = Settings(**self.settings | ({} if epochs is None else {"epochs": epochs}))
+        self.chosen = replace(self.chosen, settings=settings)
+        if self.first is not None:
+            self.chosen.model.load_state_dict(self.first)
+        folder = None if run is None else Run(Path(run), self.chosen.facts())
         networks, self.history = self.chosen.train(folder, progress=progress)
         self.network = networks[0].eval()
         return self.history

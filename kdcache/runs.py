@@ -98,6 +98,7 @@ class Run:
         except (OSError, ValueError) as error:
             found = getattr(error, "strerror", None) or "no JSON"
             raise KdcacheError(path, "what the run was begun with", found, "leave --resume out to start over") from None
+        before = {name: fact for name, fact in before.items() if name in self.facts}  # an older version kept more
         if before != self.facts:
             name, stored, asked = difference(before, self.facts)
             remedy = "give the same flags, or leave --resume out"

@@ -16,10 +16,10 @@ from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.dump import filling
 from kdcache.errors import CacheError, DataChanged, KdcacheError, LibraryChanged, PipelineChanged
-from kdcache.jobs import Data, describe
+from kdcache.jobs import Data
 from kdcache.proof import canaries
 from kdcache.sources import folder
-from kdcache.teachers import Forward, LiveTeacher
+from kdcache.teachers import Forward, LiveTeacher, describe
 
 
 def test_the_number_of_workers_does_not_show(dump, pictures, tmp_path):

@@ -20,7 +20,7 @@ from train_cases import (
 
 from kdcache.cache import open_cache
 from kdcache.errors import TeacherChanged
-from kdcache.jobs import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.models.network import shapes
 from kdcache.teachers import Forward, LiveTeacher
@@ -100,7 +100,7 @@ def test_the_teacher_keeps_its_layout_whatever_the_students_is(tmp_path, trained
     network = teacher_of("resnet8", data)
     cache = dumped(tmp_path / "a.h5", data, network, "st+at", channels_last=asked_so)
     settings = Settings(epochs=1, batch=20, channels_last=trained_so)
-    outcomes = [Student(data, "resnet8", "st+at", settings, cache, live).train() for live in (None, network)]
+    outcomes = [Student(data, "resnet8", "st+at", settings, taught_by(cache, live)).train() for live in (None, network)]
     assert measured(outcomes[0][1]) == measured(outcomes[1][1])
     assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
 
@@ -116,7 +116,7 @@ def test_all_views_equal_online_over_more_epochs_than_views(tmp_path):
     assert cache.views == 9
     data = Data.of_cache(cache, None)
     settings = Settings(epochs=20, batch=16, lr=0.02)
-    outcomes = [Student(data, "resnet8", "st", settings, cache, live).train() for live in (None, network)]
+    outcomes = [Student(data, "resnet8", "st", settings, taught_by(cache, live)).train() for live in (None, network)]
     assert measured(outcomes[0][1]) == measured(outcomes[1][1])
     assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
 
@@ -137,16 +137,15 @@ def test_cached_equals_online_on_digits(tmp_path):
     cache = dumped(tmp_path / "a.h5", data, network, "st+at+mhgd+ft", batch=256)
     for method in ("st+at", "mhgd", "ft"):
         settings = Settings(epochs=2, batch=100)
-        outcomes = [Student(data, "resnet8", method, settings, cache, live).train() for live in (None, network)]
+        teachers = [taught_by(cache, live) for live in (None, network)]
+        outcomes = [Student(data, "resnet8", method, settings, teacher).train() for teacher in teachers]
         assert measured(outcomes[0][1]) == measured(outcomes[1][1])
         assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
 
 
 def test_another_network_cannot_stand_in_for_the_teacher(same):
-    student = same.student("st")
-    student.live = teacher_of("resnet14", same.data)
     with pytest.raises(TeacherChanged, match="resnet14"):
-        student.train()
+        taught_by(same.cache, teacher_of("resnet14", same.data))
 
 
 def batch_of(images):

@@ -8,7 +8,7 @@ from conftest import VIEWS, fresh_teacher
 from kdcache.cache import open_cache
 from kdcache.cache.joined import Average, MoreViews, join
 from kdcache.errors import CacheError, UsageError
-from kdcache.jobs import Student, open_student_data
+from kdcache.jobs import Student, open_data, taught_by
 from kdcache.train import Settings
 
 ROWS = np.array([5, 3, 3, 1299])
@@ -87,12 +87,12 @@ def test_teachers_of_other_views_are_refused(cache, dump, data, tmp_path):
 @pytest.mark.parametrize("average", ["median", "logits:4", "probability:0", "probability:x"])
 def test_an_average_that_is_none_is_refused(cache_file, average):
     with pytest.raises(UsageError, match="--average"):
-        open_student_data([str(cache_file)], None, None, 1.0, average)
+        open_data([str(cache_file)], None, None, 1.0, average)
 
 
 def test_students_train_from_both_kinds(cache_file, later_file, other_file):
     for files in ((cache_file, later_file), (cache_file, other_file)):
-        data, cache = open_student_data([str(file) for file in files], None, None, 1.0)
-        _, records = Student(data, "tiny-3", "st", Settings(epochs=1), cache).train()
+        data, cache = open_data([str(file) for file in files], None, None, 1.0)
+        _, records = Student(data, "tiny-3", "st", Settings(epochs=1), taught_by(cache)).train()
         assert {"ce", "st"} == records[0]["loss"].keys()
         assert "agreement" in records[0]

@@ -1,6 +1,5 @@
 """The loop itself: what a step computes, waits for, holds on to, and what it does when something is lost."""
 
-import contextlib
 import gc
 import weakref
 
@@ -32,13 +31,10 @@ def same(tmp_path_factory):
 def trainer_of(fixture, text, **settings):
     """A trainer with its teacher, ready for a step; and some batches."""
     student = fixture.student(text, **settings)
-    network = fixture.data.network("resnet8", 0)
-    method = student.built(network)
-    loader = Loader(fixture.data.train, fixture.data.view, fixture.cache)
-    teacher = student.teacher(method, loader, contextlib.ExitStack())
-    trainer = Trainer([network], method, teacher, loader, 2, student.settings)
-    trainer.enter(trainer.stages[0])
-    return trainer, list(loader.run([range(0, 16), range(16, 32), range(32, 48)], 1))
+    with student.ready() as ready:
+        trainer = Trainer(*ready, student.settings)
+        trainer.enter(trainer.stages[0])
+        return trainer, list(ready.loader.run([range(0, 16), range(16, 32), range(32, 48)], 1))
 
 
 @pytest.mark.parametrize("text", ["kdsvd:1e6", "kdeid:1e6", "mhgd:1e6", "st+kdsvd:1e6"])

@@ -17,7 +17,7 @@ from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, open_cache
 from kdcache.cache.ranks import Ranks
 from kdcache.errors import CacheError, UsageError
-from kdcache.jobs import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.models import build as build_network
 from kdcache.proof.verdicts import require_pixels
 from kdcache.seeds import MIXING, below, bijection, draw
@@ -181,7 +181,7 @@ def test_cached_equals_live(tmp_path, spec, method):
     network = teacher_of("resnet8", data)
     cache = dumped(tmp_path / "a.h5", data, network, method)
     settings = Settings(epochs=3, batch=16, lr=0.02)
-    outcomes = [Student(data, "resnet8", method, settings, cache, live).train() for live in (None, network)]
+    outcomes = [Student(data, "resnet8", method, settings, taught_by(cache, live)).train() for live in (None, network)]
     assert measured(outcomes[0][1]) == measured(outcomes[1][1])
     assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
 

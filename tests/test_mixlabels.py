@@ -11,7 +11,7 @@ from train_cases import assert_same_weights, dumped, measured, teacher_of
 
 from kdcache.batches import Loader
 from kdcache.errors import UsageError
-from kdcache.jobs import Data, Student, pseudo_from_text
+from kdcache.jobs import Data, Student, pseudo_from_text, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.methods.base import cross_entropy
 from kdcache.train import Settings
@@ -55,7 +55,7 @@ LABELS = {"dkd", "tfkd"}
 def test_methods_that_know_one_class_an_image_refuse_a_mixture(name):
     data = Data.open(SPEC, "crop-flip+mixup")
     live = None if name in ("none", "ls", "dml") else teacher_of("resnet8", data)
-    student = Student(data, "resnet8", name, Settings(epochs=2, batch=16, lr=0.01), live=live)
+    student = Student(data, "resnet8", name, Settings(epochs=2, batch=16, lr=0.01), taught_by(None, live))
     with pytest.raises(UsageError, match="mixup") if name in LABELS else contextlib.nullcontext():
         student.train()
 
@@ -69,7 +69,9 @@ def test_one_label_is_known_of_options_and_sums(text, refused):
 
 def test_pseudo_teachers_refuse_a_mixing_view():
     data = Data.open(SPEC, "crop-flip+mixup")
-    student = Student(data, "resnet8", "st", Settings(epochs=1), pseudo=pseudo_from_text("pseudo:0.9", data, 0))
+    student = Student(
+        data, "resnet8", "st", Settings(epochs=1), taught_by(pseudo=pseudo_from_text("pseudo:0.9", data, 0))
+    )
     with pytest.raises(UsageError, match="--mix labels"):
         student.train()
 
@@ -85,7 +87,8 @@ def plain(tmp_path_factory):
 def test_mixed_labels_cached_equal_live(plain, mix):
     data, network, cache = plain
     settings = Settings(epochs=3, batch=16, lr=0.02)
-    outcomes = [Student(data, "resnet8", "st", settings, cache, live, mix=mix).train() for live in (None, network)]
+    teachers = [taught_by(cache, live) for live in (None, network)]
+    outcomes = [Student(data, "resnet8", "st", settings, teacher, mix=mix).train() for teacher in teachers]
     assert measured(outcomes[0][1]) == measured(outcomes[1][1])
     assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
 
@@ -112,4 +115,4 @@ def test_mixed_labels_are_the_mean_of_both_answers(plain):
 def test_what_cannot_be_mixed_is_refused(plain, method, mix, said):
     data, network, _ = plain
     with pytest.raises(UsageError, match=said):
-        Student(data, "resnet8", method, Settings(epochs=1, batch=16), live=network, mix=mix).train()
+        Student(data, "resnet8", method, Settings(epochs=1, batch=16), taught_by(None, network), mix=mix).train()

@@ -143,7 +143,7 @@ def test_onecycle_is_that_of_torch(epochs):
 @pytest.mark.parametrize("warmup", [0.0, 1.0, 50.0])
 def test_a_rate_rises_once_falls_afterwards_and_is_never_zero(schedule, epochs, warmup):
     """However long the warm-up, half of the epochs are left for training."""
-    found = rates(Settings(lr=0.3, schedule=schedule, warmup=warmup), epochs)
+    found = rates(Settings(epochs=50, lr=0.3, schedule=schedule, warmup=warmup), epochs)
     top = found.index(max(found))
     assert found[:top] == sorted(found[:top])
     assert found[top:] == sorted(found[top:], reverse=True)

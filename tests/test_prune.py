@@ -14,10 +14,10 @@ from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of
 from kdcache.cache.parts import prune
 from kdcache.errors import CacheError, PipelineChanged, UsageError
-from kdcache.jobs import Data, Student, describe
+from kdcache.jobs import Data, Student, taught_by
 from kdcache.methods import build
 from kdcache.proof.verdicts import verify
-from kdcache.teachers import Forward, LiveTeacher
+from kdcache.teachers import Forward, LiveTeacher, describe
 from kdcache.train import Settings
 
 ROWS = np.array([5, 3, 3, 1299])
@@ -96,10 +96,10 @@ def test_it_verifies(small, data):
 def test_without_the_logits(rich_file, data, tmp_path):
     cache = open_cache(prune(rich_file, tmp_path / "small.h5", None, ["at.f1", "at.f2", "at.f3"]))
     assert "teacher" in everything_checked(cache, data, fresh_teacher(data, 1))
-    _, records = Student(data, "tiny-3", "at", Settings(epochs=1), cache).train()
+    _, records = Student(data, "tiny-3", "at", Settings(epochs=1), taught_by(cache)).train()
     assert "at" in records[0]["loss"]
     with pytest.raises(CacheError, match="knowledge 'logits', which st needs"):
-        Student(data, "tiny-3", "st", Settings(epochs=1), cache).train()
+        Student(data, "tiny-3", "st", Settings(epochs=1), taught_by(cache)).train()
 
 
 def test_without_a_canary_it_is_still_of_use(many_file, data, tmp_path):
@@ -108,7 +108,7 @@ def test_without_a_canary_it_is_still_of_use(many_file, data, tmp_path):
     found = everything_checked(cache, part, fresh_teacher(data, 1))
     assert cache.canaries == {}
     assert found["pixels"] == "not compared: no canaries are left in it"
-    Student(part, "tiny-3", "st", Settings(epochs=1, batch=32), cache).train()
+    Student(part, "tiny-3", "st", Settings(epochs=1, batch=32), taught_by(cache)).train()
 
 
 def test_only_a_part_may_lack_canaries(many_file, tmp_path):
@@ -131,7 +131,7 @@ def test_all_renderings_but_some(dump, data, tmp_path):
 def test_cached_equals_live(small, data, teacher):
     settings, outcomes = Settings(epochs=4), []
     for live in (None, fresh_teacher(data, 1)):
-        (network,), records = Student(data, "tiny-3", "st+rkd", settings, small, live).train()
+        (network,), records = Student(data, "tiny-3", "st+rkd", settings, taught_by(small, live)).train()
         outcomes.append(([r["loss"] for r in records], [v.numpy().tobytes() for v in network.state_dict().values()]))
     assert outcomes[0] == outcomes[1]
 
@@ -224,7 +224,7 @@ def test_changed_pixels_are_still_noticed(small, data, monkeypatch):
     render = type(data.view).render
     monkeypatch.setattr(type(data.view), "render", lambda self, images, seeds: render(self, images, seeds) ^ 1)
     with pytest.raises(PipelineChanged, match=f"other pixels in {len(small.canaries['row'])} of"):
-        Student(data, "tiny-3", "st", Settings(epochs=1), small).train()
+        Student(data, "tiny-3", "st", Settings(epochs=1), taught_by(small)).train()
 
 
 # As commands

@@ -14,7 +14,7 @@ from train_cases import SPEC, Fixture, assert_same_weights, dumped, metrics_of
 from kdcache import jobs, runs
 from kdcache.batches import Loader
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.jobs import Data, Student
+from kdcache.jobs import Data, Student, taught_by
 from kdcache.methods import build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
@@ -88,7 +88,9 @@ def test_what_a_live_teacher_prepares_is_prepared_again(wider, tmp_path):
     """Without a cache a resumed run has to train the same paraphraser."""
 
     def student():
-        return Student(wider.data, "resnet8", "ft:passes=1", Settings(epochs=2, batch=16), None, wider.network)
+        return Student(
+            wider.data, "resnet8", "ft:passes=1", Settings(epochs=2, batch=16), taught_by(None, wider.network)
+        )
 
     whole, _ = student().train(Run(tmp_path / "whole", {}))
     with pytest.raises(Stopped):
@@ -143,7 +145,7 @@ def test_the_command_continues_a_student_and_names_what_differs(wider, tmp_path)
 def test_another_cache_of_the_same_teacher_is_another_run(wider, tmp_path):
     student = wider.student("st")
     jobs.train_student(student, out=tmp_path / "run")
-    student.cache = dumped(tmp_path / "more.h5", wider.data, wider.network, "st", views=3)
+    student.teacher = taught_by(dumped(tmp_path / "more.h5", wider.data, wider.network, "st", views=3))
     with pytest.raises(UsageError, match=r"expected cache\.knowledge"):
         jobs.train_student(student, out=tmp_path / "run", resume=True)
 

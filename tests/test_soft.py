@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, UsageError
-from kdcache.jobs import Data, Student, dump_pseudo, import_logits, live_teacher, plan, pseudo_teacher
+from kdcache.jobs import Data, Student, dump_pseudo, import_logits, live_teacher, plan, pseudo_teacher, taught_by
 from kdcache.jobs.pseudo import parse_confidence, pseudo_from_text
 from kdcache.proof.verdicts import check_canary_records
 from kdcache.pseudo import PseudoTeacher
@@ -59,8 +59,8 @@ def test_students_cannot_tell_a_pseudo_cache_from_a_pseudo_teacher(data, tmp_pat
     cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 2, "f32", 0, {"accuracy": "0.9"}))
     teacher = pseudo_from_text("pseudo:0.9", data, 0)
     results = []
-    for options in ({"cache": cache}, {"cache": cache, "pseudo": teacher}):
-        networks, _ = Student(data, "tiny-3", method, Settings(epochs=2), **options).train()
+    for taught in (taught_by(cache), taught_by(cache, pseudo=teacher)):
+        networks, _ = Student(data, "tiny-3", method, Settings(epochs=2), taught).train()
         results.append(networks[0].state_dict())
     assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))
 
@@ -158,7 +158,7 @@ def test_an_order_that_is_none_is_refused(data, saved, tmp_path):
 
 def test_students_learn_from_imported_logits(data, saved, tmp_path):
     cache = bring(saved, data, tmp_path / "out.h5")
-    _, records = Student(Data.of_cache(cache), "tiny-3", "st", Settings(epochs=2), cache).train()
+    _, records = Student(Data.of_cache(cache), "tiny-3", "st", Settings(epochs=2), taught_by(cache)).train()
     assert records[1]["loss"]["st"] < records[0]["loss"]["st"]
 
 

@@ -8,7 +8,7 @@ from train_cases import SAME_WIDTH, Fixture, asks, assert_same_weights
 
 from kdcache import jobs
 from kdcache.errors import CacheError, TeacherError, UsageError
-from kdcache.jobs import Student
+from kdcache.jobs import Student, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
@@ -195,10 +195,10 @@ def test_without_any_teacher_a_method_that_asks_one_is_refused(same):
 def test_a_teacher_of_other_classes_is_refused(same):
     other = build_network("resnet8", 7, same.data.train.mean, same.data.train.std)
     with pytest.raises(TeacherError, match="expected 4 logits, as the student has, found 7"):
-        Student(same.data, "resnet8", "st", Settings(), None, other).train()
+        Student(same.data, "resnet8", "st", Settings(), taught_by(None, other)).train()
 
 
 def test_a_pseudo_teacher_has_logits_alone(same):
     teacher = jobs.pseudo_teacher(same.data, 2, 0, {"accuracy": "0.9"})
     with pytest.raises(UsageError, match="pseudo teacher, who has logits alone"):
-        Student(same.data, "resnet8", "st+at", Settings(), same.cache, None, teacher).train()
+        Student(same.data, "resnet8", "st+at", Settings(), taught_by(same.cache, None, teacher)).train()

@@ -14,12 +14,12 @@ from hostile_cases import forged
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, LibraryChanged, PipelineChanged, TeacherChanged
-from kdcache.jobs import Data, describe
+from kdcache.jobs import Data
 from kdcache.methods import build as build_method
 from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_images, require_pixels, require_source, require_teacher, verify
 from kdcache.sources import open_source
-from kdcache.teachers import Forward, LiveTeacher
+from kdcache.teachers import Forward, LiveTeacher, describe
 from kdcache.views import from_json, open_view
 
 

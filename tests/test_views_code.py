@@ -11,7 +11,7 @@ from view_cases import spec_of, written
 from kdcache import CachedDataset
 from kdcache.batches import Loader
 from kdcache.errors import CacheError, PipelineChanged, UsageError
-from kdcache.jobs import Data, Student
+from kdcache.jobs import Data, Student, taught_by
 from kdcache.proof.verdicts import require_pixels
 from kdcache.train import Settings
 from kdcache.views import from_json, open_view
@@ -63,7 +63,7 @@ def test_cached_equals_live(cached, mixing):
     opened = Data.of_cache(cache, None, augment)
     settings = Settings(epochs=3, batch=16)
     outcomes = [
-        Student(opened, "tiny-3", "st", settings, cache, live, workers=2 * (not live)).train()
+        Student(opened, "tiny-3", "st", settings, taught_by(cache, live), workers=2 * (not live)).train()
         for live in (None, network)
     ]
     assert measured(outcomes[0][1]) == measured(outcomes[1][1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kdcache.cache import Cache, open_cache
-from kdcache.jobs import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.network import Network, shapes
@@ -61,7 +61,7 @@ class Fixture:
     def student(self, method: str, model: str = "resnet8", live: bool = False, **settings) -> Student:
         """Batches of 16: of 49 rows the last one stays alone and is left out."""
         chosen = Settings(**{"epochs": 2, "batch": 16, "lr": 0.02, "warmup": 0.5} | settings)
-        return Student(self.data, model, method, chosen, self.cache, self.network if live else None)
+        return Student(self.data, model, method, chosen, taught_by(self.cache, self.network if live else None))
 
 
 def measured(records: list[dict]) -> list[dict]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kdcache.batches import Loader, training_plan
+from kdcache.batches import training_plan
 from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
@@ -43,13 +43,10 @@ def made_cache(path: Path, rows: int, classes: int, views: int, codec: str = "f1
 
 def stepper(student: Student, batch: int, stack: contextlib.ExitStack) -> Callable[[], dict]:
     """A training step as the trainer does it, of this student, with all that belongs to it."""
-    networks = [student.data.network(student.model, 0)]
-    method = student.built(networks[0])
-    networks += [student.data.network(student.model, i) for i in range(1, method.students)]
-    loader = Loader(student.data.train, student.data.view, student.cache or 0)
-    trainer = Trainer(networks, method, student.teacher(method, loader, stack), loader, 2, student.settings)
-    trainer.enter(stages(method, 2)[-1])  # the main one, where there is an initialisation before
+    ready = stack.enter_context(student.ready())
+    trainer = Trainer(*ready, student.settings)
+    trainer.enter(stages(ready.method, 2)[-1])  # the main one, where there is an initialisation before
     stack.enter_context(trainer.watching())
     plan = training_plan(len(student.data.train), 2, 1, batch, 0)
     turn = iter(range(1 << 30))
-    return lambda: trainer.step(next(iter(loader.run([plan[next(turn) % len(plan)]]))))
+    return lambda: trainer.step(next(iter(ready.loader.run([plan[next(turn) % len(plan)]]))))

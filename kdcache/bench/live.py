@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate, figure, rate, ratio
 from kdcache.cache import open_cache
-from kdcache.jobs import DumpOptions, Student, make_dump
+from kdcache.jobs import DumpOptions, Student, make_dump, taught_by
 from kdcache.methods import build
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
@@ -29,7 +29,7 @@ def bench_live(progress) -> dict:
             with contextlib.ExitStack() as stack:
 
                 def step(method: str, live=None, model=model, stack=stack):
-                    return stepper(Student(data, model, method, Settings(), cache, live), BATCH, stack)
+                    return stepper(Student(data, model, method, Settings(), taught_by(cache, live)), BATCH, stack)
 
                 sides = {"plain": step("none"), "cached": step("st"), "live": step("st", network)}
                 sides |= {"cached, again": step("st"), "forward": forward(network, data, stack)}

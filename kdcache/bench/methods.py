@@ -12,7 +12,7 @@ import torch
 from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate
 from kdcache.cache import open_cache
-from kdcache.jobs import Data, DumpOptions, Student, make_dump
+from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.methods import METHODS
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, shapes
@@ -34,14 +34,14 @@ def one(name: str, network: Network, data: Data, progress) -> dict:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         settings = Settings(epochs=2, batch=BATCH)
         row = {"method": name, "bytes": 0}
-        students = {"live": Student(data, STUDENT, name, settings, None, network, views=2)}
+        students = {"live": Student(data, STUDENT, name, settings, taught_by(None, network), 2)}
         if asks(name, network, data):
             with make_dump(network, data, DumpOptions(Path(folder) / "a.h5", 2, quick(name))) as dump:
                 cache = open_cache(dump.run())
             row["bytes"] = sum(codec.size for codec in cache.layout.codecs.values())
             students = {
-                "cached": Student(data, STUDENT, quick(name), settings, cache),
-                "live": Student(data, STUDENT, quick(name), settings, cache, network),
+                "cached": Student(data, STUDENT, quick(name), settings, taught_by(cache)),
+                "live": Student(data, STUDENT, quick(name), settings, taught_by(cache, network)),
             }
         steps = {side: stepper(student, BATCH, stack) for side, student in students.items()}
         if not asks(name, network, data):

@@ -26,7 +26,7 @@ def bench_settings(progress) -> dict:
     data = made_data(ROWS)
     with contextlib.ExitStack() as stack:
         sides = {
-            name: stepper(Student(data, MODEL, "none", Settings(**given)), BATCH, stack)
+            name: stepper(Student(data, MODEL, "none", Settings(**given), device="cpu"), BATCH, stack)
             for name, given in SETTINGS.items()
         }
         times = alternate(sides, ROUNDS, progress, MODEL)

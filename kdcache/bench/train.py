@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import open_cache
-from kdcache.jobs import DumpOptions, Student, make_dump
+from kdcache.jobs import DumpOptions, Student, make_dump, taught_by
 from kdcache.train import Settings
 
 ROWS, BATCH = 1024, 128
@@ -26,7 +26,7 @@ def bench_train(progress) -> dict:
             with contextlib.ExitStack() as stack:
 
                 def step(method: str, model=model, stack=stack):
-                    return stepper(Student(data, model, method, Settings(), cache), BATCH, stack)
+                    return stepper(Student(data, model, method, Settings(), taught_by(cache)), BATCH, stack)
 
                 sides = {"plain": step("none"), "st, cached": step("st"), "plain, again": step("none")}
                 times = alternate(sides, rounds, progress, model)

@@ -14,8 +14,8 @@ from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Cache, open_cache
 from kdcache.dump import Dump
 from kdcache.jobs import Data
-from kdcache.teachers import CacheTeacher, Teacher, no_teacher
-from kdcache.teachers.known import KnownTeacher, Table
+from kdcache.teachers import Answers, CacheTeacher, KnownTeacher, no_teacher
+from kdcache.teachers.known import Table
 
 FILES, SIDE, CLASSES, BATCH, WORKERS, ROUNDS = 1000, 256, 10, 64, 2, 9
 VIEW = "resized-crop:224"
@@ -29,7 +29,7 @@ def bench_workers(progress) -> dict:
         loader = Loader(data.train, data.view, cache, workers=WORKERS)
         plan = training_plan(len(data.train), 1, 1, BATCH, 0)
 
-        def epoch(teacher: Teacher):
+        def epoch(teacher: Answers):
             for batch in loader.run(plan):
                 teacher(batch)
 

@@ -104,6 +104,11 @@ class Store(abc.ABC):
         """A view's knowledge, copied to a device."""
 
     @property
+    def notes(self) -> Sequence[str]:
+        """What whoever reads it should be told."""
+        return ()
+
+    @property
     def names(self) -> list[str]:
         """The names of the knowledge in it."""
         return list(self.shapes)

@@ -63,6 +63,18 @@ class Joined(Store):
     def canaries(self) -> Mapping[str, np.ndarray]:
         return self.first.canaries
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Which file keeps the others' answers to the evaluation images from being used."""
+        if "logits" not in self._names or self.has_eval("logits"):
+            return ()
+        have = [str(file.path) for file in self.files if file.has_eval("logits")]
+        lack = [str(file.path) for file in self.files if not file.has_eval("logits")]
+        if not have:
+            return ()
+        reason = f"{', '.join(lack)} has no answers to them" if lack else "the files have answers to different ones"
+        return (f"agreement on the evaluation images is not measured: {reason}",)
+
     def __len__(self) -> int:
         return len(self.first)
 

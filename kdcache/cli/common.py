@@ -135,11 +135,10 @@ training_options = options(
 
 def settings_of(chosen: dict):
     """The training settings among a command's options, which leave the dict."""
-    from kdcache import jobs
     from kdcache.train import Settings
 
     names = Settings.__dataclass_fields__
-    return jobs.settings(**{name: chosen.pop(name) for name in list(chosen) if name in names})
+    return Settings(**{name: chosen.pop(name) for name in list(chosen) if name in names})
 
 
 def announce(data) -> None:

@@ -133,12 +133,9 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
     from kdcache import jobs
     from kdcache.errors import UsageError
 
-    if caches and rest["views"]:
-        raise UsageError("--views", "none beside --cache, which has its own", str(rest["views"]), "leave it out")
     settings = common.settings_of(rest)
     normalisation = jobs.normalisation(rest["mean"], rest["std"])
-    device = jobs.choose_device(rest["device"])
-    opened, store = jobs.open_student_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
+    opened, store = jobs.open_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
     common.announce(opened)
     pseudo = None
     if teacher and teacher.startswith("pseudo:"):
@@ -146,11 +143,9 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
             raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
         pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed), None
     network = jobs.live_teacher(live, teacher, weights, store, opened, runs, normalisation)
-    chosen = jobs.Student(
-        opened, student or jobs.default_student(opened), rest["method"], settings, store, network, pseudo,
-        views=rest["views"], key=settings.seed, device=device, workers=jobs.workers_for(opened, rest["workers"]),
-        mix=rest["mix"],
-    )  # fmt: skip
+    options = {name: rest[name] for name in ("views", "mix", "device", "workers")}
+    taught_by = jobs.taught_by(store, network, pseudo)
+    chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, **options)
     found = jobs.train_student(chosen, root=runs, out=out, resume=resume, progress=bar, remark=say)
     put(found, as_json, lines(found))
 

@@ -29,8 +29,7 @@ from kdcache.dump.filling import fill
 from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_pixels
 from kdcache.seeds import PROBE, sample_views
-from kdcache.teachers import LiveTeacher, require_finite
-from kdcache.teachers.known import KnownTeacher
+from kdcache.teachers import Dumped, require_finite
 from kdcache.types import quiet
 
 PROBES = 4096
@@ -46,7 +45,7 @@ class Dump:
     held_out: Loader | None  # the evaluation images under the evaluation view
     views: int
     key: int
-    teacher: LiveTeacher | KnownTeacher
+    teacher: Dumped
     described: dict  # the teacher's identity
     method: str
     codec: str = "f16"  # of the logits; other knowledge has f16, f32 beside f32, or what its method wants
@@ -107,7 +106,7 @@ class Dump:
         require_room(self.path)
         source, method = self.loader.source, self.teacher.method
         shown = canaries.made(self.loader, self.teacher, self.key, self.views)
-        constants = method.prepare(self.teacher.network, lambda: self.teacher.over(self.loader))
+        constants = self.teacher.prepare(self.loader)
         method.use(constants)
         fitted, measured = self.fit_codecs()
         meta = self.request() | {

@@ -18,8 +18,7 @@ from kdcache.cache.layout import Layout
 from kdcache.cache.ranks import Ranks
 from kdcache.codecs import Codec
 from kdcache.errors import CacheError, UsageError
-from kdcache.teachers import LiveTeacher, require_finite
-from kdcache.teachers.known import KnownTeacher
+from kdcache.teachers import Dumped, require_finite
 from kdcache.types import Knowledge, quiet
 
 WAITING = 3  # batches of answers
@@ -94,7 +93,7 @@ class Block:
 
 
 def fill(
-    writer: Writer, teacher: LiveTeacher | KnownTeacher, loader: Loader, held_out: Loader | None, ranks: Ranks,
+    writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | None, ranks: Ranks,
     progress=quiet,
 ) -> None:  # fmt: skip
     """Every block that is not done yet, of the training images and of the evaluation images."""
@@ -109,7 +108,7 @@ def fill(
 
 
 def fill_blocks(
-    writer: Writer, teacher: LiveTeacher | KnownTeacher, loader: Loader, kind: str, todo: list, behind: Behind, progress
+    writer: Writer, teacher: Dumped, loader: Loader, kind: str, todo: list, behind: Behind, progress
 ) -> None:
     """These blocks, each of whose batches is cut the same way every time."""
     size, n, layout = teacher.forward.batch, len(loader.source), writer.layout

@@ -4,14 +4,14 @@ import importlib
 
 _PLACES = {
     "catalogue": "tables",
-    "data": "DEFAULT_DATA Data choose_device describe load_teacher normalisation require_place settings teacher_folder "
-    "workers_for",
+    "data": "DEFAULT_DATA Data choose_device load_teacher normalisation require_place teacher_folder workers_for",
     "dump": "DumpOptions dump_options dump_pseudo make_dump",
     "estimates": "plan",
     "imports": "import_logits",
     "inspection": "evaluate show verify",
     "pseudo": "pseudo_from_text pseudo_teacher",
-    "student": "Student asking default_student live_teacher open_student_data train_student",
+    "student": "Student asking default_student train_student",
+    "taught": "live_teacher open_data taught_by",
     "teacher": "train_teacher",
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError, KdcacheWarning, TeacherError, UsageError
 from kdcache.models import build, find
-from kdcache.models.network import Network, check_output
-from kdcache.models.weights import fingerprint, load
+from kdcache.models.network import Network, check_output, wrapped
+from kdcache.models.weights import load
 from kdcache.proof.verdicts import require_source
 from kdcache.runs import ROOT, folder_name
 from kdcache.sources import Source, open_source
-from kdcache.train import Evaluation, Settings
+from kdcache.train import Evaluation
 from kdcache.views import View, from_json, open_view
 
 DEFAULT_DATA = "digits"
@@ -71,14 +71,6 @@ def workers_for(data: Data, wanted: int | None) -> int:
     return 0 if data.train.resident is not None and data.view.native else cores()
 
 
-def settings(**given) -> Settings:
-    """Settings whose parts make sense together, too."""
-    chosen = Settings(**given)
-    if chosen.warmup > chosen.epochs:
-        raise UsageError("--warmup", f"at most all {chosen.epochs} epochs", f"{chosen.warmup:g}", "choose fewer")
-    return chosen
-
-
 def require_place(path: str | os.PathLike) -> Path:
     """Refuses a file that cannot be written, before hours are spent on what should be in it."""
     path = Path(path)
@@ -118,16 +110,23 @@ class Data:
         held_out = open_source(spec, "eval")
         return cls(train, held_out, view)
 
-    def network(self, model: str, seed: int, normalisation: Normalisation | None = None) -> Network:
+    def network(self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None) -> Network:
+        """A fresh network of that name; a module is taken with the weights that it has."""
         mean, std = normalisation or (self.train.mean, self.train.std)
-        return build(model, len(self.train.classes), mean, std, seed=seed)
+        if isinstance(model, str):
+            return build(model, len(self.train.classes), mean, std, seed=seed)
+        return wrapped(model, len(self.train.classes), mean, std)
 
     @property
     def image(self) -> tuple[int, int, int]:
         return (3, *self.view.size)
 
     def evaluation(self, teacher: Tensor | None, device: str, workers: int, dtype: str = "f32") -> Evaluation:
-        return Evaluation(Loader(self.held_out, self.view.evaluation(), 0, device, workers), teacher, dtype)
+        return Evaluation(self.held_out_loader(device, workers), teacher, dtype)
+
+    def held_out_loader(self, device: str, workers: int) -> Loader:
+        """The evaluation images, un-augmented."""
+        return Loader(self.held_out, self.view.evaluation(), 0, device, workers)
 
 
 def teacher_folder(root: str | os.PathLike, data: str, model: str) -> Path:
@@ -211,15 +210,3 @@ def load_teacher(
         raise TeacherError(path, f"weights of {model}", f"of {network.arch['model']}", "name the model they belong to")
     check_output(network, data.image)
     return network
-
-
-def describe(network: Network) -> dict:
-    """A teacher's identity, as it stands in the cache."""
-    normalize = network.normalize
-    return {
-        "kind": "network",
-        "fingerprint": fingerprint(network),
-        "mean": [round(float(v), 6) for v in normalize.mean],
-        "std": [round(float(v), 6) for v in normalize.std],
-        **network.arch,
-    }

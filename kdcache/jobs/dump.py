@@ -12,13 +12,13 @@ from kdcache.cache.layout import shard_of
 from kdcache.cache.ranks import Ranks
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, describe
-from kdcache.jobs.pseudo import pseudo_teacher, require_unmixed
+from kdcache.jobs.data import Data
+from kdcache.jobs.pseudo import pseudo_teacher
 from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, shapes
-from kdcache.teachers import Forward, LiveTeacher
-from kdcache.teachers.known import KnownTeacher
+from kdcache.teachers import Forward, KnownTeacher, LiveTeacher, describe
+from kdcache.teachers.known import require_unmixed
 from kdcache.types import quiet
 from kdcache.views import counted
 
@@ -79,7 +79,7 @@ def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
 
 def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet) -> Path:
     """Writes a PseudoTeacher's answers as an ordinary cache."""
-    require_unmixed(data)
+    require_unmixed(data.view)
     view, count = counted(data.view, views)
     teacher = pseudo_teacher(data, count, seed, asked)
     described = {

@@ -13,23 +13,21 @@ from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageErro
 from kdcache.jobs.data import (
     Data,
     Normalisation,
-    describe,
     load_normalised,
     load_teacher,
     normalisation_in,
     require_place,
     workers_for,
 )
-from kdcache.jobs.student import Student
+from kdcache.jobs.taught import taught_by
 from kdcache.methods import Method, RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.proof import verdicts as checks
-from kdcache.proof.verdicts import Check
+from kdcache.proof.verdicts import Check, require_eval_images
 from kdcache.report.sheet import contact_sheet
 from kdcache.sources import open_source
-from kdcache.teachers import Forward, LiveTeacher
-from kdcache.train import Settings
+from kdcache.teachers import Forward, LiveTeacher, describe
 from kdcache.types import quiet
 from kdcache.views import from_json
 
@@ -99,8 +97,9 @@ def evaluate(
     if model and network.arch["model"] != model:
         raise TeacherError(checkpoint, f"weights of {model}", f"of {network.arch['model']}", "leave --model out")
     check_output(network, opened.image)
-    judged = Student(opened, "", "none", Settings(), store).judged()
-    evaluation = opened.evaluation(judged, device, workers_for(opened, workers))
+    workers = workers_for(opened, workers)
+    judged = taught_by(store).eval_logits(opened.held_out_loader(device, workers), require_eval_images)
+    evaluation = opened.evaluation(judged, device, workers)
     return {"model": network.arch["model"], "rows": len(opened.held_out)} | evaluation.full(network)
 
 

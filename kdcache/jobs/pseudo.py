@@ -91,10 +91,3 @@ def like_logits(path: str, data: Data) -> np.ndarray:
 def pseudo_from_text(text: str, data: Data, seed: int) -> PseudoTeacher:
     """`pseudo:0.9`, or `pseudo:0.8,0.89,...` with an accuracy per class."""
     return pseudo_teacher(data, 1, seed, {"accuracy": text.removeprefix("pseudo:")})
-
-
-def require_unmixed(data: Data) -> None:
-    """Refuses mixed images, of which somebody who never looks knows nothing."""
-    if data.view.mixes:
-        remedy = "mix its answers when you train: --mix labels"
-        raise UsageError(f"view {data.view.name}", "images as they are, for a pseudo teacher", "mixed ones", remedy)

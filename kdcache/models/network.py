@@ -82,6 +82,13 @@ class Network(nn.Module):
         return module
 
 
+def wrapped(module: nn.Module, classes: int, mean: Sequence[float], std: Sequence[float]) -> Network:
+    """A module for normalised float images as a Network; a Network stays as it is."""
+    if isinstance(module, Network):
+        return module
+    return Network(module, mean, std, {"model": type(module).__name__, "classes": classes, "options": {}})
+
+
 ADVICE = "the body's attribute `taps` maps a tap to (path of a submodule, 'in' or 'out')"
 
 

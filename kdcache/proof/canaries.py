@@ -15,8 +15,7 @@ from kdcache.cache.layout import THUMB
 from kdcache.errors import PipelineChanged
 from kdcache.seeds import CANARY, sample_views
 from kdcache.sources.decode import PACKAGES
-from kdcache.teachers import LiveTeacher, require_finite
-from kdcache.teachers.known import KnownTeacher
+from kdcache.teachers import Dumped, require_finite
 from kdcache.views import VIEWS
 from kdcache.views.library import render_elsewhere
 
@@ -26,7 +25,7 @@ RECORDED = tuple(
 )
 
 
-def made(loader: Loader, teacher: LiveTeacher | KnownTeacher, key: int, views: int) -> dict[str, np.ndarray]:
+def made(loader: Loader, teacher: Dumped, key: int, views: int) -> dict[str, np.ndarray]:
     """Some sample-views with the CRC of their pixels and the teacher's answer; refuses a view that varies."""
     n = len(loader.source)
     items = sample_views(key, CANARIES, n, views, CANARY)

@@ -16,7 +16,7 @@ from kdcache.cache.same import LOGIT_TOLERANCE
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.proof.canaries import changed_packages, drift, pixel_crcs
 from kdcache.sources import Source
-from kdcache.teachers import LiveTeacher
+from kdcache.teachers import Drawn, LiveTeacher
 from kdcache.types import Batch, Knowledge, quiet
 from kdcache.views import View
 
@@ -100,17 +100,17 @@ def require_digests(place: object, source: Source, rows: np.ndarray, digests: np
         raise DataChanged(f"{place} on {source.spec}", "the images the teacher saw", found, "dump again")
 
 
-def require_pixels(held: Store | Blocks, loader: Loader, place: object = None, exact: bool = False) -> str:
+def require_pixels(held: Store | Blocks | Drawn, loader: Loader, place: object = None, exact: bool = False) -> str:
     """Refuses a view that no longer renders what the teacher saw; what was compared.
 
     Where the averages of an 8x8 grid moved by at most DRIFT levels, a library rounds otherwise on this machine: this
     is forgiven unless `exact`. Whatever else differs is put down to a package that decodes or renders, where one has
     another version than in the header, and to the pipeline where none has.
     """
-    place, canaries = place or held.path, held.canaries
+    canaries = held.canaries
     if not canaries:
         return "not compared: no canaries are left in it"
-    rows = canaries["row"]
+    place, rows = place or held.path, canaries["row"]
     images = loader.images(canaries["view"] * len(loader.source) + rows)
     require_digests(place, loader.source, rows, held.digests[rows])
     differ = int((pixel_crcs(images) != canaries["crc"]).sum())

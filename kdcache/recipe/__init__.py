@@ -119,7 +119,7 @@ class Recipe:
         return folder
 
     def settings_of(self, part: dict, seed: int = 0) -> Settings:
-        return jobs.settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
+        return Settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
 
     def make_cache(self, model: str, data: jobs.Data, folder: Path, how: dict, progress: Callable) -> Path:
         network = jobs.load_teacher(model, str(self.weights(model, folder)), data)
@@ -147,8 +147,8 @@ class Recipe:
         if "pseudo" in student:
             pseudo = jobs.pseudo_teacher(opened, cache.views, seed, student["pseudo"])
         chosen = jobs.Student(
-            opened, student.get("model") or jobs.default_student(data), student.get("method", "st"), settings,
-            cache, live, pseudo, mix=student.get("mix"), **how,
+            opened, student.get("model"), student.get("method", "st"), settings, jobs.taught_by(cache, live, pseudo),
+            mix=student.get("mix"), **how,
         )  # fmt: skip
         out = folder_name(folder, student_name(student), f"seed{seed}")
         return jobs.train_student(chosen, out=str(out), resume=True, progress=progress)

@@ -1,16 +1,139 @@
-"""What every teacher is, and how it may be asked."""
+"""What every teacher is: to a student's training, and to a dump."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from kdcache.errors import CacheError, TeacherError
-from kdcache.types import Batch, Knowledge
+from kdcache.batches import Loader, Seeded, Seeds
+from kdcache.cache import Store
+from kdcache.errors import CacheError, TeacherError, UsageError
+from kdcache.methods import Method
+from kdcache.sources import Source
+from kdcache.types import Batch, Knowledge, Shapes
+from kdcache.views import View
 
-Teacher = Callable[[Batch], Knowledge]
+Answers = Callable[[Batch], Knowledge]
+"""All that the training loop knows of a teacher."""
+
+
+Same = Callable[[Store, Source], bool]
+"""Whether a cache's evaluation answers are of these images."""
+
+
+class SampleViews(Seeds, Protocol):
+    """The renderings that a student is shown: those of a cache, or others drawn under a key."""
+
+    views: int
+    """How many before they repeat."""
+    canaries: Mapping[str, np.ndarray]
+    """What proves that they are those that the teacher saw; nothing where no teacher saw them."""
+
+
+class Drawn(Seeded):
+    """Sample-views that nobody saw before."""
+
+    canaries: Mapping[str, np.ndarray] = {}
+
+    def __init__(self, view: View, key: int, rows: int, views: int):
+        super().__init__(view, key, rows)
+        self.views = views
+
+
+class Teacher(Protocol):
+    """Who teaches a student: `Cached`, `Live`, `Pseudo` or `Alone`. A training cannot tell which one it has."""
+
+    name: str
+    """For the folder of a run."""
+    views: int | None
+    """How many sample-views are given; None: as many as are drawn."""
+    notes: Sequence[str]
+    """What whoever trains should be told beforehand."""
+
+    def identity(self) -> dict | None:
+        """The teacher as it stands in a cache, and in a run."""
+
+    def facts(self) -> dict:
+        """What a run is to be continued with."""
+
+    def shapes(self, image: tuple[int, int, int]) -> Shapes:
+        """Of all that it shows or stored, by name: the shape of one row. Nothing: whatever the student shows."""
+
+    def constants(self) -> Mapping[str, Tensor] | None:
+        """What methods made of it before a dump; None: nothing was, and it is made anew."""
+
+    def forward(self) -> Forward:
+        """The settings that it answers with."""
+
+    def sample_views(self, drawn: SampleViews) -> SampleViews:
+        """Those of its cache, else those that were drawn."""
+
+    def eval_logits(self, held_out: Loader, same: Same) -> Tensor | None:
+        """Its answers to the evaluation images, for agreement; `same` tells whether stored ones are of these."""
+
+    def answering(self, method: Method, loader: Loader, text: str) -> AbstractContextManager[Answers]:
+        """What a method reads of it; `text` is the method as the user wrote it."""
+
+
+class Dumped(Protocol):
+    """What a dump needs of the teacher that it asks: `LiveTeacher`, `KnownTeacher`."""
+
+    method: Method
+    """What is kept of its answers."""
+    forward: Forward
+    sees: bool
+    """Whether it needs the pixels of a batch; if not, none are rendered."""
+
+    def __call__(self, batch: Batch) -> Knowledge: ...
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Its answers, whatever the method keeps: for the canaries."""
+
+    def prepare(self, loader: Loader) -> Mapping[str, Tensor]:
+        """The constants that its method makes of it."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Nobody: a student learns from labels, or from other students."""
+
+    name = "alone"
+    views = None
+    notes = ()
+
+    def identity(self) -> None:
+        return None
+
+    def facts(self) -> dict:
+        return {"teacher": None, "cache": None, "live": False, "pseudo": None}
+
+    def shapes(self, image: tuple[int, int, int]) -> Shapes:
+        return {}
+
+    def constants(self) -> None:
+        return None
+
+    def forward(self) -> Forward:
+        return Forward()
+
+    def sample_views(self, drawn: SampleViews) -> SampleViews:
+        return drawn
+
+    def eval_logits(self, held_out: Loader, same: Same) -> None:
+        return None
+
+    @contextmanager
+    def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
+        if method.taps:
+            remedy = "give --cache, or --live --teacher"
+            raise UsageError(f"--method {text}", "a teacher's answers", "neither a cache nor --live", remedy)
+        yield no_teacher
 
 
 @dataclass(frozen=True)
@@ -37,8 +160,11 @@ class Forward:
         return forward
 
 
+ALONE = Alone()
+
+
 def no_teacher(batch: Batch) -> Knowledge:
-    """For methods that need none."""
+    """The answers for methods that read none."""
     return {}
 
 

@@ -2,20 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from kdcache.batches import Loader
 from kdcache.cache import Store
 from kdcache.cache.base import Held
-from kdcache.errors import CacheError
-from kdcache.types import Batch, Knowledge
+from kdcache.errors import CacheError, UsageError
+from kdcache.methods import Method
+from kdcache.teachers.base import Answers, Forward, Same, SampleViews
+from kdcache.types import Batch, Knowledge, Shapes
 
+# what tells two caches of a teacher apart
+FACTS = ("views", "run_key", "first_view", "method", "knowledge", "joined", "pruned_from")
 LARGEST_HELD = 1 << 30  # bytes of a view's knowledge that are kept on the device
 
 
+@dataclass(frozen=True)
+class Cached:
+    """Whoever answered when a cache was made."""
+
+    cache: Store
+
+    @property
+    def name(self) -> str:
+        return self.cache.path.stem
+
+    @property
+    def views(self) -> int:
+        return self.cache.views
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.cache.notes
+
+    def identity(self) -> dict:
+        return self.cache.meta["teacher"]
+
+    def facts(self) -> dict:
+        meta = self.cache.meta
+        cache = {key: meta[key] for key in FACTS if key in meta}
+        return {"teacher": self.identity(), "cache": cache, "live": False, "pseudo": None}
+
+    def shapes(self, image: tuple[int, int, int]) -> Shapes:
+        shown = self.cache.shapes | self.identity().get("shapes", {})
+        return {name: tuple(shape) for name, shape in shown.items()}
+
+    def constants(self) -> Mapping[str, Tensor]:
+        return self.cache.constants
+
+    def forward(self) -> Forward:
+        return Forward.from_json(self.cache.path, self.cache.meta["forward"])
+
+    def sample_views(self, drawn: SampleViews) -> SampleViews:
+        return self.cache
+
+    def eval_logits(self, held_out: Loader, same: Same) -> Tensor | None:
+        if not self.cache.has_eval("logits") or not same(self.cache, held_out.source):
+            return None
+        return self.cache.read_eval(np.arange(len(held_out.source)), ["logits"])["logits"]
+
+    @contextmanager
+    def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
+        yield CacheTeacher(self.cache, self.read_by(method, self.shapes(loader.view.size), text), loader.device)
+
+    def read_by(self, method: Method, shown: Shapes, text: str) -> list[str]:
+        """The knowledge that a method reads: what its projection of such a teacher would be called."""
+        stored = self.cache.shapes
+
+        def refuse(expected: str, found: str):
+            remedy = f"dump again with --method {text}"
+            raise CacheError(self.cache.path, f"{expected}, which {text} needs", found, remedy)
+
+        if missing := [tap for tap in method.taps if tap not in shown]:
+            refuse(f"knowledge of {missing[0]}", f"only {', '.join(stored)}")
+        try:
+            method.use(self.cache.constants)
+        except UsageError as error:
+            refuse(f"the constant {error.expected}", error.found)
+        with torch.no_grad():
+            wanted = method.project({tap: torch.zeros(2, *shown[tap]) for tap in method.taps})
+        for name, value in wanted.items():
+            if name not in stored:
+                refuse(f"knowledge {name!r}", f"only {', '.join(stored)}")
+            if stored[name] != value.shape[1:]:
+                refuse(f"{name} of shape {tuple(value.shape[1:])}", f"{stored[name]}")
+        return list(wanted)
+
+
 class CacheTeacher:
-    """What a teacher said when the cache was made."""
+    """What a teacher said when the cache was made: Batch -> Knowledge."""
 
     def __init__(self, cache: Store, names: Sequence[str], device="cpu"):
         if missing := [name for name in names if name not in cache.names]:

@@ -2,50 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.batches import Loader
+from kdcache.errors import UsageError
 from kdcache.methods import Method, build
-from kdcache.teachers.base import Forward
-from kdcache.types import Batch, Knowledge
+from kdcache.teachers.base import ALONE, Answers, Forward, Same, SampleViews, Teacher, no_teacher
+from kdcache.types import Batch, Knowledge, Shapes
+from kdcache.views import View
 
 
-class Answers(Protocol):
+class Known(Protocol):
     """Logits by row and view, as PseudoTeacher gives them."""
 
     def logits(self, view, rows) -> np.ndarray: ...
+
+
+class Described(Known, Protocol):
+    def to_json(self) -> dict: ...
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """A made-up teacher, who has logits and nothing else; beside a cache, on the sample-views of that."""
+
+    teacher: Described
+    beside: Teacher = ALONE
+
+    @property
+    def name(self) -> str:
+        return self.beside.name
+
+    @property
+    def views(self) -> int | None:
+        return self.beside.views
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return ()
+
+    def identity(self) -> dict | None:
+        return self.beside.identity()
+
+    def facts(self) -> dict:
+        return self.beside.facts() | {"pseudo": self.teacher.to_json()}
+
+    def shapes(self, image: tuple[int, int, int]) -> Shapes:
+        return {}
+
+    def constants(self) -> None:
+        return None
+
+    def forward(self) -> Forward:
+        return KnownTeacher.forward
+
+    def sample_views(self, drawn: SampleViews) -> SampleViews:
+        return self.beside.sample_views(drawn)
+
+    def eval_logits(self, held_out: Loader, same: Same) -> None:
+        return None
+
+    @contextmanager
+    def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
+        if strange := [tap for tap in method.taps if tap != "logits"]:
+            found, remedy = "a pseudo teacher, who has logits alone", "take a method that reads logits, such as st"
+            raise UsageError(f"--method {text}", strange[0], found, remedy)
+        if not method.taps:
+            yield no_teacher
+            return
+        require_unmixed(loader.view)
+        yield KnownTeacher(self.teacher, loader.device)
+
+
+def require_unmixed(view: View) -> None:
+    """Refuses mixed images, of which somebody who never looks knows nothing."""
+    if view.mixes:
+        remedy = "mix its answers when you train: --mix labels"
+        raise UsageError(f"view {view.name}", "images as they are, for a pseudo teacher", "mixed ones", remedy)
 
 
 class KnownTeacher:
     """Answers a Batch by its rows and views; it needs no pixels, and a dump of it renders none."""
 
     sees = False
-    network = None
+    forward = Forward(batch=1024)
 
-    def __init__(self, answers: Answers, device="cpu"):
-        self.answers, self.device = answers, device
+    def __init__(self, known: Known, device="cpu"):
+        self.known, self.device = known, device
         self.method: Method = build("st")
-        self.forward = Forward(batch=1024)
 
     def __call__(self, batch: Batch) -> Knowledge:
         return {"logits": self.logits(batch)}
 
     def logits(self, batch: Batch) -> Tensor:
-        logits = self.answers.logits(batch.views, batch.rows)
+        logits = self.known.logits(batch.views, batch.rows)
         return torch.from_numpy(np.ascontiguousarray(logits, dtype=np.float32)).to(self.device)
 
-    def over(self, loader) -> Iterator:
-        return iter(())
-
-    def __enter__(self) -> KnownTeacher:
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
+    def prepare(self, loader: Loader) -> Mapping[str, Tensor]:
+        return {}
 
 
 class Table:

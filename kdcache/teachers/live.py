@@ -3,22 +3,106 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kdcache.batches import Loader, straight_plan
-from kdcache.methods import Method
-from kdcache.models.network import Network, watch
+from kdcache.methods import Method, build
+from kdcache.models.network import Network, shapes, watch
+from kdcache.models.weights import fingerprint
 from kdcache.seeds import permutation
-from kdcache.teachers.base import Forward
+from kdcache.teachers.base import ALONE, Answers, Forward, Same, SampleViews, Teacher, no_teacher
 from kdcache.teachers.exact import LinearInBlocks, in_company
-from kdcache.types import Batch, Knowledge, Look
+from kdcache.types import Batch, Knowledge, Look, Shapes
+
+
+@dataclass(frozen=True)
+class Live:
+    """A network in the loop; beside a cache of its answers, on the sample-views and with the settings of that."""
+
+    network: Network
+    beside: Teacher = ALONE
+
+    name = "live"
+
+    @property
+    def views(self) -> int | None:
+        return self.beside.views
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.beside.notes
+
+    def identity(self) -> dict:
+        return self.beside.identity() or describe(self.network)
+
+    def facts(self) -> dict:
+        return self.beside.facts() | {"teacher": self.identity(), "live": True}
+
+    def shapes(self, image: tuple[int, int, int]) -> Shapes:
+        return shapes(self.network, self.network.taps, image)
+
+    def constants(self) -> Mapping[str, Tensor] | None:
+        return self.beside.constants()
+
+    def forward(self) -> Forward:
+        return self.beside.forward()
+
+    def sample_views(self, drawn: SampleViews) -> SampleViews:
+        return self.beside.sample_views(drawn)
+
+    def eval_logits(self, held_out: Loader, same: Same) -> Tensor | None:
+        stored = self.beside.eval_logits(held_out, same)
+        return self.asked(held_out) if stored is None else stored
+
+    def asked(self, held_out: Loader) -> Tensor:
+        """What the network answers to all images of a loader."""
+        plan = straight_plan(range(len(held_out.source)), self.forward().batch)
+        with lent(self.network), LiveTeacher(self.network, build("st"), self.forward(), held_out.device) as teacher:
+            return torch.cat([teacher.logits(batch) for batch in held_out.run(plan)])
+
+    @contextlib.contextmanager
+    def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
+        if not method.taps:
+            yield no_teacher
+            return
+        with lent(self.network), LiveTeacher(self.network, method, self.forward(), loader.device) as teacher:
+            constants = self.constants()
+            method.use(teacher.prepare(loader) if constants is None else constants)
+            yield teacher
+
+
+def describe(network: Network) -> dict:
+    """A teacher's identity, as it stands in the cache."""
+    normalize = network.normalize
+    return {
+        "kind": "network",
+        "fingerprint": fingerprint(network),
+        "mean": [round(float(v), 6) for v in normalize.mean],
+        "std": [round(float(v), 6) for v in normalize.std],
+        **network.arch,
+    }
+
+
+@contextlib.contextmanager
+def lent(network: Network) -> Iterator[None]:
+    """What a teacher sets for itself, gradients and mode, is afterwards as it was: the network is the caller's."""
+    modes = {module: module.training for module in network.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, gradients in wanted.items():
+            parameter.requires_grad_(gradients)
 
 
 class LiveTeacher:
-    """A network in the loop, in evaluation mode and without gradients. Use it as a context, for its hooks."""
+    """A network that answers, in evaluation mode and without gradients. Use it as a context, for its hooks."""
 
     def __init__(self, network: Network, method: Method, forward: Forward, device="cpu"):
         self.network, self.method, self.forward = network.to(device).eval().requires_grad_(False), method, forward
@@ -62,6 +146,9 @@ class LiveTeacher:
         with self.numerics():
             found = look(shown)
         return {name: value[: len(images)].float() for name, value in found.items()}
+
+    def prepare(self, loader: Loader) -> Mapping[str, Tensor]:
+        return self.method.prepare(self.network, lambda: self.over(loader))
 
     def over(self, loader: Loader) -> Iterator[Look]:
         """What the network shows in one shuffled pass over the first view, for methods that prepare something."""

@@ -20,7 +20,7 @@ from kdcache.methods import Method, clipped_gradients
 from kdcache.models.network import Network, watch
 from kdcache.models.weights import save
 from kdcache.runs import Run
-from kdcache.teachers import Teacher
+from kdcache.teachers import Answers
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.state import modules, read_state, restore, save_state
@@ -49,7 +49,7 @@ def stages(method: Method, epochs: int) -> list[Stage]:
 def fit(
     students: Sequence[Network],
     method: Method,
-    teacher: Teacher,
+    teacher: Answers,
     loader: Loader,
     views: int,
     settings: Settings,

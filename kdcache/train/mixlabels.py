@@ -15,7 +15,7 @@ from kdcache.batches import Loader
 from kdcache.errors import UsageError
 from kdcache.methods import Method
 from kdcache.seeds import PARTNER, bijection, sample_seeds
-from kdcache.teachers import Teacher
+from kdcache.teachers import Answers
 from kdcache.types import Batch, Knowledge
 from kdcache.views.mixing import Mixing, parse_mixing
 
@@ -65,7 +65,7 @@ def halves(both: Batch) -> tuple[Batch, Batch]:
 class MixedAnswers:
     """What a teacher said of both images, as the mean of its probabilities with the shares of the two."""
 
-    def __init__(self, teacher: Teacher):
+    def __init__(self, teacher: Answers):
         self.teacher = teacher
 
     def __call__(self, batch: Pair) -> Knowledge:

@@ -102,6 +102,8 @@ class Settings:
         for name in ("betas", "milestones"):
             values = tuple(SHARE.checked(name, value) for value in listed(name, getattr(self, name)))
             object.__setattr__(self, name, values)
+        if self.warmup > self.epochs:
+            raise UsageError(flag("warmup"), f"at most all {self.epochs} epochs", f"{self.warmup:g}", "choose fewer")
         if len(self.betas) != 2:
             raise UsageError("--betas", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
         for name in ("nesterov", "channels_last", "compile"):

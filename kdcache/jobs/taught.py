@@ -1,0 +1,103 @@
+"""Who teaches a student: from what a user names to one of the teachers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+from kdcache import models
+from kdcache.cache import Store, open_cache
+from kdcache.cache.joined import join
+from kdcache.errors import UsageError
+from kdcache.jobs.data import Data, Normalisation, load_teacher, normalisation_in
+from kdcache.models.network import Network
+from kdcache.proof.verdicts import require_teacher
+from kdcache.pseudo import PseudoTeacher
+from kdcache.teachers import ALONE, Cached, Live, Pseudo, Teacher, describe
+from kdcache.views import runs_user_code
+
+
+def open_data(
+    caches: str | os.PathLike | Store | Sequence[str | os.PathLike | Store] | None,
+    data: str | None = None,
+    augment: str | None = None,
+    fraction: float = 1.0,
+    average: str | None = None,
+    average_weights: Sequence[float] | None = None,
+) -> tuple[Data, Store | None]:
+    """The data of a training: a cache names its own. Several of one teacher are more views, of several an average."""
+    files = [caches] if isinstance(caches, str | os.PathLike | Store) else list(caches or ())
+    if not files:
+        for name, given in (("average", average), ("average_weights", average_weights)):
+            if given is not None:
+                raise UsageError(name, "caches of several teachers", "no cache", "leave it out")
+        return Data.open(data, augment, fraction), None
+    if fraction != 1 or (augment and not runs_user_code(augment)):
+        raise UsageError("--cache", "its own view and fraction", "--augment or --fraction", "leave them out")
+    opened = [file if isinstance(file, Store) else open_cache(file) for file in files]
+    cache = join(opened, average_weights, *average_of(average))
+    return Data.of_cache(cache, data, augment), cache
+
+
+def average_of(text: str | None) -> tuple[str | None, float]:
+    """`logits`, `probability`, or `probability:4` at a temperature."""
+    if text is None:
+        return None, 1.0
+    space, _, temperature = text.partition(":")
+    try:
+        value = float(temperature or 1)
+    except ValueError:
+        value = 0.0
+    if space not in ("logits", "probability") or not 0 < value < math.inf or (temperature and space == "logits"):
+        expected = "logits, probability, or probability:T"
+        raise UsageError("--average", expected, repr(text), "take the T of the method, say")
+    return space, value
+
+
+def taught_by(
+    cache: Store | None = None, network: Network | None = None, pseudo: PseudoTeacher | None = None
+) -> Teacher:
+    """The one who answers: a network or a made-up teacher before a cache, whose sample-views they are shown."""
+    beside = ALONE if cache is None else Cached(cache)
+    if pseudo is not None:
+        return Pseudo(pseudo, beside)
+    if network is None:
+        return beside
+    if cache is not None:
+        require_one_teacher(cache)
+        require_teacher(cache, describe(network))
+    return Live(network, beside)
+
+
+def require_one_teacher(cache: Store) -> None:
+    """Refuses files that no single network, asked in one way, could stand in for."""
+    for file in cache.files:
+        for key, what in (("teacher", "one teacher"), ("forward", "one set of forward settings")):
+            if file.meta[key] != cache.meta[key]:
+                remedy = "give one cache, or leave live out"
+                raise UsageError(f"live, {file.path}", f"answers of {what}", "several", remedy)
+
+
+def live_teacher(
+    live: bool, teacher: str | None, weights: str | None, cache: Store | None, data: Data, root,
+    normalisation: Normalisation | None = None,
+) -> Network | None:  # fmt: skip
+    """The network of `--live`; the cache's own where none is named."""
+    if not live:
+        if teacher or weights:
+            flag = "--teacher" if teacher else "--weights"
+            raise UsageError(flag, "--live beside it", "none", f"add --live, or leave {flag} out")
+        if normalisation:
+            raise UsageError("mean and std", "a live teacher beside them", "none", "leave them out")
+        return None
+    name = teacher or (cache.meta["teacher"].get("model") if cache else None)
+    if not isinstance(name, str):
+        raise UsageError("--live", "--teacher", "none", "name the teacher's model")
+    if cache and cache.meta["teacher"].get("kind") != "network":
+        found = f"answers of kind {cache.meta['teacher'].get('kind')}"
+        raise UsageError(f"--live --cache {cache.path}", "a network's answers", found, "leave --live out")
+    if not teacher and models.runs_user_code(name):  # a header never picks code to import
+        expected = f"teacher {name} named beside it, for that is code"
+        raise UsageError(f"live, {cache.path}", expected, "none", "name it if you trust that code")
+    return load_teacher(name, weights, data, root, normalisation or (normalisation_in(cache) if cache else None))
