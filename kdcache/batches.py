@@ -113,6 +113,10 @@ class Loader:
                 raise copy.copy(images)  # itself, it would lie in a cycle with this frame, and hold the workers
             yield self.batch(items, images, seeds, epoch)
 
+    def dismiss(self) -> None:
+        """Ends the workers; whatever is still asked for is rendered in this process."""
+        self.workers = None
+
     def show(self, items: np.ndarray, epoch: int | None = None) -> Batch:
         """One Batch, rendered in this process."""
         items = np.asarray(items, dtype=np.int64)

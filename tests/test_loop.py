@@ -1,6 +1,8 @@
 """The loop itself: what a step computes, waits for, holds on to, and what it does when something is lost."""
 
+import copy
 import gc
+import json
 import weakref
 
 import pytest
@@ -18,7 +20,7 @@ from kdcache.models import build as build_network
 from kdcache.models.weights import load
 from kdcache.runs import Run
 from kdcache.teachers import no_teacher
-from kdcache.train import Evaluation, Settings, fit, loop
+from kdcache.train import Evaluation, Settings, evaluate, figures, fit, loop
 from kdcache.train.loop import Trainer
 from kdcache.types import Batch
 
@@ -270,7 +272,7 @@ def test_label_smoothing_is_a_share(tmp_path, value):
 def test_evaluate_says_all_there_is_to_say(same, tmp_path):
     same.student("st", epochs=1).train(Run(tmp_path / "run", {}))
     found = jobs.evaluate(tmp_path / "run" / "best.safetensors", None, None, same.cache.path, "cpu", 0)
-    assert list(found) == ["model", "rows", "top1", "nll", "ece", "agreement"]
+    assert list(found) == ["model", "rows", "top1", "agreement", "nll", "ece", "kl"]
     assert found["rows"] == len(same.data.held_out)
 
 
@@ -282,3 +284,73 @@ def test_without_evaluation_images_nothing_is_measured_of_them(same, tmp_path):
     assert "top1" not in records[-1]
     best = load(tmp_path / "run" / "best.safetensors").facts["epoch"]
     assert best == min(records, key=lambda record: record["total"])["epoch"]
+
+
+def test_a_record_holds_what_was_measured_of_training_and_evaluation(same):
+    _, [record, _] = same.student("st").train()
+    assert list(record)[:6] == ["epoch", "stage", "lr", "loss", "total", "train_top1"]
+    assert record.keys() >= {"top1", "agreement", "nll", "ece", "kl", "images_per_second"}
+    assert 0 <= record["train_top1"] <= 1
+    assert record["seconds"] >= record["train_seconds"]
+
+
+def test_the_training_accuracy_is_that_of_the_batches(same):
+    trainer, batches = trainer_of(same, "st")
+    with trainer.watching():
+        right = 0
+        for batch in batches:
+            before = copy.deepcopy(trainer.students[0]).train()
+            trainer.students[0].train()
+            right += int((before(batch.images).argmax(1) == batch.targets).sum())
+            trainer.step(batch)
+    assert trainer.seen.tolist() == [right, 48]
+
+
+@pytest.mark.parametrize(("every", "judged"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_evaluated_are_some_epochs_and_the_last(same, tmp_path, every, judged):
+    run = Run(tmp_path / "run", {})
+    networks, records = same.student("none", epochs=5, eval_every=every).train(run)
+    assert [record["epoch"] for record in records if "top1" in record] == judged
+    best = load(run.path("best.safetensors")).facts
+    assert best["epoch"] in judged
+    assert best["top1"] == max(record.get("top1", -1) for record in records)
+    plain, _ = same.student("none", epochs=5).train()
+    assert_same_weights(networks[0], plain[0])
+
+
+def test_a_run_goes_on_with_another_rhythm_of_evaluation(same, tmp_path):
+    facts = [same.student("none", eval_every=every).settings.to_json() for every in (1, 2)]
+    assert facts[0] == facts[1]
+
+
+def test_evaluation_images_are_rendered_once_if_they_fit(same, monkeypatch):
+    evaluation = same.data.evaluation(None, "cpu", 0)
+    network, rendered = same.data.network("resnet8", 0), []
+    show = Loader.show
+    monkeypatch.setattr(Loader, "show", lambda self, *rest: rendered.append(rest) or show(self, *rest))
+    first = evaluation.logits(network)
+    assert rendered
+    rendered.clear()
+    assert torch.equal(evaluation.logits(network), first)
+    assert rendered == []
+    monkeypatch.setattr(evaluate, "LARGEST_KEPT", 0)
+    evaluation = same.data.evaluation(None, "cpu", 0)
+    for _ in range(2):
+        rendered.clear()
+        assert torch.equal(evaluation.logits(network), first)
+        assert rendered
+
+
+def test_a_line_is_told_at_the_end_of_each_epoch(same):
+    told = []
+    same.student("st").train(remark=told.append)
+    assert [text.partition(":")[0] for text in told] == ["loss", "epoch 1/2", "epoch 2/2"]
+    assert told[1].endswith(" left")
+
+
+def test_run_json_holds_the_figures_of_the_end(same, tmp_path):
+    run = Run(tmp_path / "run", {"some": "facts"})
+    _, records = same.student("st").train(run)
+    found = json.loads(run.path("run.json").read_text())
+    assert found == {"some": "facts", "result": figures(records)}
+    assert found["result"]["top1"] == records[-1]["top1"]

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from kdcache.train.metrics import calibration, ece, nll, summary
+from kdcache.train.metrics import answered, calibration, ece, kl, nll, summary
+from kdcache.types import Batch
 
 
 def drawn(rows=200, classes=10, seed=0):
@@ -95,3 +97,24 @@ def test_logits_that_are_not_finite_are_told():
     logits[3, 4] = torch.nan
     assert summary(logits, targets)["finite"] == 0.0
     assert np.isnan(calibration(logits, targets)["nll"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kl_is_that_of_scipy(seed):
+    (mine, _), (theirs, _) = drawn(seed=seed), drawn(seed=seed + 10)
+    p, q = (side.double().softmax(1).numpy() for side in (theirs, mine))
+    assert kl(mine, theirs) == pytest.approx(entropy(p, q, axis=1).mean(), rel=1e-9)
+    assert kl(mine, mine) == 0
+
+
+def test_images_that_got_their_label_are_counted():
+    logits, targets = torch.eye(4), torch.tensor([0, 1, 3, -1])
+    batch = Batch(torch.empty(4), targets, np.arange(4), 4)
+    assert answered(logits, batch).tolist() == [2, 3]
+
+
+def test_a_mixed_image_counts_for_both_of_its_labels():
+    batch = Batch(torch.empty(3), torch.tensor([0, 0, -1]), np.arange(3), 3)
+    batch.others, batch.shares = torch.tensor([1, 1, 2]), torch.tensor([0.75, 0.25, 0.5])
+    logits = torch.eye(3)
+    assert answered(logits, batch).tolist() == [0.75 + 0.75 + 0.5, 1 + 1 + 0.5]

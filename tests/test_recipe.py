@@ -128,7 +128,7 @@ def test_interrupted(after, recipe, monkeypatch):
     whole = good(f"run {recipe()} --runs whole --json {CPU}").json()
     seen = []
 
-    def bar(items, total=None, desc=""):
+    def bar(items, total=None, desc="", **_):
         for item in items:
             seen.append(desc)
             if len(seen) == after:

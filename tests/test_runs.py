@@ -1,14 +1,17 @@
 """A run's folder: nothing is lost, nothing is mixed, and nothing half-written carries a final name."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from kdcache import runs
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.runs import Run, folder_name, read_metrics, replace
+from kdcache.runs import Run, folder_name, keyed_name, read_metrics, replace
 
 FACTS = {"model": "tiny", "settings": {"lr": 0.1, "betas": (0.9, 0.999), "seed": 0}}
 
@@ -47,13 +50,87 @@ def test_a_run_goes_on_with_the_same_facts(tmp_path):
     assert list(run.records()) == [{"epoch": 1}, {"epoch": 2}]
 
 
-def test_without_resume_what_lies_there_is_moved_aside(tmp_path):
+def left_after(folder, done, epochs, facts=FACTS):
+    """A run that was to have some epochs, left after some of them."""
+    run, _ = begun(folder, facts | {"settings": FACTS["settings"] | {"epochs": epochs}})
+    for epoch in range(1, done + 1):
+        run.log({"epoch": epoch})
+    for name in ("last", "best", "state"):
+        run.path(f"{name}.safetensors").write_bytes(b"weights")
+    return run
+
+
+def test_a_finished_run_is_moved_aside_and_that_is_said(tmp_path):
     for number in (1, 2):
-        with_a_state(tmp_path / "a")
+        run, told = left_after(tmp_path / "a", 3, 3), []
         before = files(tmp_path / "a")
-        assert not begun(tmp_path / "a")[1]
+        assert not Run(tmp_path / "a", run.facts).begin(told.append)
+        assert told == [f"{tmp_path}/a: the run that was there is now {tmp_path}/a~{number}"]
         assert files(tmp_path / "a").keys() == {"run.json"}
         assert files(tmp_path / f"a~{number}") == before
+
+
+def test_an_unfinished_run_is_not_moved_unless_restart_is_said(tmp_path):
+    run = left_after(tmp_path / "a", 2, 3)
+    before = files(tmp_path / "a")
+    with pytest.raises(UsageError, match=r"one that was left after epoch 2 of 3; go on with it by `resume`, or start"):
+        Run(tmp_path / "a", run.facts)
+    with pytest.raises(
+        UsageError, match=r"epoch 2 of 3, begun with model tiny; name another folder for this one, or start over"
+    ):
+        Run(tmp_path / "a", run.facts | {"model": "other"})
+    assert files(tmp_path / "a") == before
+    assert Run(tmp_path / "a", run.facts, resume=True).begin()
+    assert not Run(tmp_path / "a", run.facts, restart=True).begin()
+    assert files(tmp_path / "a~1") == before
+    with pytest.raises(UsageError, match="expected resume or restart, found both"):
+        Run(tmp_path / "a", run.facts, resume=True, restart=True)
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"restart": True}], ids=str)
+@pytest.mark.parametrize("name", ["logits.h5", "notes.txt", "data/", ".hidden"])
+def test_a_folder_with_what_no_run_wrote_is_refused(tmp_path, name, how):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("mine")
+    with pytest.raises(
+        UsageError, match=rf"results: expected .* nothing but a run in it, found {name.strip('/')}; name"
+    ):
+        Run(folder, FACTS, **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert [path.name for path in folder.iterdir()] == [name.strip("/")]
+
+
+def test_a_file_beside_a_run_keeps_it_from_being_moved_but_not_from_going_on(tmp_path):
+    run = left_after(tmp_path / "a", 3, 3)
+    (tmp_path / "a" / "logits.h5").write_text("mine")
+    with pytest.raises(UsageError, match=r"found logits\.h5"):
+        Run(tmp_path / "a", run.facts)
+    assert Run(tmp_path / "a", run.facts, resume=True).begin()
+    assert (tmp_path / "a" / "logits.h5").read_text() == "mine"
+
+
+def test_what_a_run_came_to_stands_beside_what_it_was_asked(tmp_path):
+    run = with_a_state(tmp_path / "a")
+    run.finish({"top1": 0.5})
+    assert json.loads(run.path("run.json").read_text()) == run.facts | {"result": {"top1": 0.5}}
+    assert Run(tmp_path / "a", FACTS, resume=True).begin()
+
+
+@pytest.mark.parametrize("facts", [{"mix": "labels"}, {"views": 3}, {"cache": {"joined": ["a", "b"]}}], ids=str)
+def test_runs_that_differ_have_names_of_their_own(facts):
+    base, plain = Path("runs/student-digits"), {"mix": None, "views": None, "live": False}
+    names = [keyed_name(base, {}, plain | more).name for more in ({}, facts)]
+    assert names[0] != names[1]
+    assert all(re.fullmatch(r"student-digits-[0-9a-f]{6}", name) for name in names)
+    assert keyed_name(base, {}, {}).name == names[0]  # what is new with a version does not change old names
+
+
+def test_changed_settings_can_be_read_in_the_name():
+    name = keyed_name(Path("s"), {"epochs": 5, "lr": 0.05, "betas": [0.5, 0.9]}, {}).name
+    assert re.fullmatch(r"s-epochs5-lr0\.05-[0-9a-f]{6}", name)
+    assert keyed_name(Path("s"), {"epochs": 5, "lr": 0.05}, {}).name != name
+    assert len(keyed_name(Path("s" * 300), {}, {}).name) < 130
 
 
 @pytest.mark.parametrize("name", runs.RESULTS)

@@ -144,5 +144,5 @@ def test_a_run_killed_before_its_first_state_leaves_nothing(names, resume, tmp_p
 )
 def test_what_may_be_hours_of_work_is_kept(epochs, records, names, tmp_path):
     run_with(tmp_path / "a", epochs, records, *names)
-    Run(tmp_path / "a", FACTS).begin()
+    Run(tmp_path / "a", FACTS, restart=True).begin()
     assert (tmp_path / "a~1" / "metrics.jsonl").exists()

@@ -1,4 +1,4 @@
-"""What the commands share: options, progress, output."""
+"""What the commands share: options and output."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from functools import partial
 import click
 
 from kdcache.cli.frame import Command, Option, say
+from kdcache.cli.progress import bar
 from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
-
-
-def bar(items, total=None, desc=""):
-    """A progress bar on a terminal, nothing in a pipe."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=desc, disable=None, leave=False, dynamic_ncols=True)
 
 
 def put(facts: dict, as_json: bool, text: str) -> None:
@@ -120,7 +114,11 @@ training_options = options(
     training("--channels-last", is_flag=True, help="Memory layout."),
     training("--compile", is_flag=True, help="torch.compile it: about a minute at first, faster steps."),
     training("--seed", type=SEED, default=0, show_default=True),
+    training(
+        "--eval-every", type=COUNT, default=1, show_default=True, help="Epochs; the last one is always evaluated."
+    ),
     click.option("--resume", is_flag=True, help="Continue a run that was interrupted."),
+    click.option("--restart", is_flag=True, help="Start over, and move such a run aside."),
     click.option(
         "--out",
         type=NewPath(folder=True, own=True),

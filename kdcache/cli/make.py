@@ -28,18 +28,18 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
 @common.training("--label-smoothing", type=Number(least=0, below=1), default=0.0, show_default=True)
 @training_options
 @json_option
-def train_teacher(model, data, fraction, augment, label_smoothing, out, resume, device, workers, runs, as_json, **rest):
+def train_teacher(model, data, fraction, augment, label_smoothing, device, workers, runs, as_json, **rest):
     """Train a teacher; save it where dump-logits looks first."""
     from kdcache import jobs
 
     settings = common.settings_of(rest)
-    normalisation = jobs.normalisation(rest["mean"], rest["std"])
+    normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
     device = jobs.choose_device(device)
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
     found = jobs.train_teacher(
-        model, opened, settings, label_smoothing=label_smoothing, root=runs, out=out, resume=resume,
-        device=device, workers=jobs.workers_for(opened, workers), progress=bar, normalisation=normalisation,
+        model, opened, settings, label_smoothing=label_smoothing, root=runs, **rest, normalisation=normalisation,
+        device=device, workers=jobs.workers_for(opened, workers), progress=bar, remark=say,
     )  # fmt: skip
     put({"model": model, "data": opened.train.spec} | found, as_json, lines({"model": model} | found))
 
@@ -128,7 +128,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @click.option("--views", type=COUNT, help="Without a cache: views before they repeat.  [default: no end]")
 @training_options
 @json_option
-def train_student(caches, student, live, teacher, weights, data, augment, fraction, runs, out, resume, as_json, **rest):
+def train_student(caches, student, live, teacher, weights, data, augment, fraction, runs, as_json, **rest):
     """Train a student on the pixels that the teacher saw."""
     from kdcache import jobs
     from kdcache.errors import UsageError
@@ -146,7 +146,8 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
     options = {name: rest[name] for name in ("views", "mix", "device", "workers")}
     taught_by = jobs.taught_by(store, network, pseudo)
     chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, **options)
-    found = jobs.train_student(chosen, root=runs, out=out, resume=resume, progress=bar, remark=say)
+    where = {name: rest[name] for name in ("out", "resume", "restart")}
+    found = jobs.train_student(chosen, root=runs, **where, progress=bar, remark=say)
     put(found, as_json, lines(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdcache.report.table import columns
+from kdcache.wording import count
 
 
 def made(facts: dict) -> str:
@@ -10,7 +11,7 @@ def made(facts: dict) -> str:
     if "shard" in facts:
         size = f"{readable(facts['disk_bytes'])} on the disk"
         return f"{facts['file']}: {progress_of(facts)}, {size}; when all are there: {facts['merge']}"
-    size = f"{facts['rows']:,} rows, {facts['views']} views, {readable(facts['bytes'])}"
+    size = f"{count(facts['rows'], 'row')}, {count(facts['views'], 'view')}, {readable(facts['bytes'])}"
     each = ", ".join(f"{name} {one['label']}" for name, one in facts["knowledge"].items())
     return f"{facts['file']}: {size}; {each}, {bytes_a_row(facts)} bytes a row with its seed"
 
@@ -62,7 +63,7 @@ def identity(facts: dict) -> dict[str, str]:
     on = [key.replace("_", " ") for key, value in forward.items() if value is True]
     weights = f", weights {teacher['fingerprint'][:12]}" if "fingerprint" in teacher else ""
     return {
-        "images": f"{source['spec']} {source['split']}{part}: {facts['rows']:,} rows",
+        "images": f"{source['spec']} {source['split']}{part}: {count(facts['rows'], 'row')}",
         "classes": f"{facts['classes']}: {names if len(names) < 60 else names[:57] + '...'}",
         "views": f"{every}{facts['views']} of {view['view']} {shape}{', '.join(['', *options])}",
         **({"kept of": kept_of(pruned)} if pruned else {}),

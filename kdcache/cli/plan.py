@@ -11,6 +11,7 @@ from kdcache.cli.common import Command, json_option, lines, put
 from kdcache.cli.pages import readable
 from kdcache.cli.values import COUNT, OneOf
 from kdcache.report.table import columns
+from kdcache.wording import count, duration
 
 
 @click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
@@ -49,13 +50,13 @@ def described(facts: dict) -> str:
     sizes = facts["bytes_per_row"]
     text = {f"/knowledge/{name}": f"{size} bytes a row" for name, size in sizes.items()}
     text["a sample-view"] = f"{sum(sizes.values())} + 8 bytes (8: its seed)"
-    text["the file"] = f"{facts['rows']:,} rows x {facts['views']} views: {readable(facts['bytes'])}"
+    text["the file"] = f"{count(facts['rows'], 'row')} x {count(facts['views'], 'view')}: {readable(facts['bytes'])}"
     if facts["free_bytes"] is not None:
         text["free"] = readable(facts["free_bytes"])
     text["teacher here"] = f"{facts['teacher_images_per_second']:,.0f} images/s"
-    text["the dump"] = clock(facts["dump_seconds"])
-    text["a live teacher"] = f"{clock(facts['live_seconds'])} for these students and epochs"
-    text["saved"] = clock(facts["saved_seconds"])
+    text["the dump"] = duration(facts["dump_seconds"])
+    text["a live teacher"] = f"{duration(facts['live_seconds'])} for these students and epochs"
+    text["saved"] = duration(facts["saved_seconds"])
     return f"{lines(text)}\n\n{other_settings(facts)}"
 
 
@@ -67,12 +68,6 @@ def other_settings(facts: dict) -> str:
         moved = [f"{one['kl'][t]:.1e}" for t in (1, 4)] + [f"{one['flips']} of {one['images']}"]
         rows.append([name, f"{one['images_per_second']:,.0f}", *(moved if facts["trained"] else ["?"] * 3)])
     return columns(rows, {1, 2, 3, 4}) + ("" if facts["trained"] else "\n?: how far they move needs its weights")
-
-
-def clock(seconds: float) -> str:
-    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{sign}{hours}:{rest // 60:02}:{rest % 60:02} h"
 
 
 commands = (plan,)

@@ -115,7 +115,8 @@ def fill_blocks(
     spans = ((view, block_rows(layout, block, n)) for view, block in todo)
     plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
     batches = loader.run(plan, pixels=teacher.sees)
-    for view, number in progress(todo, total=len(todo), desc=f"dumping {kind}"):
+    counted = {"unit": "images", "scale": min(layout.block_rows, n)}
+    for view, number in progress(todo, total=len(todo), desc=f"dumping {kind}", **counted):
         block = Block(writer, kind, view, number)
         for _ in range(0, len(block_rows(layout, number, n)), size):
             batch = next(batches)

@@ -78,7 +78,7 @@ class Student:
             for note in (f"loss: {ready.method.described()}", *self.teacher.notes):
                 remark(note)
             evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
-            records = fit(*ready, self.settings, evaluation, run, progress)
+            records = fit(*ready, self.settings, evaluation, run, progress, remark)
         return ready.students, records
 
     @contextlib.contextmanager
@@ -143,12 +143,13 @@ class Student:
 
 
 def train_student(
-    student: Student, *, root=ROOT, out: str | None = None, resume: bool = False, progress=quiet, remark=quiet
-) -> dict:
+    student: Student, *, root=ROOT, out: str | None = None, resume: bool = False, restart: bool = False,
+    progress=quiet, remark=quiet,
+) -> dict:  # fmt: skip
     """Trains a student and saves it in a run of its own; `remark` is as in `Student.train`."""
     seed, spec = student.settings.seed, student.data.train.spec
     name = folder_name(root, "student", spec, student.name, student.method, student.teacher.name)
-    run = Run(Path(out) if out else name.with_name(f"{name.name}-seed{seed}"), student.facts(), resume)
+    run = Run(Path(out) if out else name.with_name(f"{name.name}-seed{seed}"), student.facts(), resume, restart)
     _, records = student.train(run, progress, remark)
     return {"student": student.name, "method": student.method, "seed": seed} | result(run, records)
 

@@ -9,16 +9,16 @@ from kdcache.methods import build as build_method
 from kdcache.models.network import check_output
 from kdcache.runs import ROOT, Run
 from kdcache.teachers import no_teacher
-from kdcache.train import Settings, fit
+from kdcache.train import Settings, figures, fit
 from kdcache.types import quiet
 
 
 def train_teacher(
     model: str, data: Data, settings: Settings, *, label_smoothing: float = 0.0, root=ROOT, out: str | None = None,
-    resume: bool = False, device: str = "cpu", workers: int = 0, progress=quiet,
+    resume: bool = False, restart: bool = False, device: str = "cpu", workers: int = 0, progress=quiet, remark=quiet,
     normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
-    """Trains a network on labels alone, and saves it where `dump` looks first."""
+    """Trains a network on labels alone, and saves it where `dump` looks first. `remark` gets a line per epoch."""
     if not 0 <= label_smoothing < 1:
         raise UsageError("--label-smoothing", "a share from 0, below 1", str(label_smoothing), "try 0.1")
     method = build_method(f"ls:{label_smoothing}" if label_smoothing else "none")
@@ -28,18 +28,16 @@ def train_teacher(
     }  # fmt: skip
     if normalisation:
         facts["normalisation"] = normalisation
-    run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume)
+    run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume, restart)
     network = data.network(model, settings.seed, normalisation)
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
     evaluation = data.evaluation(None, device, workers, settings.dtype)
-    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, progress)
+    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, progress, remark)
     return result(run, records)
 
 
 def result(run: Run | None, records: list[dict]) -> dict:
-    """The last epoch's measures, the time of all, and where it lies."""
-    measures = {k: v for k, v in records[-1].items() if k in ("top1", "top5", "agreement")}
-    seconds = round(sum(r["seconds"] for r in records), 2)
+    """What it came to, and where it lies."""
     where = {"weights": str(run.path("last.safetensors")), "run": str(run.folder)} if run else {}
-    return {"epochs": records[-1]["epoch"], **measures, "seconds": seconds, **where}
+    return figures(records) | where

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence, Set
 from pathlib import Path
 
+from kdcache.wording import count
+
 # Student's t at 97.5 % for 1 to 19 degrees of freedom; the last serves for more
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
@@ -51,8 +53,9 @@ def percent(row: dict, key: str) -> str:
 
 
 def interval(row: dict) -> str:
+    """Clipped to what an accuracy can be."""
     half = row.get("top1_ci")
-    return "-" if half is None else f"{100 * (row['top1'] - half):.2f} to {100 * (row['top1'] + half):.2f}"
+    return "-" if half is None else f"{100 * max(0, row['top1'] - half):.2f} to {100 * min(1, row['top1'] + half):.2f}"
 
 
 HEAD = ("", "model", "accuracy %", "95 % interval", "agreement %", "seconds")
@@ -73,7 +76,8 @@ def table_text(facts: dict) -> str:
     """The table as it is printed."""
     text = columns([HEAD, *cells(facts)]).splitlines()
     text.insert(1, "-" * max(map(len, text)))
-    text.append(f"\n{facts['data']}, {facts['seeds']} seeds (mean ± std), {facts['seconds']:.0f} s in all")
+    seeds = count(facts["seeds"], "seed") + (" (mean ± std)" if facts["seeds"] > 1 else "")
+    text.append(f"\n{facts['data']}, {seeds}, {facts['seconds']:.0f} s in all")
     text += [f"{what}: {facts[key]}" for key, what in BESIDE.items() if key in facts]
     return "\n".join(text)
 

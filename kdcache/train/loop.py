@@ -22,7 +22,9 @@ from kdcache.models.weights import save
 from kdcache.runs import Run
 from kdcache.teachers import Answers
 from kdcache.train.evaluate import Evaluation
+from kdcache.train.metrics import answered
 from kdcache.train.optim import Settings, lr_at, make_optimizer
+from kdcache.train.records import figures, line, time_left
 from kdcache.train.state import modules, read_state, restore, save_state
 from kdcache.types import Batch, quiet
 
@@ -56,32 +58,43 @@ def fit(
     evaluation: Evaluation | None = None,
     run: Run | None = None,
     progress: Callable = quiet,
+    remark: Callable = quiet,
 ) -> list[dict]:
-    """Trains the students together, and gives the records of all epochs; a run says whether it goes on from earlier."""
+    """Trains the students together, and gives the records of all epochs; a run says whether it goes on from earlier.
+
+    `progress` wraps the batches of an epoch, as tqdm does; `remark` is called with a line at the end of each.
+    """
     trainer = Trainer(students, method, teacher, loader, views, settings)
     records, best = [], None
     with trainer.watching():
-        if run and run.begin():
+        if run and run.begin(remark):
             done, best = trainer.load(run)
             records = run.forget_after(done)
+        laps = [time.perf_counter()]
         for stage, epoch in trainer.remaining(len(records)):
             record = trainer.epoch(stage, epoch, progress)
-            if evaluation:
+            judged = evaluation is not None and settings.evaluates(epoch)
+            if judged:
                 record |= evaluation(students[0])
+            laps.append(time.perf_counter())
+            record["seconds"] = round(laps[-1] - laps[-2], 3)
             records.append(record)
+            remark(line(record, settings.epochs, time_left(laps, settings.epochs - epoch)))
             if run:
                 run.log(record)
-                best = keep(run, students[0], record, best)
+                best = keep(run, students[0], record, best, judged or evaluation is None)
                 trainer.save(run, epoch, best)
+        if run:
+            run.finish(figures(records))
     return records
 
 
-def keep(run: Run, student: Network, record: dict, best: float | None) -> float:
-    """Saves the last network, and the best by accuracy; the score of the best."""
+def keep(run: Run, student: Network, record: dict, best: float | None, judged: bool) -> float | None:
+    """Saves the last network, and the best by accuracy if that was measured; the score of the best."""
     score = record.get("top1", -record["total"])
     facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
     save(student, run.path("last.safetensors"), **facts)
-    if best is not None and score <= best:
+    if not judged or (best is not None and score <= best):
         return best
     save(student, run.path("best.safetensors"), **facts)
     return score
@@ -103,6 +116,7 @@ class Trainer:
         method.to(self.device)
         self.trained = [p for _, p in self.parameters() if p.requires_grad]
         self.looks: list[Callable] = []
+        self.seen = torch.zeros(2, device=self.device)  # of this epoch: images that got their label, and all with one
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained, by name: the students and the method's own parts."""
@@ -139,6 +153,7 @@ class Trainer:
         label = f"epoch {epoch}/{self.settings.epochs}" + (" (init)" if stage.name == "init" else "")
         batches = progress(self.loader.run(plan, epoch - stage.first + 1), total=len(plan), desc=label)
         started, images = time.perf_counter(), sum(len(items) for items in plan)
+        self.seen.zero_()
         totals: dict[str, Tensor] = {}
         with drawing(self.device, self.settings.seed * 1_000_003 + epoch):
             for step, batch in enumerate(batches):
@@ -148,9 +163,11 @@ class Trainer:
                 for name, value in self.step(batch).items():
                     totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=len(batch))
         losses = {name: float(value) / images for name, value in totals.items()}
+        right, labelled = self.seen.tolist()
         seconds, total = time.perf_counter() - started, sum(losses.values())
         self.require_finite(total, epoch)
-        measures = {"images_per_second": round(images / seconds, 1), "seconds": round(seconds, 3)}
+        measures = {"train_top1": right / labelled} if labelled else {}
+        measures |= {"images_per_second": round(images / seconds, 1), "train_seconds": round(seconds, 3)}
         return {"epoch": epoch, "stage": stage.name, "lr": lr, "loss": losses, "total": total} | measures
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -160,6 +177,7 @@ class Trainer:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16"):
             looks = [look(images) for look in self.looks]
+        self.seen += answered(looks[0]["logits"].detach(), batch)
         terms: dict[str, Tensor] = {}
         clipped: set[str] = set()
         for number, look in enumerate(looks):
@@ -205,10 +223,10 @@ class Trainer:
             return
         raise KdcacheError("training", expected, found, "try a smaller --lr, a longer --warmup or --clip 1")
 
-    def save(self, run: Run, epoch: int, best: float) -> None:
+    def save(self, run: Run, epoch: int, best: float | None) -> None:
         save_state(run.path("state.safetensors"), self, epoch, best)
 
-    def load(self, run: Run) -> tuple[int, float]:
+    def load(self, run: Run) -> tuple[int, float | None]:
         """Continues where a run was left: the epochs that are done, and the best score."""
         path = run.path("state.safetensors")
         facts, tensors = read_state(path)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcache.types import Batch
+
 BINS = 15
 
 
@@ -21,14 +23,40 @@ def agreement(logits: Tensor, teacher: Tensor) -> Tensor:
     return (logits.argmax(1) == teacher.argmax(1)).sum()
 
 
+def answered(logits: Tensor, batch: Batch) -> Tensor:
+    """Of a batch, [how many got their label, how many have one]; a mixed image counts for both of its labels."""
+    answers = logits.argmax(1)
+    pairs = [(batch.targets, None)]
+    if batch.shares is not None:
+        pairs = [(batch.targets, batch.shares), (batch.others, 1 - batch.shares)]
+    found = torch.zeros(2, device=logits.device)
+    for targets, share in pairs:
+        both = torch.stack([answers == targets, targets >= 0]).float()
+        found += (both if share is None else both * share).sum(1)
+    return found
+
+
+def wide(logits: Tensor) -> Tensor:
+    """In f64, which mps lacks."""
+    return (logits.cpu() if logits.device.type == "mps" else logits).double()
+
+
 def nll(logits: Tensor, targets: Tensor) -> float:
     """Mean of -log p of the label, in nats."""
-    return float(F.cross_entropy(logits.double(), targets))
+    logits = wide(logits)
+    return float(F.cross_entropy(logits, targets.to(logits.device)))
+
+
+def kl(logits: Tensor, teacher: Tensor) -> float:
+    """Mean of KL(teacher || student) at T = 1, in nats."""
+    mine, theirs = (wide(side).log_softmax(1) for side in (logits, teacher))
+    return float(F.kl_div(mine, theirs, reduction="batchmean", log_target=True))
 
 
 def ece(logits: Tensor, targets: Tensor, bins: int = BINS) -> float:
     """How far the confidence is from the accuracy (Guo et al. 2017): a mean over equal bins, weighted by their rows."""
-    confidence, answer = logits.double().softmax(1).max(1)
+    confidence, answer = wide(logits).softmax(1).max(1)
+    targets = targets.to(answer.device)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1  # a bin has its upper end, not its lower one
     apart = (answer == targets).double() - confidence
     sums = torch.zeros(bins, dtype=apart.dtype, device=apart.device).index_add_(0, place, apart)

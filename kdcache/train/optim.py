@@ -54,6 +54,7 @@ NUMBERS = {
     "warmup": Range(0),
     "gamma": Range(0, open=True),
     "clip": Range(0),
+    "eval_every": Range(1, 10**9 + 1, whole=True),
     "seed": Range(0, 2**63, whole=True),
 }
 
@@ -88,6 +89,7 @@ class Settings:
     dtype: str = "f32"
     channels_last: bool = False
     compile: bool = False
+    eval_every: int = 1  # epochs; the last one is always evaluated
     seed: int = 0
 
     def __post_init__(self):
@@ -114,8 +116,13 @@ class Settings:
     def top_lr(self) -> float:
         return self.lr if self.lr is not None else (0.1 if self.optimizer == "sgd" else 1e-3)
 
+    def evaluates(self, epoch: int) -> bool:
+        """Whether this epoch, from 1, is followed by an evaluation."""
+        return epoch % self.eval_every == 0 or epoch == self.epochs
+
     def to_json(self) -> dict:
-        return asdict(self)
+        """What decides the weights, so that a run that is continued may be evaluated more or less often."""
+        return {name: value for name, value in asdict(self).items() if name != "eval_every"}
 
 
 def light(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
