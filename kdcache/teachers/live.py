@@ -15,7 +15,7 @@ from kdcache.models.network import Network, shapes, watch
 from kdcache.models.weights import fingerprint
 from kdcache.seeds import permutation
 from kdcache.teachers.base import ALONE, Answers, Forward, Same, SampleViews, Teacher, no_teacher
-from kdcache.teachers.exact import LinearInBlocks, in_company
+from kdcache.teachers.exact import ROWS, AlignedProducts, exactness, in_chunks, in_company
 from kdcache.types import Batch, Knowledge, Look, Shapes
 
 
@@ -127,8 +127,7 @@ class LiveTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         """What the method keeps of it."""
-        knowledge = self.method.project(self.looks(in_company(batch.images)))
-        return {name: value[: len(batch)] for name, value in knowledge.items()}
+        return self.keeps(batch.images)
 
     def logits(self, batch: Batch) -> Tensor:
         """The network's answers, whatever the method keeps."""
@@ -138,14 +137,26 @@ class LiveTeacher:
         """What the network shows of the method's taps, in f32."""
         return self.seen(self.look, images)
 
+    def keeps(self, images: Tensor) -> Knowledge:
+        """What the method keeps of images."""
+        return self.seen(self.look, images, self.method.project)
+
     @torch.no_grad()
-    def seen(self, look: Callable[[Tensor], Look], images: Tensor) -> Look:
-        """What one forward shows, whatever the layout of the images."""
+    def seen(self, look: Callable[[Tensor], Look], images: Tensor, keep: Callable[[Look], Knowledge] = dict) -> Look:
+        """What is to be kept of what one forward shows, whatever the layout of the images; row by row on a CPU."""
         layout = torch.channels_last if self.forward.channels_last else torch.contiguous_format
-        shown = in_company(images).contiguous(memory_format=layout)
-        with self.numerics():
-            found = look(shown)
-        return {name: value[: len(images)].float() for name, value in found.items()}
+        exact = self.device.type == "cpu" and not self.forward.compile
+        parts = []
+        with AlignedProducts() if exact else contextlib.nullcontext():
+            for chunk in in_chunks(images, ROWS) if exact else [in_company(images)]:
+                with self.numerics():
+                    found = look(chunk.contiguous(memory_format=layout))
+                parts.append(keep({name: value.float() for name, value in found.items()}))
+        return {name: torch.cat([part[name] for part in parts])[: len(images)] for name in parts[0]}
+
+    def exactness(self, images: Tensor) -> dict | None:
+        """Measures whether an answer depends on the other images asked about; not of what is compiled."""
+        return None if self.forward.compile else exactness(self.keeps, images)
 
     def prepare(self, loader: Loader) -> Mapping[str, Tensor]:
         return self.method.prepare(self.network, lambda: self.over(loader))
@@ -159,12 +170,8 @@ class LiveTeacher:
     def numerics(self):
         before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.forward.tf32
-        blocks = self.device.type == "cpu" and not self.forward.compile
         try:
-            with (
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.forward.dtype == "bf16"),
-                LinearInBlocks() if blocks else contextlib.nullcontext(),
-            ):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.forward.dtype == "bf16"):
                 yield
         finally:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
