@@ -39,7 +39,10 @@ def checks(cache, source=None, network=None, view=None) -> dict[str, tuple[bool,
 
 def test_nothing_has_changed(cache, data, teacher):
     found = checks(cache, data.train, fresh_teacher(data, 1))
-    stored, rest = ["digests", "eval/logits", "knowledge/logits", "seeds"], ["source", "images", "pixels", "teacher"]
+    stored, rest = (
+        ["digests", "eval/logits", "knowledge/logits", "seeds"],
+        ["source", "images", "pixels", "teacher", "rounding"],
+    )
     assert list(found) == ["header", "padding", *stored, "canary records", *rest]
     assert all(ok for ok, _ in found.values())
     assert found["knowledge/logits"] == (True, "0 of 6 blocks damaged")

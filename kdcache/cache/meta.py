@@ -59,6 +59,10 @@ def by_temperature(value) -> bool:
     )
 
 
+def difference(value) -> bool:
+    return type(value) in (int, float) and 0 <= value < float("inf")
+
+
 EVERY = "*"  # stands for any key: all its values have the form that follows
 FORM = {
     "source": {"spec": text, "split": text, "rows": count, "classes": [text], "fraction": share, "fingerprint": text},
@@ -76,6 +80,9 @@ FORM = {
 }
 """A dict asks for these keys (others are welcome, and those with a question mark may be missing), a list for that form
 of each element, a function for True."""
+
+OPTIONAL = {"exactness": {"rows": count, "exact": flag}}
+"""What a header may say of how its file was made; nothing is refused for it."""
 
 APART = {
     "shard": {"number": count, "of": count},
@@ -102,8 +109,11 @@ def parse(path: Path, data: bytes) -> dict:
     if strange := set(meta["requires"]) - FEATURES:
         raise CacheError(path, "features that this version knows", repr(sorted(strange)), "update kdcache")
     require_form(path, meta, FORM, "header")
-    for name in APART.keys() & meta.keys():
-        require_form(path, meta[name], APART[name], name)
+    known = OPTIONAL | APART
+    for name in known.keys() & meta.keys():
+        require_form(path, meta[name], known[name], name)
+    if not meta.get("exactness", {"exact": True})["exact"]:
+        require_form(path, meta["exactness"], {"absolute": difference, "relative": difference}, "exactness")
     require_form(path, meta.get("measured", {}), MEASURED, "measured")
     if strange := meta.get("measured", {}).keys() - meta["knowledge"].keys():
         raise CacheError(path, "measured knowledge that is stored", repr(sorted(strange))[:80], REMEDY)

@@ -52,6 +52,9 @@ def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
             require_kin(first, file)
         holders, words = gathered(files, path)
         meta = {key: value for key, value in first.layout.meta.items() if key != "shard"}
+        measured = [file.layout.meta.get("exactness") for file in files]
+        if all(measured):  # the least exact of the machines speaks for all
+            meta["exactness"] = max(measured, key=lambda found: found.get("relative", 0))
         meta["requires"] = [feature for feature in meta["requires"] if feature != "shard"]
 
         def read(dataset: str, view: int, block: int) -> bytes:

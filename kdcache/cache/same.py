@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kdcache.cache.meta import APART
+from kdcache.cache.meta import APART, OPTIONAL
 from kdcache.errors import CacheError, difference, shortened
 
 NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
@@ -15,6 +15,7 @@ LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
 def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:
     """Names the first part of a request that differs from what a file holds."""
     asked = dict.fromkeys(APART) | json.loads(json.dumps(request))  # as it would be read back
+    asked = {key: value for key, value in asked.items() if key not in OPTIONAL}
     stored = {key: meta.get(key) for key in asked}
     stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
     if stored != asked:

@@ -52,6 +52,7 @@ def summary(path: str | os.PathLike) -> dict:
         "source": {key: value for key, value in meta["source"].items() if key != "classes"},
         **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},
         "measured": meta.get("measured", {}),
+        "exactness": meta.get("exactness"),
         **part_of_a_dump(layout),
     }
 

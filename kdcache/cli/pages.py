@@ -71,6 +71,7 @@ def identity(facts: dict) -> dict[str, str]:
         "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}",
         "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
         "method": facts["method"],
+        "rounding": rounding(facts),
         **loss_of(facts["method"]),
         "evaluation": f"{facts['eval_rows']:,} un-augmented images" if facts["eval_rows"] else "none",
         "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
@@ -87,6 +88,13 @@ def loss_of(method: str) -> dict[str, str]:
         return {"its loss": described(method)}
     except UsageError:
         return {}
+
+
+def rounding(facts: dict) -> str:
+    """Whether the teacher's answers depended on the images asked about with them, as measured when it was begun."""
+    from kdcache.teachers.exact import in_words
+
+    return in_words(facts["exactness"])
 
 
 def kept_of(pruned: dict) -> str:

@@ -117,6 +117,7 @@ class Dump:
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
             "measured": measured,
             "libraries": canaries.library_versions(),
+            **self.exactness(shown),
         }
         known = {"labels": source.labels.astype("<i4")}
         known |= {f"canaries/{name}": array for name, array in shown.items()}
@@ -126,6 +127,14 @@ class Dump:
         if self.held_out:
             known["eval_digests"] = self.held_out.source.check(progress).astype("<u8")
         create(self.path, meta, known)
+
+    def exactness(self, shown: dict) -> dict:
+        """Whether the teacher's answers depend on the other images asked about, as measured on the canaries."""
+        if not self.teacher.sees:
+            return {}
+        images = self.loader.images(shown["view"] * len(self.loader.source) + shown["row"])
+        found = self.teacher.exactness(images)
+        return {"exactness": found} if found else {}
 
     def require_unchanged(self, file: Blocks, exact: bool) -> None:
         """Refuses images, or a rendering of them, that are not those that the file was begun with."""

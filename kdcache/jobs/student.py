@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from kdcache.batches import Loader
@@ -18,9 +19,11 @@ from kdcache.methods import Method, knowledge_of, parse, split
 from kdcache.methods import build as build_method
 from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
+from kdcache.proof.canaries import CANARIES
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.runs import ROOT, Run, folder_name
-from kdcache.teachers import ALONE, Answers, Drawn, Teacher
+from kdcache.teachers import ALONE, Answers, Drawn, LiveTeacher, Teacher
+from kdcache.teachers.exact import in_words
 from kdcache.train import Settings, fit, mixlabels
 from kdcache.types import quiet
 
@@ -75,7 +78,7 @@ class Student:
         `remark` is called with what is minimised and what cannot be measured, before the first step.
         """
         with self.ready() as ready:
-            for note in (f"loss: {ready.method.described()}", *self.teacher.notes):
+            for note in (f"loss: {ready.method.described()}", *self.teacher.notes, *rounding(ready)):
                 remark(note)
             evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
             records = fit(*ready, self.settings, evaluation, run, progress, remark)
@@ -140,6 +143,14 @@ class Student:
             "view": self.data.view.to_json(), "settings": self.settings.to_json(), "views": self.views,
             "mix": self.mix, **self.teacher.facts(),
         }  # fmt: skip
+
+
+def rounding(ready: Ready) -> list[str]:
+    """Whether the answers of a teacher in the loop depend on the images asked about with them."""
+    if not isinstance(ready.answers, LiveTeacher):
+        return []
+    images = ready.loader.images(np.arange(min(CANARIES, len(ready.loader.source))))
+    return [f"the live teacher's answers are {in_words(ready.answers.exactness(images))}"]
 
 
 def train_student(

@@ -17,6 +17,7 @@ from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineCh
 from kdcache.proof.canaries import changed_packages, drift, pixel_crcs
 from kdcache.sources import Source
 from kdcache.teachers import Drawn, LiveTeacher
+from kdcache.teachers.exact import in_words
 from kdcache.types import Batch, Knowledge, quiet
 from kdcache.views import View
 
@@ -175,6 +176,16 @@ def other_answers(cache: Cache, found: str) -> TeacherChanged:
     return TeacherChanged(f"{cache.path}, teacher", "the answers in the file", found, remedy)
 
 
+def rounding(cache: Cache, loader: Loader, teacher: LiveTeacher) -> str:
+    """Whether an answer depends on the images asked about with it: on this machine, and on that of the dump."""
+    stored = cache.meta.get("exactness")
+    canaries = cache.canaries
+    if not canaries:
+        return f"no canaries are left to measure it on; when it was dumped {in_words(stored)}"
+    images = loader.images(canaries["view"] * len(cache) + canaries["row"])
+    return f"here {in_words(teacher.exactness(images))}; when it was dumped {in_words(stored)}"
+
+
 def check_blocks(cache: Cache, progress=quiet) -> Iterator[Check]:
     """Every CRC of every dataset."""
     for dataset in cache.layout.filled():
@@ -236,5 +247,6 @@ def verify(
         if teacher:
             require_teacher(cache, described)
             yield Check("teacher", True, require_answers(cache, loader, teacher))
+            yield Check("rounding", True, rounding(cache, loader, teacher))
     except KdcacheError as verdict:
         yield Check(type(verdict).__name__, False, str(verdict))

@@ -115,8 +115,10 @@ def exactness(ask: Callable[[Tensor], Look], images: Tensor) -> dict:
     return {"rows": len(images), "exact": exact} | ({} if exact else {"absolute": absolute, "relative": relative})
 
 
-def in_words(found: dict) -> str:
+def in_words(found: dict | None) -> str:
     """What `exactness` found."""
+    if found is None:
+        return "not measured"
     tried = f"{found['rows']} rows tried"
     if found["exact"]:
         return f"exact: the same bits in any order and company ({tried})"
