@@ -7,14 +7,17 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from cli_cases import good
 from PIL import Image
 from reference_views import made_images
 from torch.utils.data import DataLoader
+from train_cases import assert_same_weights
 
 import kdcache
 from kdcache.api import CachedDataset
 from kdcache.errors import DataChanged, PipelineChanged, UsageError
 from kdcache.jobs import Data
+from kdcache.models.weights import load
 from kdcache.views import seeds_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
@@ -249,3 +252,44 @@ def test_a_distiller_trains_judges_predicts_and_saves(cache_file, tmp_path):
         kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu").compile(lr=0.05, batch=130, seed=3).fit(2)
     )
     assert [record["total"] for record in again] == [record["total"] for record in history]
+
+
+def test_a_distiller_is_the_command(in_tmp):
+    """The same weights, bit for bit, without a teacher: both render under the seed."""
+    good("train-student --method none --student tiny-3 --data synthetic:200,4,8 --epochs 2 --seed 3 --out run")
+    distiller = kdcache.Distiller("tiny-3", None, "none", data="synthetic:200,4,8").compile(seed=3)
+    distiller.fit(2)
+    assert_same_weights(load(in_tmp / "run" / "last.safetensors"), distiller.network)
+
+
+class Ours(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.flat = torch.nn.Linear(3 * 8 * 8, 10)
+
+    def forward(self, images):
+        return self.flat(images.flatten(1))
+
+
+def test_a_distiller_takes_modules_caches_and_made_up_teachers(cache_file, cache, teacher, data):
+    spec, labels = data.train.spec, data.train.labels
+    made_up = kdcache.PseudoTeacher(0.9, labels=labels, seed=1, classes=10)
+    for given in (str(cache_file), [cache_file], cache, teacher, Ours(), made_up):
+        own = None if isinstance(given, str | list | kdcache.Cache) else spec
+        student = Ours()
+        before = copy.deepcopy(student.state_dict())
+        distiller = kdcache.Distiller(student, given, "st", data=own).compile(batch=256)
+        losses = [record["loss"] for record in distiller.fit(1)]
+        assert {"ce", "st"} == losses[0].keys()
+        assert not torch.equal(student.flat.weight, before["flat.weight"])  # it is the module itself that learns
+        assert [record["loss"] for record in distiller.fit(1)] == losses  # from the beginning
+        if isinstance(given, torch.nn.Module):
+            assert all(parameter.requires_grad for parameter in given.parameters())
+
+
+def test_a_distiller_checks_its_names_at_once_and_says_what_it_is(cache_file):
+    for wrong in ({"student": "resnt20"}, {"method": "sst"}, {"mix": "images"}, {"views": 3}):
+        with pytest.raises(UsageError):
+            kdcache.Distiller(**{"teacher": cache_file} | wrong)
+    shown = repr(kdcache.Distiller("tiny-2", cache_file).compile(lr=0.05, warmup=40))
+    assert all(part in shown for part in ("tiny-2", "logits, 3 views", "'st'", "lr=0.05", "not trained")), shown

@@ -7,8 +7,9 @@ from conftest import VIEWS, fresh_teacher
 
 from kdcache.cache import open_cache
 from kdcache.cache.joined import Average, MoreViews, join
+from kdcache.cache.parts import prune
 from kdcache.errors import CacheError, UsageError
-from kdcache.jobs import Student, open_data, taught_by
+from kdcache.jobs import Data, Student, dump_pseudo, import_logits, open_data, taught_by
 from kdcache.train import Settings
 
 ROWS = np.array([5, 3, 3, 1299])
@@ -96,3 +97,85 @@ def test_students_train_from_both_kinds(cache_file, later_file, other_file):
         _, records = Student(data, "tiny-3", "st", Settings(epochs=1), taught_by(cache)).train()
         assert {"ce", "st"} == records[0]["loss"].keys()
         assert "agreement" in records[0]
+
+
+@pytest.fixture(scope="session")
+def kinds(dump, data, tmp_path_factory):
+    """A cache of every kind, all of the same images, view and seeds."""
+    folder = tmp_path_factory.mktemp("kinds")
+    plain = Data.open(data.train.spec, "none")
+    files = {name: folder / f"{name}.h5" for name in ("live", "other", "pseudo", "imported", "rich", "pruned")}
+    dump(files["live"], data=plain, views=1)
+    dump(files["other"], data=plain, views=1, network=fresh_teacher(data, seed=2))
+    dump(files["rich"], data=plain, views=1, method="st+rkd", network=fresh_teacher(data, seed=3))
+    dump_pseudo(files["pseudo"], plain, 1, "f32", 0, {"accuracy": "0.9"})
+    np.save(folder / "logits.npy", np.eye(10, dtype=np.float32)[data.train.labels] * 9)
+    import_logits(str(folder / "logits.npy"), plain, None, files["imported"], "f32")
+    prune(files["rich"], files["pruned"], None, ["logits"])
+    return {name: open_cache(path) for name, path in files.items()}
+
+
+PAIRS = [  # and whether there are answers to the evaluation images
+    ("live", "other", True), ("live", "rich", True), ("live", "pruned", True),
+    ("live", "pseudo", False), ("live", "imported", False), ("pruned", "pseudo", False),
+    ("pseudo", "imported", None), ("rich", "pruned", "the same views"), ("live", "live", "the same views"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
+@pytest.mark.parametrize(("one", "two", "judged"), PAIRS)
+def test_every_pair_of_caches_has_a_rule_whatever_their_order(kinds, one, two, judged, turned):
+    files = [kinds[name] for name in ((two, one) if turned else (one, two))]
+    if isinstance(judged, str):
+        with pytest.raises(CacheError, match="view 0 of it again"):
+            join(files)
+        return
+    joined = join(files)
+    assert isinstance(joined, Average)
+    assert (joined.names, dict(joined.constants)) == (["logits"], {})
+    assert joined.has_eval("logits") is bool(judged)
+    assert len(joined.notes) == (judged is False)  # where neither has any, nothing is missed
+    said = []
+    student = Student(Data.of_cache(joined), "tiny-3", "st", Settings(epochs=1, batch=256), taught_by(joined))
+    _, [record] = student.train(remark=said.append)
+    assert ("agreement" in record) is bool(judged)
+    assert [text for text in said if "not measured" in text] == list(joined.notes)
+
+
+def test_factors_of_two_paraphrasers_are_not_mixed(dump, kinds, tmp_path):
+    files = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for first, file in zip((0, 1), files, strict=True):
+        dump(file, views=1, first_view=first, method="st+ft:passes=1")
+    with pytest.raises(CacheError, match="constants") as refused:
+        join([open_cache(file) for file in files])
+    assert "prune --knowledge logits" in refused.value.remedy
+    small = [open_cache(prune(file, file.with_suffix(".small.h5"), None, ["logits"])) for file in files]
+    joined = join(small)  # as the error advises
+    assert (joined.views, joined.names, dict(joined.constants)) == (2, ["logits"], {})
+    with pytest.raises(CacheError, match="which ft needs"):
+        Student(Data.of_cache(joined), "tiny-3", "ft", Settings(epochs=1), taught_by(joined)).train()
+
+
+@pytest.mark.parametrize("given", [{"average": "logits"}, {"average_weights": [5, 5, 5]}])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_an_average_of_nothing_is_refused(cache_file, later_file, which, given):
+    files = [str(cache_file), str(later_file)][:which]
+    with pytest.raises(UsageError, match=f"{next(iter(given))}.*caches of several teachers"):
+        open_data(files, **given)
+
+
+def test_no_single_network_stands_in_for_an_average(kinds, data):
+    with pytest.raises(UsageError, match="answers of one teacher"):
+        taught_by(join([kinds["live"], kinds["other"]]), fresh_teacher(data, 1))
+
+
+def test_several_caches_are_asked_like_one(kinds, cache, later_file, other_file):
+    items = np.array([1300, 5, 5, 2 * 1300 + 1299])
+    for files in ([cache], [cache, open_cache(later_file)], [cache, open_cache(other_file)]):
+        joined = join(files)
+        told, rows = joined.gather(items), torch.tensor([5, 3, 3])
+        assert torch.equal(joined.hold(1, joined.names, "cpu")(rows)["logits"], joined.read(1, rows)["logits"])
+        assert torch.equal(joined.read(items // 1300, items % 1300)["logits"], told["logits"])
+        assert joined.shapes == {"logits": (10,)}
+        assert joined.bytes_of_view(["logits"]) >= 1300 * 20
+        assert np.array_equal(joined.seeds_of(items), cache.seeds_of(items))

@@ -186,3 +186,8 @@ def test_settings_are_what_json_gives_back():
     assert settings == Settings(epochs=3, lr=1.0, betas=(0.8, 0.9), milestones=(0.5,))
     assert isinstance(settings.epochs, int)
     assert Settings(**settings.to_json()) == settings
+
+
+def test_a_warmup_beyond_the_end_is_refused_in_python_too():
+    with pytest.raises(UsageError, match="at most all 3 epochs"):
+        Settings(epochs=3, warmup=50)
