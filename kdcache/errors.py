@@ -76,8 +76,3 @@ def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
             if stored.get(key) != asked.get(key):
                 return difference(stored.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
     return name, stored, asked
-
-
-def shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) < 60 else text[:57] + "..."

@@ -16,7 +16,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kdcache.errors import KdcacheError, UsageError, difference, shortened
+from kdcache.checks import replace, short
+from kdcache.errors import KdcacheError, UsageError, difference
 from kdcache.types import quiet
 
 ROOT = Path("runs")
@@ -94,7 +95,7 @@ class Run:
         if strangers := [name for name in names if name not in own and not name.startswith(halves)]:
             found = ", ".join(strangers[:3]) + (", ..." if strangers[3:] else "")
             remedy = "name another folder for the run, or move these files elsewhere"
-            raise UsageError(self.folder, "a folder with nothing but a run in it", f"{shortened(found)}", remedy)
+            raise UsageError(self.folder, "a folder with nothing but a run in it", short(found), remedy)
 
     def _require_finished(self) -> None:
         """Refuses to move a run aside that was interrupted."""
@@ -106,7 +107,7 @@ class Run:
         found, remedy = f"one that was left after epoch {done} of {epochs}", "go on with it by `resume`"
         name, stored, asked = self._differing(before)
         if (stored, asked) != (None, None):
-            found, remedy = f"{found}, begun with {name} {shortened(stored)}", "name another folder for this one"
+            found, remedy = f"{found}, begun with {name} {short(stored)}", "name another folder for this one"
         remedy = f"{remedy}, or start over by `restart`, which moves it aside"
         raise UsageError(self.folder, "a finished run or none", found, remedy)
 
@@ -159,7 +160,7 @@ class Run:
         name, stored, asked = self._differing(before)
         if (stored, asked) != (None, None):
             remedy = "give the same flags, or leave --resume out"
-            raise UsageError(self.folder, f"{name} {shortened(stored)}, as it was begun", shortened(asked), remedy)
+            raise UsageError(self.folder, f"{name} {short(stored)}, as it was begun", short(asked), remedy)
 
     def _differing(self, before: dict) -> tuple[str, object, object]:
         """Where the facts of another run part from these, both None if nowhere; an older version kept more."""
@@ -219,20 +220,6 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         found = error.strerror or str(error)
         raise KdcacheError(folder, "a folder to write to", found, "make room, or choose another with --out") from None
-
-
-def replace(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all, whatever happens to the machine."""
-    private = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(private, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(private, path)
-    except BaseException:
-        private.unlink(missing_ok=True)
-        raise
 
 
 def folder_name(root: str | os.PathLike, *parts: str) -> Path:

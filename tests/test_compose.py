@@ -53,7 +53,7 @@ def test_text_becomes_parts(text, parts):
         ("kd-svd", "did you mean kdsvd?"),
         ("ST", "did you mean st?"),
         ("at:zoo", "a weight or an option after a colon, found 'zoo'; write at/zoo"),
-        ("wholly-other", "take one of them"),
+        ("wholly-other", "`kdcache list methods` explains them"),
         ("", "a method out of"),
         ("st+", "method 'st+': expected a method out of"),
         ("st++at", "a method out of"),

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
-    {"types", "errors", "seeds", "user_code", "limits", "wording"},
+    {"types", "errors", "checks", "seeds", "user_code", "limits", "wording"},
     {"sources", "views", "models", "methods", "codecs", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
     {"proof", "train"},
@@ -20,6 +20,7 @@ LAYERS = [
     {"__main__"},
 ]
 BESIDE = {  # rooms of one layer that may use each other, in this order
+    "checks": {"errors"},
     "user_code": {"errors"},
     "limits": {"errors"},
     "batches": {"cache"},

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kdcache import runs
+from kdcache.checks import replace
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.runs import Run, folder_name, keyed_name, read_metrics, replace
+from kdcache.runs import Run, folder_name, keyed_name, read_metrics
 
 FACTS = {"model": "tiny", "settings": {"lr": 0.1, "betas": (0.9, 0.999), "seed": 0}}
 

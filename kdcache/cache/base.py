@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from kdcache.checks import array_of, whole_numbers
 from kdcache.errors import UsageError
 from kdcache.types import Shapes
 
@@ -129,32 +130,14 @@ class Store(abc.ABC):
 
     def items(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The item numbers of rows in a view, or in one view each."""
-        n, rows = len(self), numbers(self.path, "rows", rows, len(self))
+        n, rows = len(self), whole_numbers(self.path, "rows", rows, len(self))
         if isinstance(view, int) and 0 <= view < self.views:  # by far the most frequent
             return rows + view * n if view else rows
         view = array_of(view)
         if view.ndim:
-            view = numbers(self.path, "views", view, self.views)
+            view = whole_numbers(self.path, "views", view, self.views)
             if len(view) != len(rows):
                 raise UsageError(self.path, f"one view, or {len(rows)}", f"{len(view)}", "give one for each row")
         else:
-            view = int(numbers(self.path, "views", view[None], self.views)[0])
+            view = int(whole_numbers(self.path, "views", view[None], self.views)[0])
         return view * n + rows
-
-
-def array_of(values) -> np.ndarray:
-    return values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def numbers(place: object, what: str, values, count: int) -> np.ndarray:
-    """Whole numbers from 0 to count-1 as int64 [n]; others are refused, not rounded or counted from the end."""
-    array = array_of(values)
-    if array.dtype != np.int64 and (array.dtype.kind in "iu" or not array.size):
-        array = array.astype(np.int64)
-    if array.dtype != np.int64 or array.ndim != 1:
-        found = f"{array.dtype}{list(array.shape)}"
-        raise UsageError(place, f"{what} as a list of whole numbers", found, "numpy.flatnonzero makes one of a mask")
-    if array.size and np.maximum.reduce(array.view(np.uint64)) >= count:  # a negative number is a huge one here
-        found = f"{array.min()} to {array.max()}"
-        raise UsageError(place, f"{what} from 0 to {count - 1}", found, "take views modulo `views`, rows below len()")
-    return array

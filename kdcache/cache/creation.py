@@ -19,6 +19,7 @@ import numpy as np
 from kdcache.cache.hdf5 import lay_out
 from kdcache.cache.layout import Layout, filled_datasets, part_of, read_layout, word_of
 from kdcache.cache.meta import to_bytes
+from kdcache.checks import sync_folder
 from kdcache.errors import CacheError
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
@@ -172,14 +173,6 @@ def require_room(path: Path, need: int = 0) -> None:
     if need > free:
         remedy = "free some, choose another -o, fewer --views or a smaller --codec"
         raise CacheError(path, f"{need / 1e6:.1f} MB of free space", f"{free / 1e6:.1f} MB", remedy)
-
-
-def sync_folder(path: Path) -> None:
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def refused(path: Path, error: OSError) -> CacheError:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache.base import Held, Store, numbers
+from kdcache.cache.base import Held, Store
+from kdcache.checks import short, whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
 
@@ -154,7 +155,7 @@ class MoreViews(Joined):
 
     def parts(self, items: np.ndarray):
         """(file, places in the batch, item numbers of its own) for every file that a batch touches, at least one."""
-        items, starts = numbers(self.path, "item numbers", items, len(self) * self.views), self.starts * len(self)
+        items, starts = whole_numbers(self.path, "item numbers", items, len(self) * self.views), self.starts * len(self)
         which = np.searchsorted(starts, items, side="right") - 1
         for number in np.unique(which).tolist() or [0]:
             place = np.flatnonzero(which == number)
@@ -264,8 +265,8 @@ def require_same_images(first: Store, other: Store) -> None:
     mine, theirs = first.meta["source"], other.meta["source"]
     for key in ("rows", "classes", "fingerprint"):
         if theirs[key] != mine[key]:
-            expected = f"the data of {first.path}: {key} {str(mine[key])[:40]}"
-            raise CacheError(other.path, expected, f"{key} {str(theirs[key])[:40]}", "join caches of the same data")
+            expected = f"the data of {first.path}: {key} {short(mine[key], 40)}"
+            raise CacheError(other.path, expected, f"{key} {short(theirs[key], 40)}", "join caches of the same data")
     if other.meta["view"] != first.meta["view"]:
         expected = f"the view of {first.path}, {first.meta['view']['view']}"
         raise CacheError(other.path, expected, other.meta["view"]["view"], "join caches of the same view")

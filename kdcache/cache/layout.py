@@ -33,6 +33,7 @@ from kdcache import codecs
 from kdcache.cache.hdf5 import SIGNATURE, Place, read_structure
 from kdcache.cache.meta import LONGEST, REMEDY, parse
 from kdcache.cache.ranks import Ranks
+from kdcache.checks import short
 from kdcache.codecs import Codec
 from kdcache.errors import CacheError
 
@@ -147,7 +148,7 @@ def read_layout(path: Path) -> Layout:
     except CacheError:
         raise
     except Exception as error:  # a damaged or hostile file may lead JSON and NumPy anywhere
-        found = " ".join(str(error).split())[:160] or type(error).__name__
+        found = short(error, 160) or type(error).__name__
         raise CacheError(path, "a whole cache file", found, REMEDY) from None
     return layout
 

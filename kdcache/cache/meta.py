@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcache.checks import quoted, short
 from kdcache.errors import CacheError
 
 FORMAT, VERSION = "kdcache", 2
@@ -116,7 +117,7 @@ def parse(path: Path, data: bytes) -> dict:
         require_form(path, meta["exactness"], {"absolute": difference, "relative": difference}, "exactness")
     require_form(path, meta.get("measured", {}), MEASURED, "measured")
     if strange := meta.get("measured", {}).keys() - meta["knowledge"].keys():
-        raise CacheError(path, "measured knowledge that is stored", repr(sorted(strange))[:80], REMEDY)
+        raise CacheError(path, "measured knowledge that is stored", short(sorted(strange)), REMEDY)
     if "pruned_from" in meta and len(meta["pruned_from"]["views"]) != meta["views"]:
         found = f"{len(meta['pruned_from']['views'])}"
         raise CacheError(path, f"{meta['views']} views that it was pruned to", found, REMEDY)
@@ -144,7 +145,7 @@ def require_form(path: Path, value, form, where: str) -> None:
         for element in value:
             require_form(path, element, form[0], where)
     elif isinstance(form, dict | list) or not form(value):
-        raise CacheError(path, f"a sensible {where}", repr(value)[:80], REMEDY)
+        raise CacheError(path, f"a sensible {where}", quoted(value), REMEDY)
 
 
 def to_bytes(meta: dict) -> np.ndarray:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache.base import Held, Store, numbers
+from kdcache.cache.base import Held, Store
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import Layout, merging, read_layout, sealed_crc
+from kdcache.checks import whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
 
@@ -95,15 +96,17 @@ class Cache(Store):
         return self.__dict__ | {"_map": None, "_tables": {}}
 
     def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        items = numbers(self.path, "item numbers", items, self._rows * self._views)
+        items = whole_numbers(self.path, "item numbers", items, self._rows * self._views)
         return {name: self._decode("knowledge", name, items, device) for name in self._known(names)}
 
     def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        rows = numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
+        rows = whole_numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
         return {name: self._decode("eval", name, rows, device) for name in self._known(names) if self.has_eval(name)}
 
     def seeds_of(self, items: np.ndarray) -> np.ndarray:
-        return self._gather("seeds", numbers(self.path, "item numbers", items, self._rows * self._views)).view(np.int64)
+        return self._gather("seeds", whole_numbers(self.path, "item numbers", items, self._rows * self._views)).view(
+            np.int64
+        )
 
     def records(self, name: str, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The stored bytes of knowledge, undecoded: uint8 [n, record size]."""

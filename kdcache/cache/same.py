@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from kdcache.cache.meta import APART, OPTIONAL
-from kdcache.errors import CacheError, difference, shortened
+from kdcache.checks import short
+from kdcache.errors import CacheError, difference
 
 NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
 LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
@@ -21,4 +22,4 @@ def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str 
     if stored != asked:
         name, expected, found = difference(stored, asked)
         name = NAMES.get(name, name)
-        raise CacheError(path, f"{name} {shortened(expected)}, as {where}", shortened(found), remedy)
+        raise CacheError(path, f"{name} {short(expected)}, as {where}", short(found), remedy)

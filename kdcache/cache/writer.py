@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.creation import clear_leftovers, refused, sync_folder, write
+from kdcache.cache.creation import clear_leftovers, refused, write
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
 from kdcache.cache.ranks import Ranks
+from kdcache.checks import sync_folder
 from kdcache.errors import CacheError
 
 SYNC_SECONDS = 5.0

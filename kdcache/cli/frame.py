@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import os
 import signal
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 
 import click
 
+from kdcache.checks import advice, short
 from kdcache.cli.values import name_of
 from kdcache.errors import KdcacheError, KdcacheWarning, UsageError
 
@@ -221,17 +221,17 @@ def explained(error: BaseException) -> KdcacheError | None:
     if isinstance(error, KdcacheError):
         return error
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
-        found = " ".join(str(error).split())[:120] or "none left"
+        found = short(error, 120) or "none left"
         return KdcacheError("memory", "enough of it", found, "take a smaller --batch or fewer --workers")
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):  # a closed pipe is click's to handle
         place = error.filename if isinstance(error.filename, str | os.PathLike) else "the output"
         remedy = "free some space, then go on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check that place"
         return KdcacheError(place, "to read or write there", error.strerror or str(error), remedy)
     if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):  # torch's own, not imported here
-        found = " ".join(str(error).split())[:160]
+        found = short(error, 160)
         return KdcacheError("--compile", "a C++ compiler for torch", found, "install g++, or leave --compile out")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        found = " ".join(str(error).split())[:200]
+        found = short(error, 200)
         return KdcacheError("--workers", "workers that live", found, "take fewer workers, or a smaller --batch")
     return None
 
@@ -244,7 +244,7 @@ def wrong_use(error: click.ClickException) -> str:
     remedy = f"see `kdcache {command} --help`" if command else "see `kdcache --help`"
     if names := getattr(error, "possibilities", None):
         given = getattr(error, "option_name", None) or getattr(error, "command_name", "")
-        remedy = f"did you mean {difflib.get_close_matches(given, names, 1, 0)[0]}?"
+        remedy = advice(given, names, remedy)
     if (name := getattr(error, "command_name", None)) is not None:
         return str(UsageError(place, "a command", repr(name), remedy))
     match error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdcache.checks import short
 from kdcache.report.table import columns
 from kdcache.wording import count
 
@@ -64,7 +65,7 @@ def identity(facts: dict) -> dict[str, str]:
     weights = f", weights {teacher['fingerprint'][:12]}" if "fingerprint" in teacher else ""
     return {
         "images": f"{source['spec']} {source['split']}{part}: {count(facts['rows'], 'row')}",
-        "classes": f"{facts['classes']}: {names if len(names) < 60 else names[:57] + '...'}",
+        "classes": f"{facts['classes']}: {short(names)}",
         "views": f"{every}{facts['views']} of {view['view']} {shape}{', '.join(['', *options])}",
         **({"kept of": kept_of(pruned)} if pruned else {}),
         "seed": str(facts["run_key"]),

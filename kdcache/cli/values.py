@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import itertools
 import math
 from pathlib import Path
 
 import click
 
+from kdcache.checks import Range, one_of, quoted
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SEEDS, MOST_VIEWS
 
@@ -21,39 +22,21 @@ MOST_WORKERS = 1024
 class Number(click.ParamType):
     """A finite number within limits; `above` and `below` leave the limit itself out."""
 
-    def __init__(self, *, whole=False, least=None, most=None, above=None, below=None):
-        self.whole, self.name = whole, "N" if whole else "X"
-        limits = (("above", above), ("from", least), ("up to", most), ("below", below))
-        words = [f"{word} {limit}" for word, limit in limits if limit is not None]
-        self.expected = f"{'a whole number' if whole else 'a number'} {', '.join(words)}"
-        self.least, self.most, self.above, self.below = least, most, above, below
+    def __init__(self, *, whole=False, remedy="", **limits):
+        self.range, self.name = Range(whole=whole, remedy=remedy, **limits), "N" if whole else "X"
 
     def convert(self, value, param, ctx):
-        try:
-            number = (int if self.whole else float)(value)
-        except ValueError:
-            number = math.nan
-        fits = (
-            (isinstance(number, int) or math.isfinite(number))  # of an int with 400 digits no float can be made
-            and (self.least is None or number >= self.least)
-            and (self.most is None or number <= self.most)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-        )
-        if not fits:
-            raise UsageError(name_of(param), self.expected, repr(str(value)[:40]), "choose another")
-        return number
+        if not isinstance(value, int | float):
+            with contextlib.suppress(ValueError):  # what is no number is refused as it was written
+                value = (int if self.range.whole else float)(value)
+        return self.range.checked(name_of(param), value, param and param.default)
 
 
 class OneOf(click.Choice):
     """One of a few words; an unknown one is answered with the closest."""
 
     def convert(self, value, param, ctx):
-        if value in self.choices:
-            return value
-        close = difflib.get_close_matches(str(value), self.choices, 1, 0.5)
-        remedy = f"did you mean {close[0]}?" if close else "take one of them"
-        raise UsageError(name_of(param), f"one of {', '.join(self.choices)}", repr(value), remedy)
+        return one_of(name_of(param), value, self.choices)
 
 
 class Views(click.ParamType):
@@ -65,7 +48,7 @@ class Views(click.ParamType):
         text = str(value)
         if text == "all" or (text.isdecimal() and len(text) < 16 and 1 <= int(text) <= MOST_VIEWS):
             return text
-        raise UsageError(name_of(param), f"a number from 1 to {MOST_VIEWS}, or all", repr(text[:40]), "try 10")
+        raise UsageError(name_of(param), f"a number from 1 to {MOST_VIEWS}, or all", quoted(text), "try 10")
 
 
 class Shard(click.ParamType):
@@ -77,7 +60,7 @@ class Shard(click.ParamType):
         number, _, of = str(value).partition("/")
         if number.isdecimal() and of.isdecimal() and len(of) < 5 and len(number) < 5 and 1 <= int(number) <= int(of):
             return int(number), int(of)
-        raise UsageError(name_of(param), "one of so many, from 1", repr(str(value)[:40]), "write it like 2/4")
+        raise UsageError(name_of(param), "one of so many, from 1", quoted(value), "write it like 2/4")
 
 
 class ViewNumbers(click.ParamType):
@@ -89,7 +72,7 @@ class ViewNumbers(click.ParamType):
         ranges = [part.split("-") for part in str(value).split(",")]
         fits = all(end.isdecimal() and len(end) < 16 and int(end) < MOST_VIEWS for ends in ranges for end in ends)
         if not fits or any(len(ends) > 2 or int(ends[0]) > int(ends[-1]) for ends in ranges):
-            raise UsageError(name_of(param), "views and ranges of them", repr(str(value)), "write it like 0-9,20")
+            raise UsageError(name_of(param), "views and ranges of them", quoted(value), "write it like 0-9,20")
         ranges.sort(key=lambda ends: int(ends[0]))
         for before, after in itertools.pairwise(ranges):
             if int(after[0]) <= int(before[-1]):
@@ -110,7 +93,7 @@ class Shares(click.ParamType):
         except ValueError:
             shares = ()
         if not shares or not all(a < b for a, b in zip((0.0, *shares), (*shares, 1.0), strict=True)):
-            raise UsageError(name_of(param), "growing shares between 0 and 1", repr(value), "write it like 0.5,0.75")
+            raise UsageError(name_of(param), "growing shares between 0 and 1", quoted(value), "write it like 0.5,0.75")
         return shares
 
 
@@ -127,7 +110,7 @@ class Numbers(click.ParamType):
         except ValueError:
             numbers = (-1.0,)
         if not all(0 <= number < math.inf for number in numbers):
-            raise UsageError(name_of(param), "numbers from 0, with commas", repr(value), "write it like 2,1,1")
+            raise UsageError(name_of(param), "numbers from 0, with commas", quoted(value), "write it like 2,1,1")
         return numbers
 
 
@@ -143,7 +126,7 @@ class NewPath(click.Path):
         if not str(value):
             raise UsageError(name, "a name", "an empty one", "leave it out for the default")
         if self.folder and place.is_file():
-            raise UsageError(name, "a folder", f"the file {value}", "choose another name")
+            raise UsageError(name, "a folder", f"the file {value}", "name a folder, which need not exist")
         if not self.folder and place.is_dir():
             raise UsageError(name, "a file", f"the folder {value}", "name a file in it")
         if self.own and place.name in ("", ".."):

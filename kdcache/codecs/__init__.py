@@ -7,10 +7,9 @@ device. Logits keep raw-logit semantics, so that any temperature stays free. To 
 
 from __future__ import annotations
 
-import difflib
-
 from torch import Tensor
 
+from kdcache.checks import advice
 from kdcache.codecs.base import Codec
 from kdcache.codecs.bits import Bits
 from kdcache.codecs.int8 import Int8
@@ -29,8 +28,7 @@ def named(text: str, values: Tensor, shift_matters: bool = False) -> Codec:
     name, _, argument = text.partition(":")
     if name not in CODECS or (argument and not CODECS[name].argument):
         known = ", ".join(f"{name}:{kind.argument}" if kind.argument else name for name, kind in CODECS.items())
-        close = difflib.get_close_matches(name, CODECS, 1)
-        hint = f"did you mean {close[0]}?" if close else "`kdcache list codecs` explains them"
+        hint = advice(name, CODECS, "`kdcache list codecs` explains them")
         raise UsageError("--codec", f"auto or one of {known}", repr(text), hint)
     if shift_matters and not CODECS[name].keeps_shift:
         remedy = "take int8 or f16"

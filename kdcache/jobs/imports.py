@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.batches import Loader
+from kdcache.checks import short
 from kdcache.dump import Dump
 from kdcache.errors import DataChanged, UsageError
 from kdcache.jobs.data import Data
@@ -84,7 +85,7 @@ def read_array(file: str, rows: int, classes: int) -> np.ndarray:
     except UsageError:
         raise
     except Exception as error:  # what a damaged file raises depends on the byte
-        found_text = " ".join((getattr(error, "strerror", None) or str(error)).split())[:160]
+        found_text = short(getattr(error, "strerror", None) or error, 160)
         raise UsageError(name, "an array that can be read", found_text, "check the path and the file") from None
 
 
@@ -171,7 +172,7 @@ def in_order(values: np.ndarray, order: str | None) -> np.ndarray:
         else:
             places = np.array(read_text(order, TABLE).split(), dtype=np.int64)
     except (OSError, ValueError, OverflowError) as error:
-        raise UsageError(order, "row numbers, one per line or as .npy", str(error)[:120], "mend it") from None
+        raise UsageError(order, "row numbers, one per line or as .npy", short(error, 120), "correct the file") from None
     if not np.array_equal(np.sort(places), np.arange(rows)):
         raise UsageError(order, f"every row from 0 to {rows - 1} once", f"{len(places)} others", "mend it")
     sorted_ = np.empty_like(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdcache.batches import Loader
-from kdcache.errors import UsageError
+from kdcache.checks import Range
 from kdcache.jobs.data import Data, Normalisation, teacher_folder
 from kdcache.methods import build as build_method
 from kdcache.models.network import check_output
@@ -19,8 +19,7 @@ def train_teacher(
     normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
     """Trains a network on labels alone, and saves it where `dump` looks first. `remark` gets a line per epoch."""
-    if not 0 <= label_smoothing < 1:
-        raise UsageError("--label-smoothing", "a share from 0, below 1", str(label_smoothing), "try 0.1")
+    label_smoothing = Range(least=0, below=1, remedy="try 0.1").checked("--label-smoothing", label_smoothing)
     method = build_method(f"ls:{label_smoothing}" if label_smoothing else "none")
     facts = {
         "kind": "teacher", "model": model, "data": data.train.identity(), "view": data.view.to_json(),

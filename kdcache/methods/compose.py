@@ -6,7 +6,6 @@ part   = name [ "/" variant ] [ ":" weight ] { ":" option "=" value }        (a 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -17,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from kdcache.checks import advice
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
 from kdcache.methods.table import ALIASES, METHODS
@@ -234,9 +234,7 @@ def known(place: str, what: str, found: str, names: Iterable[str]) -> None:
     """Refuses a name that is not among these, with the closest one as advice."""
     names = list(names)
     if found not in names:
-        folded = {name.lower(): name for name in names}
-        close = difflib.get_close_matches(found.lower(), folded, n=1, cutoff=0.5)
-        remedy = f"did you mean {folded[close[0]]}?" if close else "take one of them" if names else "leave it out"
+        remedy = advice(found, names, "`kdcache list methods` explains them" if names else "leave it out")
         expected = f"{what} out of {', '.join(names)}" if names else f"{what} (it has none)"
         raise UsageError(place, expected, repr(found), remedy)
 

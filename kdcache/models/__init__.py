@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from kdcache.checks import advice
 from kdcache.errors import KdcacheError, UsageError, reason
 from kdcache.models.network import Network
 from kdcache.models.resnet import ResNet
@@ -86,8 +86,7 @@ def find(name: str) -> Callable[..., nn.Module]:
         return partial(WideResNet, depth, k)
     if (slim := re.fullmatch(r"tiny-(\d{1,4})", name)) and int(slim[1]):
         return partial(Tiny, int(slim[1]))
-    close = difflib.get_close_matches(name, MODELS, n=1)
-    remedy = f"did you mean {close[0]}?" if close else "take one of these, or name a function of yours"
+    remedy = advice(name, MODELS, "`kdcache list models` explains them; or name a function of yours")
     expected = f"one of {', '.join(MODELS)}, wrn-D-K, tiny-W, MODULE:FACTORY"
     raise UsageError("model", expected, repr(name), remedy)
 

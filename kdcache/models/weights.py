@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from kdcache.checks import replace
 from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.limits import opened
 from kdcache.models import build, checkpoints, runs_user_code
@@ -37,28 +37,9 @@ def save(network: Network, path: str | os.PathLike, **facts) -> None:
     # one key, since safetensors writes several in an order that changes from run to run
     header = {"kdcache": json.dumps({"arch": network.arch, "facts": facts})}
     try:
-        _replace(Path(path), safetensors.torch.save(tensors, header))
+        replace(Path(path), safetensors.torch.save(tensors, header))
     except OSError as error:
         raise TeacherError(path, "a place to save weights", str(error.strerror), "choose another") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    private = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(private, path)
-    except BaseException:
-        private.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def load(

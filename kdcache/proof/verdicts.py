@@ -13,6 +13,7 @@ from kdcache.cache import Cache
 from kdcache.cache.base import Store
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.same import LOGIT_TOLERANCE
+from kdcache.checks import short
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.proof.canaries import changed_packages, drift, pixel_crcs
 from kdcache.sources import Source
@@ -39,7 +40,7 @@ def require_source(cache: Cache, source: Source) -> None:
     stored, found = cache.meta["source"], source.identity()
     for key, what in (("rows", "rows"), ("classes", "classes"), ("fingerprint", "content hash")):
         if stored[key] != found[key]:
-            expected, given = (f"{what} {str(side[key])[:60]}" for side in (stored, found))
+            expected, given = (f"{what} {short(side[key])}" for side in (stored, found))
             remedy = "give the data it was made from with --data, or dump again"
             raise DataChanged(f"{cache.path} on {source.spec}", expected, given, remedy)
     if not np.array_equal(cache.labels, source.labels):

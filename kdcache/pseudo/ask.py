@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdcache.checks import Range, one_of, quoted, whole_numbers
 from kdcache.errors import UsageError
 
 SHAPES = {
@@ -28,54 +29,30 @@ def plain(value):
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def show(value) -> str:
-    """A value in one short line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def array_of(place: str, values) -> np.ndarray:
     try:
         return np.asarray(values)
     except (TypeError, ValueError):
-        raise UsageError(place, "a list of numbers", show(values), "give an array, a tensor or a flat list") from None
+        raise UsageError(place, "a list of numbers", quoted(values), "give an array, a tensor or a flat list") from None
 
 
-def number(place: str, value, low: float, high: float, remedy: str = "give a number in that range") -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    if not good:
-        raise UsageError(place, f"a number from {low:.6g} to {high:.6g}", show(value), remedy)
-    return float(value)
-
-
-def choice(place: str, value, options) -> str:
-    if not isinstance(value, str) or value not in options:
-        raise UsageError(place, "one of " + ", ".join(options), show(value), "choose one of these")
-    return value
+def number(place: str, value, low: float, high: float, remedy: str = "") -> float:
+    return Range(low, high, remedy=remedy).checked(place, value)
 
 
 def whole(place: str, value, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UsageError(place, f"a whole number from {low} to {high}", show(value), "give such a number")
-    return value
+    return Range(low, high, whole=True).checked(place, value)
 
 
 def indices(place: str, values, size: int) -> np.ndarray:
-    """Whole numbers from 0 to size - 1, as int64; no counting from the end."""
+    """Whole numbers from 0 to size - 1, as int64, in any shape; no counting from the end."""
     array = array_of(place, values)
-    if array.size == 0:
-        return array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise UsageError(place, "whole numbers", f"{array.dtype} values", "give integer indices")
-    if array.min() < 0 or array.max() >= size:
-        bad = array[(array < 0) | (array >= size)].flat[0]
-        raise UsageError(place, f"numbers from 0 to {size - 1}", f"{bad}", "ask only for what is there")
-    return array.astype(np.int64)
+    return whole_numbers(place, "numbers", array.reshape(-1), size).reshape(array.shape)
 
 
 def labels_and_classes(labels, classes, unlabelled: str) -> tuple[np.ndarray, int]:
     """The labels as int64 and the number of classes: one more than the largest label unless told."""
-    choice("unlabelled", unlabelled, ("refuse", "flat"))
+    one_of("unlabelled", unlabelled, ("refuse", "flat"))
     array = array_of("labels", labels)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
         found = f"{array.dtype} values of shape {array.shape}"
@@ -109,10 +86,10 @@ def matrix(place: str, value, classes: int | None = None) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UsageError(place, "a matrix of numbers", show(value), remedy) from None
+        raise UsageError(place, "a matrix of numbers", quoted(value), remedy) from None
     if array.ndim != 2 or array.shape[0] != array.shape[1] or (classes is not None and len(array) != classes):
         size = "as many rows as columns" if classes is None else f"{classes} x {classes} numbers"
-        raise UsageError(place, size, " x ".join(map(str, array.shape)) or show(value), remedy)
+        raise UsageError(place, size, " x ".join(map(str, array.shape)) or quoted(value), remedy)
     if len(array) < 2:
         raise UsageError(place, "two classes or more", f"{len(array)}", remedy)
     for row, values in enumerate(array):
@@ -148,14 +125,14 @@ def schedule_of(value, classes: int, lowest: float) -> Schedule:
         return Schedule()
     keys = ("accuracy", "confidence", "views", "shape")
     if not isinstance(value, dict) or set(value) - set(keys) or not {"accuracy", "confidence"} & set(value):
-        found = ", ".join(map(str, value)) if isinstance(value, dict) else show(value)
+        found = ", ".join(map(str, value)) if isinstance(value, dict) else quoted(value)
         remedy = 'for example {"accuracy": (0.6, 0.95), "views": 10, "shape": "cosine"}'
         raise UsageError("schedule", "accuracy or confidence, views and shape", found or "nothing", remedy)
     views = whole("schedule views", value.get("views"), 1, 2**20)
-    shape = choice("schedule shape", value.get("shape", "linear"), tuple(SHAPES))
+    shape = one_of("schedule shape", value.get("shape", "linear"), tuple(SHAPES))
     for key in ("accuracy", "confidence"):
         if key in value and (not isinstance(value[key], list) or len(value[key]) != 2):
-            raise UsageError(f"schedule {key}", "its first and its last value", show(value[key]), "give these two")
+            raise UsageError(f"schedule {key}", "its first and its last value", quoted(value[key]), "give these two")
     accuracy = confidence = None
     if "accuracy" in value:
         accuracy = tuple(per_class("schedule accuracy", end, classes) for end in value["accuracy"])
@@ -176,7 +153,7 @@ def parse_accuracy(text: str) -> float | list[float]:
         values = [float(part) for part in parts]
     except ValueError:
         remedy = "write 0.9, or one number per class: 0.8,0.89,1.0"
-        raise UsageError("accuracy", "numbers with commas between them", show(text), remedy) from None
+        raise UsageError("accuracy", "numbers with commas between them", quoted(text), remedy) from None
     values = [number("accuracy", value, 0, 1) for value in values]
     return values[0] if len(values) == 1 else values
 
@@ -192,7 +169,7 @@ def read_confusion(text: str) -> np.ndarray:
             rows.append([float(part) for part in re.split(r"\s*[,;\t]\s*|\s+", line)])
         except ValueError:
             remedy = "leave out headings and names: only numbers, a line per true class"
-            raise UsageError(f"confusion line {at}", "numbers with commas between them", show(line), remedy) from None
+            raise UsageError(f"confusion line {at}", "numbers with commas between them", quoted(line), remedy) from None
         if len(rows[-1]) != len(rows[0]):
             found = f"{len(rows[-1])}"
             raise UsageError(f"confusion line {at}", f"{len(rows[0])} numbers", found, "give every line as many")

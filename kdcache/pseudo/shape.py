@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 
 from kdcache import seeds
+from kdcache.checks import quoted
 from kdcache.errors import UsageError
-from kdcache.pseudo.ask import matrix, number, show
+from kdcache.pseudo.ask import matrix, number
 
 GAP = 0.99  # no other class gets more than this share of the peak
 HIGHEST = 1 - 2.0**-24  # a peak of 1 would be an infinite logit; this one is 1 in float32
@@ -67,15 +68,15 @@ def peak_table(spec, classes: int, place: str = "confidence") -> tuple:
     if isinstance(spec, list) and len(spec) == 2 and spec[0] == "quantiles" and isinstance(spec[1], list) and spec[1]:
         values = [number(f"{place} quantiles", v, 0, 1) for v in spec[1]]
         if values != sorted(values):
-            raise UsageError(f"{place} quantiles", "growing numbers", show(values), "sort them")
+            raise UsageError(f"{place} quantiles", "growing numbers", quoted(values), "sort them")
         return np.linspace(0, 1, len(values)), np.array(values)
     if isinstance(spec, list) and len(spec) == 2 and not isinstance(spec[0], str):
         low, high = (number(place, v, lowest, 1, floor) for v in spec)
         if low > high:
-            raise UsageError(place, "low before high", show(spec), "swap them")
+            raise UsageError(place, "low before high", quoted(spec), "swap them")
         return np.array([0.0, 1.0]), np.array([low, high])
     if isinstance(spec, list | dict | str) or spec is None:
-        raise UsageError(place, FORMS, show(spec), "state one of these forms")
+        raise UsageError(place, FORMS, quoted(spec), "state one of these forms")
     return np.array([0.0, 1.0]), np.full(2, number(place, spec, lowest, 1, floor))
 
 
@@ -91,7 +92,7 @@ def calibrated_tables(spec, accuracy: float, classes: int) -> dict:
     low, high, concentration = lowest_peak(classes), HIGHEST, CONCENTRATION
     if spec is not None:
         if not isinstance(spec, list) or spec[:1] == ["quantiles"]:
-            raise UsageError("confidence", "a range or a Beta beside calibrated", show(spec), "leave one of them out")
+            raise UsageError("confidence", "a range or a Beta beside calibrated", quoted(spec), "leave one of them out")
         ends = peak_table(spec, classes)[1]
         if spec[0] == "beta":
             concentration = float(spec[1] + spec[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kdcache.checks import one_of, quoted
 from kdcache.errors import UsageError
 from kdcache.pseudo import ask, shape
 from kdcache.pseudo.measure import measured
@@ -50,7 +51,7 @@ class PseudoTeacher:
         asked |= {"schedule": schedule, "classes": self.classes, "unlabelled": unlabelled}
         self._asked = ask.plain(asked)
         self.seed = ask.whole("seed", self._asked["seed"], 0, 2**64 - 1)
-        ask.choice("errors", errors, ("fixed", "per-view"))
+        one_of("errors", errors, ("fixed", "per-view"))
         self.temperature = ask.number("temperature", self._asked["temperature"], 1e-3, 1e3)
         self._schedule = ask.schedule_of(self._asked["schedule"], self.classes, shape.lowest_peak(self.classes))
         self._prepare_errors()
@@ -77,7 +78,7 @@ class PseudoTeacher:
     def _prepare_shape(self) -> None:
         confidence, spread, calibrated = (self._asked[k] for k in ("confidence", "spread", "calibrated"))
         if not isinstance(calibrated, bool):
-            raise UsageError("calibrated", "True or False", ask.show(calibrated), "say one of these")
+            raise UsageError("calibrated", "True or False", quoted(calibrated), "say one of these")
         if self._schedule.confidence is not None and (calibrated or confidence is not None):
             found = "a schedule for it, and " + ("calibrated" if calibrated else "confidence")
             raise UsageError("confidence", "to be said once", found, "leave one of them out")
@@ -86,7 +87,7 @@ class PseudoTeacher:
             self._concentration = ask.number("spread", spread, 1e-3, 1e6, "or say uniform or similarity")
         else:
             if isinstance(spread, str):
-                ask.choice("spread", spread, ("uniform", "similarity"))
+                one_of("spread", spread, ("uniform", "similarity"))
             self._shares = shape.spread_table(spread, self.classes, self._confusion)
         self._tables = {}
         for view in (0, self._schedule.views - 1):  # what cannot be is refused now, not in the last epoch

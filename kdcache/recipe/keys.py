@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 
+from kdcache.checks import advice
 from kdcache.errors import UsageError
 from kdcache.train import Settings
 
@@ -47,8 +47,7 @@ def check_keys(path: str, table: dict) -> None:
 def check_part(place: str, part: str, keys: Mapping) -> None:
     for key, value in keys.items():
         if key not in KEYS[part]:
-            close = difflib.get_close_matches(key, KEYS[part], 1)
-            remedy = f"did you mean {close[0]}?" if close else "check the spelling"
+            remedy = advice(key, KEYS[part], "leave it out")
             raise UsageError(place, f"keys out of {', '.join(sorted(KEYS[part]))}", key, remedy)
         wanted = KEYS[part][key]
         allowed = (int, float) if wanted is float else wanted

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from kdcache.checks import Range, advice
 from kdcache.errors import UsageError
 from kdcache.sources.arrays import Source, digits, synthetic
 from kdcache.sources.cifar import cifar10, cifar100
@@ -43,8 +43,7 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
     """
     name, colon, argument = spec.partition(":")
     if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, 1)
-        hint = f"did you mean {close[0]}?" if close else "`kdcache list sources` explains them"
+        hint = advice(name, SOURCES, "`kdcache list sources` explains them")
         if Path(spec).expanduser().is_dir():
             hint = f"did you mean folder:{spec}?"
         raise UsageError("--data", f"one of {', '.join(SOURCES)}", repr(spec), hint)
@@ -52,7 +51,6 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
     if bool(argument) != bool(kind.argument) or (colon and not argument):
         expected = f"{name}:{kind.argument}" if kind.argument else name
         raise UsageError("--data", expected, repr(spec), f"write {expected}")
-    if not 0 < fraction <= 1:
-        raise UsageError("--fraction", "a number above 0, up to 1", str(fraction), "0.25 takes a quarter")
+    Range(above=0, most=1, remedy="0.25 takes a quarter").checked("--fraction", fraction)
     source = kind.open(spec, argument, split)
     return source.part(fraction) if split == "train" and fraction < 1 else source

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kdcache.checks import short
 from kdcache.errors import SourceError
 from kdcache.sources.arrays import ArraySource, Source
 
@@ -40,7 +41,7 @@ def _cifar(name: str, spec: str, split: str) -> Source:
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)  # the files were written in 2009
             data = made(root, train=split == "train", download=missing)
     except Exception as error:
-        found = f"neither ({' '.join(str(error).split())[:100]})"
+        found = f"neither ({short(error, 100)})"
         remedy = f"put {folder.name}/ or {made.filename} into {root}/, or name its folder in KDCACHE_DATA"
         raise SourceError(spec, f"{folder} or a download", found, remedy) from None
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()

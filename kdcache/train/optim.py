@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
 
 import torch
 from torch import nn
 
+from kdcache.checks import Range, one_of
 from kdcache.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -19,43 +18,20 @@ SCHEDULES = ("cosine", "step", "onecycle")
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16")}
 
 
-@dataclass(frozen=True)
-class Range:
-    """The values that a number may have; `open` leaves out the lower end, `below` is above them all."""
-
-    least: float
-    below: float = math.inf
-    whole: bool = False
-    open: bool = False
-    remedy: str = "choose another"
-
-    def checked(self, name: str, value: object) -> float:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if number and self.least <= value < self.below and not (self.open and value == self.least):
-            if not self.whole and abs(value) <= sys.float_info.max:
-                return float(value)
-            if self.whole and value == int(value):
-                return int(value)
-        what = "a whole number" if self.whole else "a number"
-        expected = f"{what} {'above' if self.open else 'from'} {self.least:g}"
-        if self.below < math.inf:
-            expected += f" and below {self.below:g}"
-        found = "a number of many digits" if number and abs(value) >= 10**30 else repr(value)
-        raise UsageError(flag(name), expected, found, self.remedy)
-
-
-SHARE = Range(0, 1, remedy="milestones are shares of the epochs, such as 0.5 0.75; betas are such as 0.9 0.999")
+SHARE = Range(
+    least=0, below=1, remedy="milestones are shares of the epochs, such as 0.5 0.75; betas are such as 0.9 0.999"
+)
 NUMBERS = {
-    "epochs": Range(1, 10**9 + 1, whole=True),
-    "batch": Range(2, 1 << 31, whole=True),
-    "lr": Range(0, open=True, remedy="try 0.1 for sgd, 0.001 for adam"),
-    "momentum": Range(0, 1),
-    "weight_decay": Range(0),
-    "warmup": Range(0),
-    "gamma": Range(0, open=True),
-    "clip": Range(0),
-    "eval_every": Range(1, 10**9 + 1, whole=True),
-    "seed": Range(0, 2**63, whole=True),
+    "epochs": Range(least=1, most=10**9, whole=True),
+    "batch": Range(least=2, below=1 << 31, whole=True),
+    "lr": Range(above=0, remedy="try 0.1 for sgd, 0.001 for adam"),
+    "momentum": Range(least=0, below=1),
+    "weight_decay": Range(least=0),
+    "warmup": Range(least=0),
+    "gamma": Range(above=0),
+    "clip": Range(least=0),
+    "eval_every": Range(least=1, most=10**9, whole=True),
+    "seed": Range(least=0, below=2**63, whole=True),
 }
 
 
@@ -95,22 +71,23 @@ class Settings:
     def __post_init__(self):
         """Refuses what cannot be meant, by the name of its flag; 3.0 epochs become 3, lists become tuples."""
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UsageError(flag(name), f"one of {', '.join(known)}", repr(getattr(self, name)), "choose one")
+            one_of(flag(name), getattr(self, name), known)
         for name, allowed in NUMBERS.items():
             value = getattr(self, name)
+            if allowed.whole and isinstance(value, float) and value.is_integer():
+                value = int(value)
             if name != "lr" or value is not None:
-                object.__setattr__(self, name, allowed.checked(name, value))
+                object.__setattr__(self, name, allowed.checked(flag(name), value, getattr(Settings, name)))
         for name in ("betas", "milestones"):
-            values = tuple(SHARE.checked(name, value) for value in listed(name, getattr(self, name)))
+            values = tuple(SHARE.checked(flag(name), value) for value in listed(name, getattr(self, name)))
             object.__setattr__(self, name, values)
         if self.warmup > self.epochs:
-            raise UsageError(flag("warmup"), f"at most all {self.epochs} epochs", f"{self.warmup:g}", "choose fewer")
+            raise UsageError(flag("warmup"), f"at most all {self.epochs} epochs", f"{self.warmup:g}", "try 1")
         if len(self.betas) != 2:
             raise UsageError("--betas", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
         for name in ("nesterov", "channels_last", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(flag(name), "true or false", repr(getattr(self, name)), "choose one")
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(flag(name), "true or false", repr(value), f"try {getattr(Settings, name)}")
 
     @property
     def top_lr(self) -> float:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kdcache.checks import replace
 from kdcache.errors import KdcacheError, reason
-from kdcache.runs import replace, writing
+from kdcache.runs import writing
 
 REMEDY = "leave --resume out to start over"
 

@@ -5,10 +5,9 @@ To add one: a class that is a `Plain`, in a file of its own, and a line in `VIEW
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 
+from kdcache.checks import advice, short
 from kdcache.errors import CacheError, KdcacheError, UsageError
 from kdcache.limits import MOST_VIEWS
 from kdcache.seeds import ENUMERATION, PARTNER, bijection, sample_seeds
@@ -49,8 +48,7 @@ def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
 def open_plain(spec: str, size: tuple[int, int] | None) -> Plain:
     name, _, argument = spec.partition(":")
     if name not in VIEWS:
-        close = difflib.get_close_matches(name, VIEWS, 1)
-        hint = f"did you mean {close[0]}?" if close else "`kdcache list views` explains them"
+        hint = advice(name, VIEWS, "`kdcache list views` explains them")
         raise UsageError("--augment", f"one of {', '.join(VIEWS)}", repr(spec), hint)
     kind, options = VIEWS[name]
     if argument and not kind.argument:
@@ -72,7 +70,7 @@ def from_json(place: object, header: dict, named: str | None = None) -> View:
     except KdcacheError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        found = f"{str(header)[:200]} ({type(error).__name__} {error})"
+        found = f"{short(header, 200)} ({type(error).__name__} {error})"
         raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
     if named and (not view.plain.runs_user_code or mixing not in (None, view.mixes and view.mixing)):
         raise UsageError(place, f"its own view, {view.name}", f"--augment {named}", "leave it out")

@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from kdcache.checks import short
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SIDE, read_text
-from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, one_line, sizes_in, usable
+from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, sizes_in, usable
 
 FLOAT_TAIL = {"Normalize", "ToFloat", "ToTensorV2"}  # the network normalises
 MOST_VALUES = 100_000  # of a pipeline
@@ -42,7 +43,7 @@ class Albumentations(Pipeline):
         try:
             text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
-            found = getattr(error, "strerror", None) or one_line(error)
+            found = getattr(error, "strerror", None) or named(error)
             raise UsageError(place, "a pipeline saved as JSON or YAML", found, REMEDY) from None
         pipeline, removed = loaded(place, text, path.suffix)
         names = ", ".join(map(short_name, removed))
@@ -70,7 +71,7 @@ class Albumentations(Pipeline):
             except Exception as error:
                 raise UsageError(place, "transforms of the installed version", named(error), "mend the file") from None
         for warning in caught:
-            text = one_line(warning.message)
+            text = short(warning.message, 200)
             if text == "Argument(s) 'padding' are not valid for transform PadIfNeeded":  # its own doing
                 continue
             if "not valid for transform" in text or "has no 'p' parameter" in text:
@@ -127,7 +128,7 @@ def require_bounded(place: str, pipeline, inside: tuple[str, ...] = ()) -> None:
     elif isinstance(pipeline, int | float) and not isinstance(pipeline, bool):
         for words, most in BOUNDS.items():
             if inside and any(word in inside[-1] for word in words) and not abs(pipeline) <= most:
-                found = f"{inside[-1]} {str(pipeline)[:40]}"
+                found = f"{inside[-1]} {short(pipeline)}"
                 raise UsageError(place, f"{inside[-1]} of at most {most}", found, "choose a smaller one")
 
 

@@ -115,10 +115,10 @@ def same_size(spec: str, size: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def size_in(header: dict) -> tuple[int, int]:
-    return whole(header["size"], least=1)
+    return pair_of(header["size"], least=1)
 
 
-def whole(given, least: int) -> tuple[int, int]:
+def pair_of(given, least: int) -> tuple[int, int]:
     """Two whole numbers, none of them absurd: headers may lie."""
     first, second = given
     if not all(type(n) is int and least <= n < 1 << 16 for n in (first, second)):

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from kdcache.checks import short
 from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError
 from kdcache.user_code import blamed, from_current_folder, imported
 from kdcache.views.pipeline import ANY, Pipeline, seed_generators, sizes_in, untouched_generators, usable
@@ -79,9 +80,9 @@ class Coded(Pipeline):
         calls, texts, _ = self.parts()
         for number, (before, now) in enumerate(zip_longest(self.pipeline, texts, fillvalue="no such step"), 1):
             if before != now:
-                expected = f"the pipeline it was made with, whose step {number} is {str(before)[:LONGEST]}"
+                expected = f"the pipeline it was made with, whose step {number} is {short(before, LONGEST)}"
                 remedy = f"restore {self.factory} as it was, or dump again"
-                raise PipelineChanged(self.spec, expected, now[:LONGEST], remedy)
+                raise PipelineChanged(self.spec, expected, short(now, LONGEST), remedy)
         return calls
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SIDE
 from kdcache.seeds import ERASING, GEOMETRY, below, draw
-from kdcache.views.base import Plain, host, same_size, size_in, stacked, whole
+from kdcache.views.base import Plain, host, pair_of, same_size, size_in, stacked
 from kdcache.views.crop import crop, erase
 from kdcache.views.resize import centre_boxes, heights_and_widths, random_boxes, resize_each
 
@@ -68,7 +68,7 @@ class Crop(Plain):
 
     @classmethod
     def from_json(cls, place, header):
-        pad, cutout = whole((header["pad"], header["cutout"]), least=0)
+        pad, cutout = pair_of((header["pad"], header["cutout"]), least=0)
         view = cls(size_in(header), pad, header["flip"], cutout, enumerated=header.get("enumerated", False))
         whether = type(view.flip) is type(view.enumerated) is bool
         if not whether or view.to_json() != header or (view.enumerated and not view.count):

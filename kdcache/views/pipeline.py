@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kdcache.checks import short
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.limits import MOST_SIDE
 from kdcache.seeds import LIBRARY, draw
-from kdcache.views.base import Plain, host, size_in, whole
+from kdcache.views.base import Plain, host, pair_of, size_in
 from kdcache.views.native import Centre, Untouched
 
 PROBED = (1024, 1024), (900, 1200)  # sizes to try a pipeline on where those of the images differ; crops fit into them
@@ -119,7 +120,7 @@ class Pipeline(Plain):
 def sizes_in(header: dict) -> tuple[tuple[int, int], tuple[int, int] | None]:
     """The size of a view, and that of the images it was opened for, which older files leave out."""
     source = header.get("source_size")
-    return size_in(header), source and whole(source, least=1)
+    return size_in(header), source and pair_of(source, least=1)
 
 
 def usable(mean, std, unit: float = 1.0) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -183,8 +184,4 @@ def seed_generators(words: np.ndarray) -> None:
 
 
 def named(error: Exception) -> str:
-    return f"{type(error).__name__} {one_line(error)}"
-
-
-def one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return f"{type(error).__name__} {short(error, 200)}".rstrip()
