@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -140,6 +141,12 @@ class Epochs(Sampler[int]):
 MANY = 10**8  # epochs; before `fit` says how many, no warm-up is too long
 
 
+def told(line: str) -> None:
+    """A remark to whoever runs it."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 class Distiller:
     """A student and its teacher, with the manners of Keras; what `kdcache train-student` does, with its defaults.
 
@@ -191,19 +198,28 @@ class Distiller:
         self.settings |= settings
         return self
 
-    def fit(self, epochs: int | None = None, run: str | os.PathLike | None = None, progress=quiet) -> list[dict]:
-        """Trains from the beginning; the records of all epochs. With `run`, they are kept in that folder, too."""
+    def fit(
+        self, epochs: int | None = None, run: str | os.PathLike | None = None, progress=quiet, *, verbose: int = 1,
+        resume: bool = False, restart: bool = False,
+    ) -> list[dict]:  # fmt: skip
+        """Trains from the beginning; the records of all epochs, each of which is a line on standard error.
+
+        run        a folder where they are kept, with the weights. `resume` goes on with what was interrupted there,
+                   `restart` moves that aside
+        progress   what wraps the batches of an epoch: `tqdm.tqdm` shows a bar
+        verbose    0: not a line
+        """
         settings = Settings(**self.settings | ({} if epochs is None else {"epochs": epochs}))
         self.chosen = replace(self.chosen, settings=settings)
         if self.first is not None:
             self.chosen.model.load_state_dict(self.first)
-        folder = None if run is None else Run(Path(run), self.chosen.facts())
-        networks, self.history = self.chosen.train(folder, progress=progress)
+        folder = None if run is None else Run(Path(run), self.chosen.facts(), resume, restart)
+        networks, self.history = self.chosen.train(folder, progress, told if verbose else quiet)
         self.network = networks[0].eval()
         return self.history
 
     def evaluate(self) -> dict[str, float]:
-        """top1, top5 and agreement on the evaluation images."""
+        """top1, top5, nll, ece, agreement and kl on the evaluation images."""
         evaluation = self.chosen.data.evaluation(self.chosen.judged(), self.chosen.device, self.chosen.workers)
         return evaluation(self._trained())
 

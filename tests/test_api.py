@@ -293,3 +293,43 @@ def test_a_distiller_checks_its_names_at_once_and_says_what_it_is(cache_file):
             kdcache.Distiller(**{"teacher": cache_file} | wrong)
     shown = repr(kdcache.Distiller("tiny-2", cache_file).compile(lr=0.05, warmup=40))
     assert all(part in shown for part in ("tiny-2", "logits, 3 views", "'st'", "lr=0.05", "not trained")), shown
+
+
+def test_a_distiller_tells_every_epoch_unless_it_is_asked_not_to(cache_file, capsys):
+    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu")
+    distiller.fit(1, verbose=0)
+    assert capsys.readouterr() == ("", "")
+    distiller.fit(1)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.partition(":")[0] for line in said.err.splitlines()] == ["loss", "epoch 1/1"]
+
+
+def test_a_distiller_moves_only_what_a_run_wrote(cache_file, tmp_path, capsys):
+    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"found notes\.txt; name another folder"):
+        distiller.fit(1, tmp_path / "results")
+    for _ in range(2):
+        distiller.fit(1, tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "run", "run~1"]
+    assert "the run that was there is now" in capsys.readouterr().err
+
+
+def test_a_distiller_goes_on_or_starts_over_when_told(cache_file, tmp_path):
+    def stopping(items, total, desc):
+        if desc.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+        return items
+
+    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu")
+    whole = distiller.fit(2, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        distiller.fit(2, tmp_path / "run", stopping, verbose=0)
+    with pytest.raises(UsageError, match="one that was left after epoch 1 of 2; go on with it by `resume`"):
+        distiller.fit(2, tmp_path / "run", verbose=0)
+    again = distiller.fit(2, tmp_path / "run", verbose=0, resume=True)
+    assert [record["total"] for record in again] == [record["total"] for record in whole]
+    distiller.fit(1, tmp_path / "run", verbose=0, restart=True)
+    assert (tmp_path / "run~1").is_dir()

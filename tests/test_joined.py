@@ -10,6 +10,7 @@ from kdcache.cache.joined import Average, MoreViews, join
 from kdcache.cache.parts import prune
 from kdcache.errors import CacheError, UsageError
 from kdcache.jobs import Data, Student, dump_pseudo, import_logits, open_data, taught_by
+from kdcache.jobs.student import folder_of
 from kdcache.train import Settings
 
 ROWS = np.array([5, 3, 3, 1299])
@@ -179,3 +180,23 @@ def test_several_caches_are_asked_like_one(kinds, cache, later_file, other_file)
         assert joined.shapes == {"logits": (10,)}
         assert joined.bytes_of_view(["logits"]) >= 1300 * 20
         assert np.array_equal(joined.seeds_of(items), cache.seeds_of(items))
+
+
+def test_trainings_that_differ_have_folders_of_their_own(cache, later_file, other_file):
+    """In a setting, in the mixing, in the caches, in how they are averaged; the same training has the same."""
+
+    def folder(*files, average=None, weights=None, mix=None, **settings):
+        opened, store = open_data([cache.path, *files], None, None, 1.0, average, weights)
+        student = Student(opened, "tiny-2", "st", Settings(**settings), taught_by(store), mix=mix, device="cpu")
+        return folder_of(student, "runs").name
+
+    other = [folder(other_file, **how) for how in AVERAGES]
+    alone = [folder(**how) for how in ({}, {"lr": 0.05}, {"epochs": 60}, {"seed": 1}, {"mix": "labels"})]
+    names = [*other, *alone, folder(later_file)]
+    assert len(set(names)) == len(names)
+    assert [folder(), folder(lr=0.05), folder(other_file)] == [alone[0], alone[1], other[0]]
+    assert folder(eval_every=5) == folder()
+    assert alone[1].startswith("student-synthetic-1300-10-8-tiny-2-st-logits-seed0-lr0.05-")
+
+
+AVERAGES = [{}, {"average": "logits"}, {"average": "probability:4"}, {"weights": [1, 2]}]

@@ -192,6 +192,11 @@ class Average(Joined):
                 remedy = "dump all teachers with the same --seed and --views"
                 raise CacheError(file.path, f"the views of {self.path}", "other seeds", remedy)
 
+    @cached_property
+    def meta(self) -> dict:
+        how = {"of": self.space, "temperature": self.temperature, "weights": self.weights}
+        return super().meta | {"average": how}
+
     @property
     def views(self) -> int:
         return self.first.views

@@ -21,7 +21,7 @@ from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.proof.canaries import CANARIES
 from kdcache.proof.verdicts import require_eval_images, require_pixels
-from kdcache.runs import ROOT, Run, folder_name
+from kdcache.runs import ROOT, Run, folder_name, keyed_name
 from kdcache.teachers import ALONE, Answers, Drawn, LiveTeacher, Teacher
 from kdcache.teachers.exact import in_words
 from kdcache.train import Settings, fit, mixlabels
@@ -158,11 +158,19 @@ def train_student(
     progress=quiet, remark=quiet,
 ) -> dict:  # fmt: skip
     """Trains a student and saves it in a run of its own; `remark` is as in `Student.train`."""
-    seed, spec = student.settings.seed, student.data.train.spec
-    name = folder_name(root, "student", spec, student.name, student.method, student.teacher.name)
-    run = Run(Path(out) if out else name.with_name(f"{name.name}-seed{seed}"), student.facts(), resume, restart)
+    run = Run(Path(out) if out else folder_of(student, root), student.facts(), resume, restart)
     _, records = student.train(run, progress, remark)
-    return {"student": student.name, "method": student.method, "seed": seed} | result(run, records)
+    named = {"student": student.name, "method": student.method, "seed": student.settings.seed}
+    return named | result(run, records)
+
+
+def folder_of(student: Student, root=ROOT) -> Path:
+    """One for each training that differs in anything from another: what is usual stands in its name, all in its key."""
+    settings, facts = student.settings, student.facts()
+    names = (student.data.train.spec, student.name, student.method, student.teacher.name, f"seed{settings.seed}")
+    changed = {name: value for name, value in settings.changed().items() if name != "seed"}
+    others = {name: fact for name, fact in facts.items() if name != "settings"} | {"seed": settings.seed}
+    return keyed_name(folder_name(root, "student", *names), changed, others)
 
 
 def default_student(data: Data) -> str:

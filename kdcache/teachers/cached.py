@@ -19,7 +19,7 @@ from kdcache.teachers.base import Answers, Forward, Same, SampleViews
 from kdcache.types import Batch, Knowledge, Shapes
 
 # what tells two caches of a teacher apart
-FACTS = ("views", "run_key", "first_view", "method", "knowledge", "joined", "pruned_from")
+FACTS = ("views", "run_key", "first_view", "method", "knowledge", "joined", "average", "pruned_from")
 LARGEST_HELD = 1 << 30  # bytes of a view's knowledge that are kept on the device
 
 

@@ -97,6 +97,11 @@ class Settings:
         """Whether this epoch, from 1, is followed by an evaluation."""
         return epoch % self.eval_every == 0 or epoch == self.epochs
 
+    def changed(self) -> dict:
+        """What decides the weights and is not as usual."""
+        usual = Settings().to_json()
+        return {name: value for name, value in self.to_json().items() if value != usual[name]}
+
     def to_json(self) -> dict:
         """What decides the weights, so that a run that is continued may be evaluated more or less often."""
         return {name: value for name, value in asdict(self).items() if name != "eval_every"}
