@@ -130,7 +130,8 @@ class Store(abc.ABC):
 
     def items(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The item numbers of rows in a view, or in one view each."""
-        n, rows = len(self), whole_numbers(self.path, "rows", rows, len(self))
+        n = len(self)
+        rows = whole_numbers(self.path, "rows", rows, n)
         if isinstance(view, int) and 0 <= view < self.views:  # by far the most frequent
             return rows + view * n if view else rows
         view = array_of(view)

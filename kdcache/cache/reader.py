@@ -96,7 +96,14 @@ class Cache(Store):
         return self.__dict__ | {"_map": None, "_tables": {}}
 
     def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        items = whole_numbers(self.path, "item numbers", items, self._rows * self._views)
+        return self._taken(whole_numbers(self.path, "item numbers", items, self._rows * self._views), names, device)
+
+    def read(
+        self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"
+    ) -> dict[str, Tensor]:
+        return self._taken(self.items(view, rows), names, device)  # checked there, and not a second time
+
+    def _taken(self, items: np.ndarray, names: Sequence[str] | None, device) -> dict[str, Tensor]:
         return {name: self._decode("knowledge", name, items, device) for name in self._known(names)}
 
     def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
