@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import time
 from functools import partial
 
 import numpy as np
@@ -15,7 +17,7 @@ from kdcache.batches import Seeded
 from kdcache.cache import open_cache, writer
 from kdcache.cache.layout import part_of, read_layout
 from kdcache.dump import filling
-from kdcache.errors import CacheError, DataChanged, KdcacheError, LibraryChanged, PipelineChanged
+from kdcache.errors import CacheError, DataChanged, KdcacheError, KdcacheWarning, LibraryChanged, PipelineChanged
 from kdcache.jobs import Data
 from kdcache.proof import canaries
 from kdcache.sources import folder
@@ -142,6 +144,63 @@ def test_other_flags_are_refused_by_name(dump, data, interrupted, copied, tmp_pa
     assert dump(path).read_bytes() == before if state == "finished" else dump(path).exists()
 
 
+@pytest.fixture
+def begun(dump, tmp_path, monkeypatch):
+    """An X.part into which nothing has been put."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dumping, "fill", stop)
+        with pytest.raises(KeyboardInterrupt):
+            dump(tmp_path / "x.h5")
+    return part_of(tmp_path / "x.h5")
+
+
+def test_a_file_that_holds_nothing_yet_gives_way_to_another_request(dump, begun, cache_file):
+    path = begun.with_suffix("")
+    with pytest.warns(KdcacheWarning, match="begun with codec f16 and holds nothing yet; begun again with f32"):
+        assert open_cache(dump(path, codec="f32")).meta["codec"] == "f32"
+    path.unlink()
+    assert dump(path).read_bytes() == cache_file.read_bytes()
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.h5"]
+
+
+def test_it_does_not_give_way_while_somebody_is_at_work_on_it(dump, begun, cache_file):
+    path, before = begun.with_suffix(""), begun.read_bytes()
+    child = os.fork()
+    if not child:
+        with writer.Writer(path):
+            begun.with_name("locked").touch()
+            time.sleep(60)
+    while not begun.with_name("locked").exists():
+        time.sleep(0.01)
+    with pytest.raises(CacheError, match="expected no other dump at work on it"):
+        dump(path, codec="f32")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert begun.read_bytes() == before
+    assert dump(path).read_bytes() == cache_file.read_bytes()
+
+
+def test_other_ranks_wait_until_it_has_given_way(dump, begun, monkeypatch):
+    waited = []
+
+    def ready(self, condition, sign=None):
+        waited.append(condition())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdcache.cache.ranks.Ranks.wait_for", ready)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for codec in ("f32", "f16"):
+        with pytest.raises(KeyboardInterrupt):
+            dump(begun.with_suffix(""), codec=codec)
+    assert waited == [False, True]
+    assert begun.exists()
+
+
 def test_a_dump_that_was_interrupted_is_the_same_in_the_end(dump, interrupted, cache_file, tmp_path):
     assert dump(interrupted(tmp_path / "x.h5")).read_bytes() == cache_file.read_bytes()
 
@@ -211,6 +270,16 @@ def test_a_finished_dump_of_images_that_have_changed_is_not_done(dump, photograp
     for number in range(30):  # of the same size, under the same names
         shutil.copy(root / "train/dog" / f"{number:02}.png", root / "train/cat" / f"{number:02}.png")
     with pytest.raises(DataChanged, match=r"another file than the teacher saw as row \d+; restore it"):
+        dump(path, **options())
+    assert path.read_bytes() == before
+
+
+def test_a_finished_dump_of_evaluation_images_that_have_changed_is_not_done(dump, photographs, tmp_path):
+    root, options = photographs
+    path = dump(tmp_path / "x.h5", **options())
+    before = path.read_bytes()
+    shutil.copy(root / "test/dog/03.png", root / "test/cat/03.png")  # of the same size, under the same name
+    with pytest.raises(DataChanged, match="found another evaluation image as row 3"):
         dump(path, **options())
     assert path.read_bytes() == before
 

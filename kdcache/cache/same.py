@@ -13,13 +13,20 @@ NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "e
 LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
 
 
-def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:
-    """Names the first part of a request that differs from what a file holds."""
+def differing(meta: dict, request: dict) -> tuple[str, object, object] | None:
+    """The first part of a request that differs from what a file holds: its name, what is stored, what is asked for."""
     asked = dict.fromkeys(APART) | json.loads(json.dumps(request))  # as it would be read back
     asked = {key: value for key, value in asked.items() if key not in OPTIONAL}
     stored = {key: meta.get(key) for key in asked}
     stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
-    if stored != asked:
-        name, expected, found = difference(stored, asked)
-        name = NAMES.get(name, name)
+    if stored == asked:
+        return None
+    name, expected, found = difference(stored, asked)
+    return NAMES.get(name, name), expected, found
+
+
+def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:
+    """Refuses a request that differs from what a file holds."""
+    if other := differing(meta, request):
+        name, expected, found = other
         raise CacheError(path, f"{name} {short(expected)}, as {where}", short(found), remedy)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kdcache import codecs
@@ -25,9 +26,10 @@ from kdcache.cache.reader import require_intact
 from kdcache.cache.same import require_same
 from kdcache.codecs import Codec
 from kdcache.codecs.choose import auto
-from kdcache.dump.filling import fill
+from kdcache.dump.filling import encoded, fill
+from kdcache.dump.stale import is_stale, remove_stale
 from kdcache.proof import canaries
-from kdcache.proof.verdicts import require_pixels
+from kdcache.proof.verdicts import require_digests, require_pixels
 from kdcache.seeds import PROBE, sample_views
 from kdcache.teachers import Dumped, require_finite
 from kdcache.types import quiet
@@ -76,16 +78,19 @@ class Dump:
         ranks, part = Ranks.from_environment(), part_of(self.path)
         begun_here, was_finished = False, self.path.exists()
         if not was_finished:
-            if ranks.rank == 0 and not part.exists():
-                self.begin(progress)
-                begun_here = True
-            ranks.wait_for(lambda: part.exists() or self.path.exists())
+            request = self.request()
+            if ranks.rank == 0:
+                remove_stale(self.path, request)
+                if not part.exists():
+                    self.begin(progress)
+                    begun_here = True
+            ranks.wait_for(lambda: self.path.exists() or (part.exists() and not is_stale(part, request)))
             try:
                 writer = Writer(self.path, ranks)
             except FileNotFoundError:  # another dump has just finished it
                 return self.run(progress)
             with writer:
-                require_same(part, writer.layout.meta, self.request(), "give the flags it was begun with, or remove it")
+                require_same(part, writer.layout.meta, request, "give the flags it was begun with, or remove it")
                 if not begun_here:
                     self.require_unchanged(writer, exact=True)
                 self.teacher.method.use(writer.constants())
@@ -99,6 +104,9 @@ class Dump:
         if was_finished:
             with Blocks(finished) as file:
                 self.require_unchanged(file, exact=False)
+                if "eval_digests" in file.layout.places:  # nothing will read these images, so that all are hashed
+                    every, digests = np.arange(len(self.held_out.source)), file.array("eval_digests")
+                    require_digests(self.path, self.held_out.source, every, digests, "evaluation ")
         return self.path
 
     def begin(self, progress=quiet) -> None:
@@ -154,7 +162,7 @@ class Dump:
             for name, values in knowledge.items():
                 wanted = self.teacher.method.codec_of(name, self.codec)
                 if wanted in FEWER:  # it has nothing to fit, and features of so many rows might fill the memory
-                    codecs.named(wanted, values).encode(values)
+                    encoded(codecs.named(wanted, values), name, values, batch.rows, batch.views)
                     values = values[:2]
                 parts.setdefault(name, []).append(values)
         fitted, measured = {}, {}

@@ -5,6 +5,7 @@ loader (its workers ahead) -> teacher -> a few batches wait -> encode, checksum,
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,19 +70,14 @@ class Block:
 
     def add(self, rows: np.ndarray, seeds: np.ndarray, knowledge: Knowledge) -> None:
         require_finite("the teacher", knowledge, rows)
-        codecs = self.writer.layout.codecs
+        codecs, part, views = self.writer.layout.codecs, self.writer.part, np.full(len(rows), self.view)
         self.seeds.append(seeds)
-        self.parts.append({name: self.encoded(codecs[name], name, value, rows) for name, value in knowledge.items()})
-
-    def encoded(self, codec: Codec, name: str, values: Tensor, rows: np.ndarray) -> np.ndarray:
-        """The records; values that the codec cannot hold, and that no probe had shown, are named with their row."""
         try:
-            return codec.encode(values).cpu().numpy()
-        except UsageError as error:
-            row = rows[int(values.abs().flatten(1).amax(1).argmax())]
-            found = f"{error.found} in {name} of row {row}, view {self.view}"
-            remedy = "dump again with codec f32 to another file, or remove this one first"
-            raise CacheError(self.writer.part, error.expected, found, remedy) from None
+            records = {n: encoded(codecs[n], f"{self.kind}/{n}", value, rows, views) for n, value in knowledge.items()}
+        except UsageError as error:  # no probe had shown it: not the request is wrong, but a file that was begun
+            remedy = f"rm {shlex.quote(str(part))}, then dump again with codec f32"
+            raise CacheError(part, error.expected, error.found, remedy) from None
+        self.parts.append({name: of.cpu().numpy() for name, of in records.items()})
 
     def store(self) -> None:
         if self.kind == "knowledge":  # renderings of evaluation images have no seeds
@@ -90,6 +86,16 @@ class Block:
             records = np.concatenate([part[name] for part in self.parts])
             self.writer.put(f"{self.kind}/{name}", self.view, self.number, records)
         self.writer.sync()
+
+
+def encoded(codec: Codec, name: str, values: Tensor, rows: np.ndarray, views: np.ndarray) -> Tensor:
+    """The records; of values that the codec cannot hold, the largest is named with its row and view."""
+    try:
+        return codec.encode(values)
+    except UsageError as error:
+        worst = int(values.abs().flatten(1).amax(1).argmax())
+        found = f"{error.found} in {name} of row {rows[worst]}, view {views[worst]}"
+        raise UsageError(error.place, error.expected, found, error.remedy) from None
 
 
 def fill(
