@@ -24,10 +24,10 @@ from kdcache.views import open_view
 
 def nan_for(image: torch.Tensor):
     """A teacher that answers NaN for one image."""
-    looks = LiveTeacher.looks
+    keeps = LiveTeacher.keeps
 
     def broken(self, images):
-        look = looks(self, images)
+        look = keeps(self, images)
         look["logits"][(images == image).flatten(1).all(1)] = float("nan")
         return look
 
@@ -44,7 +44,7 @@ def test_a_teacher_that_always_answers_nan(dump, data, tmp_path):
 
 def test_a_teacher_that_answers_nan_once(dump, data, tmp_path, monkeypatch):
     still = Data(data.train, data.held_out, open_view("none", (8, 8)))
-    monkeypatch.setattr(LiveTeacher, "looks", nan_for(data.train.read([1298])))
+    monkeypatch.setattr(LiveTeacher, "keeps", nan_for(data.train.read([1298])))
     with pytest.raises(TeacherError, match="NaN or infinity for row 1298"):
         dump(tmp_path / "x.h5", data=still)
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.h5.part"]
@@ -228,15 +228,15 @@ def test_nan_is_no_part_of_a_header(cache, tmp_path):
 
 @pytest.mark.parametrize(("row", "error"), [(None, UsageError), (1298, CacheError)])
 def test_values_beyond_f16_are_found_before_the_file_is_made_or_named(dump, data, tmp_path, monkeypatch, row, error):
-    looks, image = LiveTeacher.looks, data.train.read([row or 0])[0]
+    keeps, image = LiveTeacher.keeps, data.train.read([row or 0])[0]
 
     def huge(self, images):
-        found = looks(self, images)
+        found = keeps(self, images)
         which = (images == image).flatten(1).all(1) if row else torch.ones(len(images), dtype=bool)
         found["logits"] = torch.where(which[:, None], 1e5, found["logits"])
         return found
 
-    monkeypatch.setattr(LiveTeacher, "looks", huge)
+    monkeypatch.setattr(LiveTeacher, "keeps", huge)
     plain = Data(data.train, data.held_out, open_view("none", (8, 8)))
     part = tmp_path / "x.h5.part"
     said = rf"knowledge/logits of row {row}, view 0; rm {part}, then dump" if row else r"logits of row \d+, view 0;"

@@ -29,7 +29,7 @@ def test_a_shard_that_was_interrupted_is_the_same_in_the_end(dump, interrupted, 
 
 def test_a_finished_shard_returns_at_once(dump, halves, tmp_path, monkeypatch):
     before = halves[0].stat().st_mtime_ns
-    monkeypatch.setattr(LiveTeacher, "looks", lambda *_: pytest.fail("the teacher was asked again"))
+    monkeypatch.setattr(LiveTeacher, "seen", lambda *_, **__: pytest.fail("the teacher was asked again"))
     assert dump(tmp_path / "logits.h5", shard=(1, 2)) == halves[0]
     assert halves[0].stat().st_mtime_ns == before
 
@@ -50,7 +50,7 @@ def test_another_shard_under_its_name_is_refused(dump, halves, tmp_path):
 
 def large(cache, **more) -> tuple[dict, dict]:
     """Header and content of a file of some 7 MB, most of which is filled in later."""
-    content = {name: array_in(cache.path, name) for name in ("labels", "digests", "canaries/view")}
+    content = {name: array_in(cache.path, name) for name in ("labels", "digests", "eval_digests")}
     content |= {f"canaries/{name}": array for name, array in cache.canaries.items()}
     return cache.meta | {"views": 200} | more, content
 
