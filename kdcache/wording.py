@@ -1,4 +1,6 @@
-"""How counts and times are said."""
+"""How counts, times and measurements are said."""
+
+from __future__ import annotations
 
 
 def count(number: int, what: str) -> str:
@@ -30,3 +32,13 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60:02} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def exactness(found: dict | None) -> str:
+    """Whether a teacher's answers depended on the images asked about with them, as it was measured."""
+    if found is None:
+        return "not measured"
+    tried = f"{found['rows']} rows tried"
+    if found["exact"]:
+        return f"exact: the same bits in any order and company ({tried})"
+    return f"not exact: up to {found['relative']:.1e} of the largest value apart in other company ({tried})"

@@ -34,6 +34,22 @@ def test_help_answers_at_once():
     assert min(spent() for _ in range(3)) < 0.3  # of the processor: the machine may be busy
 
 
+LIGHT = {
+    "summary": "from kdcache import summary; summary('a.h5')",
+    **{
+        line: f"from kdcache.cli import main; main({line.split()!r}, standalone_mode=False)"
+        for line in ("inspect a.h5", "list", "list sources", "list views", "list codecs")
+    },
+}
+
+
+@pytest.mark.parametrize("code", LIGHT.values(), ids=LIGHT)
+def test_what_answers_at_once_does_not_load_torch(code):
+    code = f"import sys; {code}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
+
+
 # Pipes
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import kdcache
 from kdcache.cli import main
 from kdcache.methods import METHODS, response
-from kdcache.methods.table import ALIASES
+from kdcache.methods.names import ALIASES
 from kdcache.types import Batch
 
 ROOT = Path(__file__).parents[1]

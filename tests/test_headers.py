@@ -98,6 +98,10 @@ def test_header_entries_of_another_kind(forge, name):
             refused(forge(meta=changed(name, value=value)))
 
 
+def test_a_loss_is_a_text(forge):
+    assert "a sensible loss" in refused(forge(meta=changed("loss", value={"x": 1})))
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_does_not_have(forge, number):
     assert "/meta: expected JSON, found" in refused(forge(meta=changed("teacher", "x", value=number)))

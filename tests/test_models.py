@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from model_cases import MEAN, STAGES, STD, hooks, make, refusal, see, stirred
 
 from kdcache.errors import UsageError
-from kdcache.models import MODELS, build, weights
+from kdcache.models import build, listed, weights
 from kdcache.models.network import Normalize, check_output, shapes, watch
 
 # names and sizes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", listed())
 def test_one_logit_per_class(name):
     network = make(name, classes=7)
     check_output(network, (3, 32, 32))
@@ -43,7 +43,7 @@ def test_number_of_weights(name, count):
     assert sum(p.numel() for p in make(name).parameters()) == count
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("resnet")])
+@pytest.mark.parametrize("name", [name for name in listed() if name.startswith("resnet")])
 @pytest.mark.parametrize("shortcut", ["identity", "projection"])
 def test_number_of_weights_follows_he(name, shortcut):
     n = (int(name[6:]) - 2) // 6
@@ -54,7 +54,7 @@ def test_number_of_weights_follows_he(name, shortcut):
     assert sum(p.numel() for p in make(name, shortcut=shortcut).parameters()) == expected
 
 
-@pytest.mark.parametrize("name", ["wrn-10-1", "wrn-22-3", "tiny-5"])
+@pytest.mark.parametrize("name", ["resnet26", "wrn-10-1", "wrn-22-3", "tiny-5"])
 def test_families_take_other_numbers(name):
     check_output(make(name), (3, 32, 32))
 
@@ -172,7 +172,7 @@ def test_shapes_of_the_taps(name, widths):
     assert shapes(network, expected, (3, 32, 32)) == expected
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", listed())
 def test_signs_of_the_taps(name, images):
     network = stirred(make(name), images)
     taps = sorted({tap[:2] for tap in network.taps if tap[0] == "f"})

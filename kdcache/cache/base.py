@@ -5,15 +5,18 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from kdcache.checks import array_of, whole_numbers
 from kdcache.errors import UsageError
 from kdcache.types import Shapes
 
-Held = Callable[[Tensor], dict[str, Tensor]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Held: TypeAlias = "Callable[[Tensor], dict[str, Tensor]]"
 """The knowledge of one view that lies on a device: rows there -> decoded."""
 
 

@@ -82,7 +82,7 @@ FORM = {
 """A dict asks for these keys (others are welcome, and those with a question mark may be missing), a list for that form
 of each element, a function for True."""
 
-OPTIONAL = {"exactness": {"rows": count, "exact": flag}}
+OPTIONAL = {"exactness": {"rows": count, "exact": flag}, "loss": text}
 """What a header may say of how its file was made; nothing is refused for it."""
 
 APART = {

@@ -7,17 +7,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import Layout, merging, read_layout, sealed_crc
 from kdcache.checks import whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

@@ -51,6 +51,7 @@ def summary(path: str | os.PathLike) -> dict:
         "class_names": meta["source"]["classes"],
         "source": {key: value for key, value in meta["source"].items() if key != "classes"},
         **{key: meta[key] for key in ("view", "run_key", "teacher", "method", "forward", "libraries")},
+        "loss": meta.get("loss", ""),  # younger than version 2
         "measured": meta.get("measured", {}),
         "exactness": meta.get("exactness"),
         **part_of_a_dump(layout),

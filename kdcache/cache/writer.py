@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from kdcache import lazy_torch as torch
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import clear_leftovers, refused, write
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc

@@ -131,9 +131,17 @@ def list_(what, teacher, student, as_json):
     """List sources, views, codecs, methods or models."""
     from kdcache import jobs
 
-    tables = jobs.tables([what] if what else list(TABLES), teacher, student)
-    pages = [f"{name}:\n{PAGES.get(name, page)(rows)}" for name, rows in tables.items()]
-    put(tables, as_json, "\n\n".join(pages))
+    if what or as_json:
+        tables = jobs.tables([what] if what else list(TABLES), teacher, student)
+        pages = {name: PAGES.get(name, page)(rows) for name, rows in tables.items()}
+    else:
+        tables = jobs.overview()
+        pages = {name: names_page(rows) if name == "methods" else page(rows) for name, rows in tables.items()}
+    put(tables, as_json, "\n\n".join(f"{name}:\n{text}" for name, text in pages.items()))
+
+
+def names_page(names: list[str]) -> str:
+    return textwrap.fill(", ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def page(rows: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdcache.checks import short
 from kdcache.report.table import columns
-from kdcache.wording import count
+from kdcache.wording import count, exactness
 
 
 def made(facts: dict) -> str:
@@ -72,30 +72,12 @@ def identity(facts: dict) -> dict[str, str]:
         "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}",
         "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
         "method": facts["method"],
-        "rounding": rounding(facts),
-        **loss_of(facts["method"]),
+        "rounding": exactness(facts["exactness"]),
+        **({"its loss": facts["loss"]} if facts["loss"] else {}),
         "evaluation": f"{facts['eval_rows']:,} un-augmented images" if facts["eval_rows"] else "none",
         "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
         "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
     }
-
-
-def loss_of(method: str) -> dict[str, str]:
-    """What a student of this method minimises; what is stored for no method in particular has no loss."""
-    from kdcache.errors import UsageError
-    from kdcache.methods import described
-
-    try:
-        return {"its loss": described(method)}
-    except UsageError:
-        return {}
-
-
-def rounding(facts: dict) -> str:
-    """Whether the teacher's answers depended on the images asked about with them, as measured when it was begun."""
-    from kdcache.teachers.exact import in_words
-
-    return in_words(facts["exactness"])
 
 
 def kept_of(pruned: dict) -> str:

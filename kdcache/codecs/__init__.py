@@ -7,7 +7,7 @@ device. Logits keep raw-logit semantics, so that any temperature stays free. To 
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from kdcache.checks import advice
 from kdcache.codecs.base import Codec
@@ -17,6 +17,9 @@ from kdcache.codecs.logp8 import Logp8
 from kdcache.codecs.plain import F16, F32
 from kdcache.codecs.topk import TopK
 from kdcache.errors import CacheError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["CODECS", "F16", "F32", "Bits", "Codec", "Int8", "Logp8", "TopK", "from_json", "named"]
 

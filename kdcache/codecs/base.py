@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEADROOM = 1.25
 """How much wider than on the sample a range is fitted; a teacher's other rows go a little further."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.codecs.base import HEADROOM, Codec, class_logits, sample
 from kdcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPACING, KNOTS, BINS = 15, 18, 64
 EVEN = 0.3

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
+from kdcache import lazy_torch as torch
 from kdcache.codecs.base import Codec, as_bytes, float_error, from_bytes, half, half_error
 
 

@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.codecs.base import (
     HEADROOM,
     Codec,
@@ -37,9 +36,12 @@ from kdcache.codecs.base import (
 from kdcache.codecs.bits import pack_bits
 from kdcache.errors import UsageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 REACH = 65535  # the deepest gap in units
 LOWEST = -65504.0  # of f16
-STEPS = torch.tensor([c + (c**3 * (REACH - 255) + 255**3 // 2) // 255**3 for c in range(256)], dtype=torch.float64)
+STEPS = np.array([c + (c**3 * (REACH - 255) + 255**3 // 2) // 255**3 for c in range(256)], dtype=np.float64)
 SIZES = (5, 10, 16, 32, 64, 100, 128, 256)
 """The k that `auto` tries."""
 
@@ -146,7 +148,7 @@ class TopK(Codec):
 
     def _quantise(self, depths: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [n, k-1] for depths below the head in units, and the depths [n, k] that they decode to."""
-        steps = STEPS.to(depths.device)
+        steps = torch.from_numpy(STEPS).to(depths.device)
         middles = (steps[1:] + steps[:-1]) / 2
         reached, codes = [torch.zeros_like(depths[:, 0])], []
         for rank in range(1, self.k):
@@ -241,8 +243,8 @@ class TopK(Codec):
         depths = (head - logits) / self.unit
         # errors do not add up, as each step starts from what is reached: at most half the step after the widest gap's
         widest = depths.clamp(max=REACH).diff(dim=1).amax(1, keepdim=True) if self.k > 1 else depths
-        sizes = STEPS.to(values.device).diff()
-        step = sizes[(torch.bucketize(widest, STEPS.to(values.device), right=True)).clamp(max=254)]
+        steps = torch.from_numpy(STEPS).to(values.device)
+        step = steps.diff()[torch.bucketize(widest, steps, right=True).clamp(max=254)]
         beyond = (depths - REACH).clamp(min=0)
         kept = ((step / 2).clamp(min=1) + beyond) * self.unit
         tail = others - head
@@ -269,4 +271,4 @@ def _places(codec: TopK, device: torch.device) -> tuple[Tensor, Tensor, torch.dt
 
 @lru_cache(maxsize=16)
 def _steps(device: torch.device) -> Tensor:
-    return STEPS.float().to(device)
+    return torch.from_numpy(STEPS).float().to(device)

@@ -123,6 +123,7 @@ class Dump:
             "requires": ["shard"] if self.shard else [],
             "block_rows": block_rows(self.teacher.forward.batch),
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
+            "loss": method.described(),  # what a student minimises, for `inspect`, which loads no torch
             "measured": measured,
             "libraries": canaries.library_versions(),
             **self.exactness(shown),

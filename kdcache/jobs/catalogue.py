@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
-import torch
-
+from kdcache import lazy_torch as torch
+from kdcache import methods, models
 from kdcache.codecs import CODECS, named
 from kdcache.errors import UsageError
-from kdcache.methods import METHODS, Method, knowledge_of
-from kdcache.methods import build as build_method
-from kdcache.models import MODELS, build
-from kdcache.models.network import check_output, shapes
 from kdcache.sources import SOURCES
 from kdcache.views import MIXES, VIEWS
+
+if TYPE_CHECKING:
+    from kdcache.methods import Method
 
 IMAGE, CLASSES = (3, 32, 32), 10  # of the pair whose bytes are shown
 
 
 def tables(names: list[str], teacher: str = "resnet110", student: str = "resnet20") -> dict[str, dict]:
     """Name -> a line; for models and methods a dict of facts, on images of 32x32, of methods for a pair of them."""
-    known = {
-        "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
-        "views": lambda: {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | MIXES,
-        "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
-        "methods": lambda: methods(teacher, student),
-        "models": lambda: {name: {"weights": parameters(name), "classes": CLASSES} for name in MODELS},
+    facts = {
+        "methods": lambda: methods_for(teacher, student),
+        "models": lambda: {name: {"weights": weights_of(name), "classes": CLASSES} for name in models.listed()},
     }
-    return {name: known[name]() for name in names}
+    return {name: (LINES | facts)[name]() for name in names}
+
+
+LINES = {
+    "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
+    "views": lambda: {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | MIXES,
+    "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
+    "methods": lambda: [*methods.PLACES],
+    "models": lambda: {family.name: ", ".join(filter(None, (family.help, family.rule))) for family in models.MODELS},
+}
+"""What needs no torch: names, and a line on each."""
+
+
+def overview() -> dict[str, dict | list]:
+    """Every name there is; those of methods and models without what it takes time to compute."""
+    return {name: lines() for name, lines in LINES.items()}
 
 
 def first_line(thing) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
-def methods(teacher: str, student: str) -> dict[str, dict]:
+def methods_for(teacher: str, student: str) -> dict[str, dict]:
     """Of every method: its paper, what is cached and its bytes for this pair, stages, defaults, variants."""
     shown = {name: taps_of(name) for name in {teacher, student}}
     found = {}
-    for name, kind in METHODS.items():
+    for name, kind in methods.METHODS.items():
         facts = {"paper": kind.paper, "stores": [], "bytes": 0, "stages": "main", "refused": ""}
         try:
-            method = build_method(name, shown[student], shown[teacher])
+            method = methods.build(name, shown[student], shown[teacher])
             require_taps(method, {student: shown[student], teacher: shown[teacher]})
             sizes = record_sizes(name, method, shown[teacher])
             facts |= {"stores": list(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
@@ -62,14 +74,14 @@ def require_taps(method: Method, shown: dict[str, dict]) -> None:
 def record_sizes(name: str, method: Method, shown: dict) -> dict[str, int]:
     """Bytes of a record of each knowledge in f16, or in the codec that the method wants."""
     sizes = {}
-    for knowledge, shape in knowledge_of(name, shown).items():
+    for knowledge, shape in methods.knowledge_of(name, shown).items():
         sizes[knowledge] = named(method.codec_of(knowledge), torch.ones(2, *shape)).size
     return sizes
 
 
 def stages_of(method: Method) -> str:
     init = f"init {100 * method.init_share:g} %, " if method.init_share else ""
-    prepared = type(method).prepare is not Method.prepare
+    prepared = type(method).prepare is not methods.Method.prepare
     return ("before the dump, " if prepared else "") + init + "main"
 
 
@@ -84,12 +96,14 @@ def defaults(kind: type[Method]) -> dict:
 
 
 def taps_of(model: str) -> dict[str, tuple[int, ...]]:
-    network = build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
+    from kdcache.models.network import check_output, shapes
+
+    network = models.build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
     check_output(network, IMAGE)
     return shapes(network, network.taps, IMAGE)
 
 
-def parameters(model: str) -> int:
+def weights_of(model: str) -> int:
     with torch.device("meta"):
-        network = build(model, CLASSES, (0.0,) * 3, (1.0,) * 3)
+        network = models.build(model, CLASSES, (0.0,) * 3, (1.0,) * 3)
     return sum(p.numel() for p in network.parameters())

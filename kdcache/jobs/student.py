@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from kdcache import wording
 from kdcache.batches import Loader
 from kdcache.errors import TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
@@ -23,7 +24,6 @@ from kdcache.proof.canaries import CANARIES
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.runs import ROOT, Run, folder_name, keyed_name
 from kdcache.teachers import ALONE, Answers, Drawn, LiveTeacher, Teacher
-from kdcache.teachers.exact import in_words
 from kdcache.train import Settings, fit, mixlabels
 from kdcache.types import quiet
 
@@ -150,7 +150,7 @@ def rounding(ready: Ready) -> list[str]:
     if not isinstance(ready.answers, LiveTeacher):
         return []
     images = ready.loader.images(np.arange(min(CANARIES, len(ready.loader.source))))
-    return [f"the live teacher's answers are {in_words(ready.answers.exactness(images))}"]
+    return [f"the live teacher's answers are {wording.exactness(ready.answers.exactness(images))}"]
 
 
 def train_student(

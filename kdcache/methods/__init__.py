@@ -1,23 +1,27 @@
-"""Distillation methods by name. A new one is a file with a class and a line in `table.py`.
+"""Distillation methods by name. A new one is a file with a class and a line in `names.py`.
 
+>>> from kdcache.methods import build
 >>> method = build("st:0.9+at:1000", student_shapes, teacher_shapes)
 """
 
-from kdcache.methods.base import Method
-from kdcache.methods.compose import Part, RawTaps, Sum, build, described, knowledge_of, parse, split
-from kdcache.methods.svd import clipped_gradients
-from kdcache.methods.table import METHODS
+import importlib
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Part",
-    "RawTaps",
-    "Sum",
-    "build",
-    "clipped_gradients",
-    "described",
-    "knowledge_of",
-    "parse",
-    "split",
-]
+_PLACES = {
+    "base": "Method",
+    "compose": "Part RawTaps Sum build described knowledge_of parse split",
+    "names": "ALIASES PLACES",
+    "svd": "clipped_gradients",
+    "table": "METHODS",
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
+
+
+def __getattr__(name: str):
+    """Imports on first use, as names need no torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kdcache.methods' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kdcache.methods.{_MODULES[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES})

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from kdcache.checks import advice
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.table import ALIASES, METHODS
+from kdcache.methods.names import ALIASES
+from kdcache.methods.table import METHODS
 from kdcache.types import Shapes
 
 FOREIGN = {"tau": "T", "temp": "T", "temperature": "T", "lambda": "weight", "lam": "weight"}  # words of others
@@ -131,6 +132,9 @@ class RawTaps(Method):
 
     def terms(self, look, knowledge, batch):
         return {}
+
+    def described(self):
+        return ""
 
 
 def merged(kind: str, dicts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

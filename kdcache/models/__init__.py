@@ -1,4 +1,4 @@
-"""Networks by name. A new one is a file with a body and a line in `MODELS`.
+"""Networks by name. A new one is a file with a body and an entry in `table.py`.
 
 >>> network = build("resnet20", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), seed=1)
 >>> network = build("mypkg.nets:make", 10, mean=mean, std=std)  # make(num_classes=10): a module for normalised images
@@ -7,54 +7,28 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
+from kdcache import lazy_torch as torch
 from kdcache.checks import advice
 from kdcache.errors import KdcacheError, UsageError, reason
-from kdcache.models.network import Network
-from kdcache.models.resnet import ResNet
-from kdcache.models.tiny import Tiny
-from kdcache.models.wrn import WideResNet
+from kdcache.models.table import MODELS, listed
 from kdcache.user_code import blamed, from_current_folder, imported
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def tiny(classes: int, width: int = 8) -> Tiny:
-    if not isinstance(width, int) or width < 1:
-        raise UsageError("tiny", "a width of 1 or more", repr(width), "give a whole number")
-    return Tiny(width, classes)
+    from kdcache.models.network import Network
 
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "resnet8": partial(ResNet, 8),
-    "resnet14": partial(ResNet, 14),
-    "resnet20": partial(ResNet, 20),
-    "resnet32": partial(ResNet, 32),
-    "resnet44": partial(ResNet, 44),
-    "resnet56": partial(ResNet, 56),
-    "resnet110": partial(ResNet, 110),
-    "wrn-16-1": partial(WideResNet, 16, 1),
-    "wrn-16-2": partial(WideResNet, 16, 2),
-    "wrn-16-4": partial(WideResNet, 16, 4),
-    "wrn-28-2": partial(WideResNet, 28, 2),
-    "wrn-28-4": partial(WideResNet, 28, 4),
-    "wrn-28-10": partial(WideResNet, 28, 10),
-    "wrn-40-1": partial(WideResNet, 40, 1),
-    "wrn-40-2": partial(WideResNet, 40, 2),
-    "wrn-40-4": partial(WideResNet, 40, 4),
-    "tiny-3": partial(Tiny, 3),
-    "tiny": tiny,
-    "tiny-32": partial(Tiny, 32),
-}
-"""name -> builder(classes, **options) of a body; `wrn-D-K` and `tiny-W` work with other numbers, too."""
+__all__ = ["CLASSES", "MODELS", "build", "find", "listed", "runs_user_code"]
 
 
 def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], *, seed: int = 0, **options) -> Network:
     """A network with fresh weights, which depend on the seed alone; torch's own generator is left as it was."""
+    from kdcache.models.network import Network
+
     with torch.random.fork_rng(devices=[]):
         builder = find(name)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs
@@ -75,19 +49,13 @@ def runs_user_code(name: str) -> bool:
 
 def find(name: str) -> Callable[..., nn.Module]:
     """The builder behind a name."""
-    if name in MODELS:
-        return MODELS[name]
     if runs_user_code(name):
         return partial(_call, name, imported(name, "a network"))
-    if wide := re.fullmatch(r"wrn-(\d{1,3})-(\d{1,3})", name):
-        depth, k = map(int, wide.groups())
-        if depth < 10 or depth % 6 != 4 or k < 1:
-            raise UsageError(name, "wrn-D-K with D = 10, 16, 22, ... and K = 1, 2, ...", name, "take wrn-16-2, say")
-        return partial(WideResNet, depth, k)
-    if (slim := re.fullmatch(r"tiny-(\d{1,4})", name)) and int(slim[1]):
-        return partial(Tiny, int(slim[1]))
-    remedy = advice(name, MODELS, "`kdcache list models` explains them; or name a function of yours")
-    expected = f"one of {', '.join(MODELS)}, wrn-D-K, tiny-W, MODULE:FACTORY"
+    if builder := next(filter(None, (family.builder(name) for family in MODELS)), None):
+        return builder
+    remedy = advice(name, listed(), "`kdcache list models` explains them; or name a function of yours")
+    families = [f"{family.name} with {family.rule}" for family in MODELS if family.rule]
+    expected = f"one of {', '.join([*listed(), *families])}, MODULE:FACTORY"
     raise UsageError("model", expected, repr(name), remedy)
 
 
@@ -106,7 +74,7 @@ def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
         found, remedy = blamed(error, "KDCACHE_DEBUG=1 shows the whole traceback")
         expected = f"a network from {name.partition(':')[2]}({f'{number}={classes}' if number else ''})"
         raise UsageError(name, expected, found, remedy) from error
-    if not isinstance(body, nn.Module):
+    if not isinstance(body, torch.nn.Module):
         remedy = "let the function return a torch.nn.Module that takes normalised float images"
         raise UsageError(name, "a torch.nn.Module", type(body).__name__, remedy)
     return body

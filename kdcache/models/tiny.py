@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from kdcache.errors import UsageError
 from kdcache.models.resnet import activations, init_convolutions
 
 
@@ -36,3 +37,9 @@ class Tiny(nn.Module):
         x = self.relu2(self.bn2(self.conv2(x)))
         x = self.relu3(self.bn3(self.conv3(x)))
         return self.fc(self.avgpool(x).flatten(1))
+
+
+def tiny(classes: int, width: int = 8) -> Tiny:
+    if not isinstance(width, int) or width < 1:
+        raise UsageError("tiny", "a width of 1 or more", repr(width), "give a whole number")
+    return Tiny(width, classes)

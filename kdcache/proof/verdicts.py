@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kdcache import wording
 from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.cache.base import Store
@@ -18,7 +19,6 @@ from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineCh
 from kdcache.proof.canaries import changed_packages, drift, pixel_crcs
 from kdcache.sources import Source
 from kdcache.teachers import Drawn, LiveTeacher
-from kdcache.teachers.exact import in_words
 from kdcache.types import Batch, Knowledge, quiet
 from kdcache.views import View
 
@@ -182,9 +182,9 @@ def rounding(cache: Cache, loader: Loader, teacher: LiveTeacher) -> str:
     stored = cache.meta.get("exactness")
     canaries = cache.canaries
     if not canaries:
-        return f"no canaries are left to measure it on; when it was dumped {in_words(stored)}"
+        return f"no canaries are left to measure it on; when it was dumped {wording.exactness(stored)}"
     images = loader.images(canaries["view"] * len(cache) + canaries["row"])
-    return f"here {in_words(teacher.exactness(images))}; when it was dumped {in_words(stored)}"
+    return f"here {wording.exactness(teacher.exactness(images))}; when it was dumped {wording.exactness(stored)}"
 
 
 def check_blocks(cache: Cache, progress=quiet) -> Iterator[Check]:

@@ -7,15 +7,18 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.errors import UsageError
 from kdcache.seeds import PART, SYNTHETIC, keyed
 from kdcache.sources.decode import PACKAGES
 from kdcache.types import quiet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIGITS_TEST_SHARE = 360 / 1797
 SYNTHETIC_TOTAL = 4 << 30

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from kdcache import lazy_torch as torch
 from kdcache.checks import short
 from kdcache.errors import SourceError
 from kdcache.sources.arrays import ArraySource, Source

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from kdcache import lazy_torch as torch
 from kdcache.errors import DataChanged, SourceError
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources.arrays import ArraySource, Source, blake, digest

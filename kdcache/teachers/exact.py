@@ -113,13 +113,3 @@ def exactness(ask: Callable[[Tensor], Look], images: Tensor) -> dict:
             absolute = max(absolute, apart)
             relative = max(relative, apart / (float(whole[name].abs().max()) or 1.0))
     return {"rows": len(images), "exact": exact} | ({} if exact else {"absolute": absolute, "relative": relative})
-
-
-def in_words(found: dict | None) -> str:
-    """What `exactness` found."""
-    if found is None:
-        return "not measured"
-    tried = f"{found['rows']} rows tried"
-    if found["exact"]:
-        return f"exact: the same bits in any order and company ({tried})"
-    return f"not exact: up to {found['relative']:.1e} of the largest value apart in other company ({tried})"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.errors import UsageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 REMEDY = "take resized-crop:SIZE, or a pipeline that ends in one size"
-Images = Tensor | Sequence[Tensor]
+Images: TypeAlias = "Tensor | Sequence[Tensor]"
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,11 @@ class Plain(View):
 
 def stacked(view: View, images: Images) -> Tensor:
     """Images as one tensor, for views that cannot do with another size than their own."""
-    sizes = {tuple(image.shape[-2:]) for image in ([images] if isinstance(images, Tensor) else images)}
+    sizes = {tuple(image.shape[-2:]) for image in ([images] if isinstance(images, torch.Tensor) else images)}
     if sizes - {view.size}:
         expected, found = ("an image of {} x {}".format(*size) for size in (view.size, (sizes - {view.size}).pop()))
         raise UsageError(f"view {view.name}", expected, found, REMEDY)
-    return images if isinstance(images, Tensor) else torch.stack(list(images))
+    return images if isinstance(images, torch.Tensor) else torch.stack(list(images))
 
 
 def host(seeds: Tensor) -> np.ndarray:

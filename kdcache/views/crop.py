@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
-from torch import Tensor
+
+from kdcache import lazy_torch as torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def crop(images: Tensor, top: np.ndarray, left: np.ndarray, flip: np.ndarray, pad: int) -> Tensor:
@@ -36,7 +40,7 @@ def gathered(images: Tensor, top, left, flip, pad: int) -> Tensor:
     y, x = (torch.arange(side, device=images.device).expand(n, side) for side in (height, width))
     x = torch.where(flip == 1, width - 1 - x, x) + left
     index = ((y + top)[:, :, None] * (width + 2 * pad) + x[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
-    return F.pad(images, (pad,) * 4).flatten(2).gather(2, index).view(images.shape)
+    return torch.nn.functional.pad(images, (pad,) * 4).flatten(2).gather(2, index).view(images.shape)
 
 
 def erase(images: Tensor, top: np.ndarray, left: np.ndarray, side: int, value: int) -> Tensor:

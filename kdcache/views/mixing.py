@@ -12,15 +12,17 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.errors import UsageError
 from kdcache.seeds import MASK, MIXING, below, draw
 from kdcache.views.base import Images, Plain, View, host, size_in
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ONE = 1 << 16  # shares are counted in 1/65536
 MOST_ROWS = 1 << 32

@@ -6,19 +6,21 @@ import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.checks import short
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.limits import MOST_SIDE
 from kdcache.seeds import LIBRARY, draw
 from kdcache.views.base import Plain, host, pair_of, size_in
 from kdcache.views.native import Centre, Untouched
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PROBED = (1024, 1024), (900, 1200)  # sizes to try a pipeline on where those of the images differ; crops fit into them
 PROBES = 4
@@ -139,8 +141,9 @@ def as_pixels(result) -> Tensor | None:
         result = np.asarray(result)
     if isinstance(result, np.ndarray) and result.dtype == np.uint8 and result.ndim == 3:
         result = torch.from_numpy(np.ascontiguousarray(result.transpose(2, 0, 1)))
-    right = isinstance(result, Tensor) and result.dtype == torch.uint8 and result.ndim == 3 and result.shape[0] == 3
-    return result.as_subclass(Tensor).contiguous() if right else None
+    tensor = isinstance(result, torch.Tensor)
+    right = tensor and result.dtype == torch.uint8 and result.ndim == 3 and result.shape[0] == 3
+    return result.as_subclass(torch.Tensor).contiguous() if right else None
 
 
 def channels_last(image: Tensor) -> np.ndarray:

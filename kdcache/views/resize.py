@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from kdcache import lazy_torch as torch
 from kdcache.seeds import GEOMETRY, below, draw
 from kdcache.views.base import Images
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ONE, TRIES = 1 << 16, 10
 LEAST = ONE * 8 // 100
@@ -24,7 +27,7 @@ Taps = tuple[np.ndarray, np.ndarray]
 
 
 def heights_and_widths(images: Images) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(images, Tensor):
+    if isinstance(images, torch.Tensor):
         return tuple(np.full(len(images), side) for side in images.shape[2:])
     return tuple(np.array([image.shape[1:] for image in images]).T)
 
@@ -56,7 +59,7 @@ def centre_boxes(height: np.ndarray, width: np.ndarray) -> Boxes:
 def resize_each(images: Images, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Each image's box at the given size: bilinear, after averaging whole pixels where it shrinks twofold or more."""
     shrink = np.minimum(boxes[2] // size[0], boxes[3] // size[1])
-    if isinstance(images, Tensor) and (shrink < 2).any():
+    if isinstance(images, torch.Tensor) and (shrink < 2).any():
         out = resize(images, boxes, flip, size)
         alone = np.flatnonzero(shrink > 1)
     else:
@@ -122,7 +125,7 @@ def stretch(images: Tensor, tap: Taps) -> Tensor:
     first_row = (np.arange(n * channels) * height).reshape(n, channels, 1)
     a, b = gather(images.reshape(-1, width), first_row + rows[:, :, None])
     weight = weight[:, None, :, None]
-    if isinstance(a, Tensor):
+    if isinstance(a, torch.Tensor):
         step = b.short().sub_(a).mul_(torch.from_numpy(weight).to(a.device)).add_(64).bitwise_right_shift_(7)
         return step.to(torch.uint8).add_(a)  # modulo 256, where a negative step comes out right
     step = np.subtract(b, a, dtype=np.int16)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 
+from kdcache import lazy_torch as torch
 from kdcache.errors import UsageError
 from kdcache.views.coded import Coded, text_of
 from kdcache.views.pipeline import channels_last, seed_generators, untouched_generators
@@ -78,7 +77,7 @@ def flat(pipeline) -> list:
     """The steps, those of inner pipelines among them."""
     if is_theirs(pipeline) and type(pipeline).__name__ == "Compose":
         pipeline = pipeline.transforms
-    elif type(pipeline) is not nn.Sequential:
+    elif type(pipeline) is not torch.nn.Sequential:
         return [pipeline]
     return [step for part in pipeline for step in flat(part)]
 

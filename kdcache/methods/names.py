@@ -1,0 +1,27 @@
+"""The catalogue of distillation methods: to add one, write its class in a file of this folder and name it here."""
+
+PLACES = {
+    "none": "response:Plain",
+    "st": "response:SoftTarget",
+    "logits": "response:Logits",
+    "dkd": "response:Decoupled",
+    "ls": "regularise:LabelSmoothing",
+    "tfkd": "regularise:TeacherFree",
+    "dml": "mutual:Mutual",
+    "at": "attention:Attention",
+    "fitnet": "hints:FitNet",
+    "vid": "hints:VID",
+    "ft": "factor:FactorTransfer",
+    "ab": "boundary:ActivationBoundaries",
+    "co": "boundary:Overhaul",
+    "fsp": "fsp:FSP",
+    "sp": "similarity:SimilarityPreserving",
+    "nst": "similarity:NeuronSelectivity",
+    "rkd": "relation:Relational",
+    "kdsvd": "svd:SingularVectors",
+    "mhgd": "mhgd:Graph",
+}
+"""Name -> MODULE:CLASS, as text: whoever only wants the names need not import torch."""
+
+ALIASES = {"kdeid": ("kdsvd", "eid")}
+"""Names that stand for a variant."""
