@@ -157,6 +157,7 @@ class Distiller:
     augment, fraction, views    of the data, where no cache says them
     average, average_weights    of caches of several teachers
     mix       "labels" mixes images, and two stored answers
+    taps, student_taps    of modules, by the paths of what is in them: "f1=layer1,f2=layer2,f3=layer3,emb=avgpool"
 
     >>> distiller = Distiller(student="resnet20", teacher="logits.h5", method="st").compile(lr=0.1)
     >>> history = distiller.fit(epochs=200)
@@ -167,16 +168,19 @@ class Distiller:
         self, student: str | nn.Module | None = None, teacher=None, method: str = "st", data: str | None = None,
         device: str | None = None, augment: str | None = None, *, fraction: float = 1.0, views: int | None = None,
         mix: str | None = None, workers: int | None = None, average: str | None = None,
-        average_weights: Sequence[float] | None = None,
+        average_weights: Sequence[float] | None = None, taps: str | None = None, student_taps: str | None = None,
     ):  # fmt: skip
         network = teacher if isinstance(teacher, nn.Module) else None
         pseudo = teacher if isinstance(teacher, PseudoTeacher) else None
         caches = None if network is not None or pseudo is not None else teacher
         opened, cache = jobs.open_data(caches, data, augment, fraction, average, average_weights)
-        taught_by = jobs.taught_by(cache, None if network is None else opened.network(network, 0), pseudo)
+        if taps and network is None:
+            raise UsageError("taps", "a module as teacher", "none", "leave them out: a cache has its own")
+        taught_by = jobs.taught_by(cache, None if network is None else opened.network(network, 0, taps=taps), pseudo)
         for note in taught_by.notes:
             warnings.warn(note, KdcacheWarning, stacklevel=2)
-        self.chosen = jobs.Student(opened, student, method, Settings(), taught_by, views, mix, device, workers)
+        options = {"views": views, "mix": mix, "device": device, "workers": workers, "taps": student_taps}
+        self.chosen = jobs.Student(opened, student, method, Settings(), taught_by, **options)
         self.first = copy.deepcopy(student.state_dict()) if isinstance(student, nn.Module) else None
         self.settings: dict = {}
         self.network: Network | None = None

@@ -72,7 +72,7 @@ FORM = {
     "views": count,
     "block_rows": count,
     "run_key": key,
-    "teacher": {"kind?": text, "model?": text, "fingerprint?": text, "shapes?": {EVERY: [count]}},
+    "teacher": {"kind?": text, "model?": text, "fingerprint?": text, "taps?": text, "shapes?": {EVERY: [count]}},
     "forward": {"batch?": count, "dtype?": text, "channels_last?": flag, "tf32?": flag, "compile?": flag},
     "method": text,
     "codec": text,

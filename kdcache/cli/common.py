@@ -88,6 +88,10 @@ weights_option = click.option(
     "--weights", type=FILE, metavar="F", help="Its weights.  [default: where train-teacher leaves them]"
 )
 
+taps_option = click.option(
+    "--taps", metavar="T=P,…", help="The teacher's taps by module paths: f1=layer1,emb=avgpool. See check-model."
+)
+student_taps_option = click.option("--student-taps", metavar="T=P,…", help="The student's, as --taps.")
 normalisation_options = options(
     click.option("--mean", type=Numbers(), metavar="R,G,B", help="What it is fed with.  [default: in the weights]"),
     click.option("--std", type=Numbers(), metavar="R,G,B", help="In units of 0..1, like --mean."),

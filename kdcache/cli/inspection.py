@@ -126,13 +126,15 @@ TABLES = ("sources", "views", "codecs", "methods", "models")
 @click.argument("what", type=OneOf(TABLES), required=False)
 @click.option("--teacher", metavar="M", default="resnet110", show_default=True, help="Of the bytes of methods.")
 @click.option("--student", metavar="M", default="resnet20", show_default=True, help="Of the bytes of methods.")
+@common.taps_option
+@common.student_taps_option
 @json_option
-def list_(what, teacher, student, as_json):
+def list_(what, teacher, student, taps, student_taps, as_json):
     """List sources, views, codecs, methods or models."""
     from kdcache import jobs
 
     if what or as_json:
-        tables = jobs.tables([what] if what else list(TABLES), teacher, student)
+        tables = jobs.tables([what] if what else list(TABLES), teacher, student, taps, student_taps)
         pages = {name: PAGES.get(name, page)(rows) for name, rows in tables.items()}
     else:
         tables = jobs.overview()

@@ -56,6 +56,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 @click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
 @common.weights_option
 @common.normalisation_options
+@common.taps_option
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -76,7 +77,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 @common.workers_option
 @common.runs_option
 @json_option
-def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs, as_json, **rest):
+def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers, runs, as_json, **rest):
     """Run the teacher once over every view; store its answers.
 
     Interrupted or killed, the same command goes on where it was.
@@ -88,7 +89,8 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
     jobs.require_place(rest["out"])
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
-    network = jobs.load_teacher(teacher, weights, opened, runs, jobs.normalisation(rest.pop("mean"), rest.pop("std")))
+    normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
+    network = jobs.load_teacher(teacher, weights, opened, runs, normalisation, taps)
     chosen = jobs.dump_options(rest, device=device, workers=jobs.workers_for(opened, workers))
     with jobs.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
@@ -121,6 +123,8 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @click.option("--teacher", metavar="M", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
 @common.weights_option
 @common.normalisation_options
+@common.taps_option
+@common.student_taps_option
 @common.data_option
 @common.fraction_option
 @common.augment_option
@@ -128,7 +132,7 @@ def dump_logits(teacher, weights, data, fraction, augment, device, workers, runs
 @click.option("--views", type=COUNT, help="Without a cache: views before they repeat.  [default: no end]")
 @training_options
 @json_option
-def train_student(caches, student, live, teacher, weights, data, augment, fraction, runs, as_json, **rest):
+def train_student(caches, student, live, teacher, weights, taps, data, augment, fraction, runs, as_json, **rest):
     """Train a student on the pixels that the teacher saw."""
     from kdcache import jobs
     from kdcache.errors import UsageError
@@ -142,10 +146,10 @@ def train_student(caches, student, live, teacher, weights, data, augment, fracti
         if live or weights:
             raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
         pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed), None
-    network = jobs.live_teacher(live, teacher, weights, store, opened, runs, normalisation)
+    network = jobs.live_teacher(live, teacher, weights, store, opened, runs, normalisation, taps)
     options = {name: rest[name] for name in ("views", "mix", "device", "workers")}
     taught_by = jobs.taught_by(store, network, pseudo)
-    chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, **options)
+    chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, taps=rest["student_taps"], **options)
     where = {name: rest[name] for name in ("out", "resume", "restart")}
     found = jobs.train_student(chosen, root=runs, **where, progress=bar, remark=say)
     put(found, as_json, lines(found))

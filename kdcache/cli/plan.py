@@ -20,6 +20,7 @@ from kdcache.wording import count, duration
     "--weights", type=common.FILE, metavar="F", help="Its weights.  [default: train-teacher's, else fresh ones]"
 )
 @common.normalisation_options
+@common.taps_option
 @common.data_option
 @common.fraction_option
 @common.augment_option

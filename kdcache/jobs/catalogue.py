@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 IMAGE, CLASSES = (3, 32, 32), 10  # of the pair whose bytes are shown
 
 
-def tables(names: list[str], teacher: str = "resnet110", student: str = "resnet20") -> dict[str, dict]:
+def tables(
+    names: list[str], teacher: str = "resnet110", student: str = "resnet20",
+    taps: str | None = None, student_taps: str | None = None,
+) -> dict[str, dict]:  # fmt: skip
     """Name -> a line; for models and methods a dict of facts, on images of 32x32, of methods for a pair of them."""
     facts = {
-        "methods": lambda: methods_for(teacher, student),
+        "methods": lambda: methods_for((teacher, taps), (student, student_taps)),
         "models": lambda: {name: {"weights": weights_of(name), "classes": CLASSES} for name in models.listed()},
     }
     return {name: (LINES | facts)[name]() for name in names}
@@ -46,15 +49,15 @@ def first_line(thing) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
-def methods_for(teacher: str, student: str) -> dict[str, dict]:
-    """Of every method: its paper, what is cached and its bytes for this pair, stages, defaults, variants."""
-    shown = {name: taps_of(name) for name in {teacher, student}}
+def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]) -> dict[str, dict]:
+    """Of every method: its paper, what is cached and its bytes for this pair of (model, taps), stages, options."""
+    shown = {pair: taps_of(*pair) for pair in {teacher, student}}
     found = {}
     for name, kind in methods.METHODS.items():
         facts = {"paper": kind.paper, "stores": [], "bytes": 0, "stages": "main", "refused": ""}
         try:
             method = methods.build(name, shown[student], shown[teacher])
-            require_taps(method, {student: shown[student], teacher: shown[teacher]})
+            require_taps(method, shown)
             sizes = record_sizes(name, method, shown[teacher])
             facts |= {"stores": list(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
         except UsageError as error:
@@ -63,11 +66,11 @@ def methods_for(teacher: str, student: str) -> dict[str, dict]:
     return found
 
 
-def require_taps(method: Method, shown: dict[str, dict]) -> None:
-    for model, taps in shown.items():
+def require_taps(method: Method, shown: dict[tuple[str, str | None], dict]) -> None:
+    for (model, _), taps in shown.items():
         if missing := [tap for tap in method.taps if tap not in taps]:
             raise UsageError(
-                model, f"taps {', '.join(method.taps)}", f"no {', '.join(missing)} in {model}", "name them"
+                model, f"taps {', '.join(method.taps)}", f"no {', '.join(missing)} in {model}", "name its taps"
             )
 
 
@@ -95,11 +98,14 @@ def defaults(kind: type[Method]) -> dict:
     return {"ce": kind.ce} | options
 
 
-def taps_of(model: str) -> dict[str, tuple[int, ...]]:
+def taps_of(model: str, taps: str | None) -> dict[str, tuple[int, ...]]:
     from kdcache.models.network import check_output, shapes
+    from kdcache.models.taps import name_taps
 
     network = models.build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
     check_output(network, IMAGE)
+    if taps:
+        name_taps(network, taps, IMAGE)
     return shapes(network, network.taps, IMAGE)
 
 

@@ -19,6 +19,7 @@ from kdcache.cache import Cache
 from kdcache.errors import KdcacheError, KdcacheWarning, TeacherError, UsageError
 from kdcache.models import build, find
 from kdcache.models.network import Network, check_output, wrapped
+from kdcache.models.taps import name_taps
 from kdcache.models.weights import load
 from kdcache.proof.verdicts import require_source
 from kdcache.runs import ROOT, folder_name
@@ -110,12 +111,24 @@ class Data:
         held_out = open_source(spec, "eval")
         return cls(train, held_out, view)
 
-    def network(self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None) -> Network:
+    def network(
+        self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None
+    ) -> Network:
         """A fresh network of that name; a module is taken with the weights that it has."""
         mean, std = normalisation or (self.train.mean, self.train.std)
         if isinstance(model, str):
-            return build(model, len(self.train.classes), mean, std, seed=seed)
-        return wrapped(model, len(self.train.classes), mean, std)
+            network = build(model, len(self.train.classes), mean, std, seed=seed)
+        else:
+            network = wrapped(model, len(self.train.classes), mean, std)
+        return self.tapped(network, taps)
+
+    def tapped(self, network: Network, taps: str | None) -> Network:
+        """The network with taps by the paths of its modules: those of the text, else those that it was saved with."""
+        text = taps or network.arch.get("taps")
+        if not text:
+            return network
+        check_output(network, self.image)
+        return name_taps(network, text, self.image)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -193,7 +206,7 @@ def require_trained_on(folder: Path, data: Data) -> None:
 
 def load_teacher(
     model: str, weights: str | None, data: Data, root: str | os.PathLike = ROOT,
-    normalisation: Normalisation | None = None,
+    normalisation: Normalisation | None = None, taps: str | None = None,
 ) -> Network:  # fmt: skip
     """The teacher from a file, or from where `train-teacher` leaves it."""
     find(model)  # a name that nobody can train needs no advice on how to train it
@@ -209,4 +222,4 @@ def load_teacher(
     if network.arch["model"] != model:
         raise TeacherError(path, f"weights of {model}", f"of {network.arch['model']}", "name the model they belong to")
     check_output(network, data.image)
-    return network
+    return data.tapped(network, taps)

@@ -32,14 +32,17 @@ FEW, LEAST_SECONDS = 64, 0.3  # images at once, and time, for a first impression
 def plan(
     data: Data, path: Path, device: str, *, teacher: str, views: int | str, method: str, codec: str,
     epochs: int, students: int, batch: int, dtype: str, channels_last: bool, weights: str | None = None, root=ROOT,
-    normalisation: Normalisation | None = None,
+    normalisation: Normalisation | None = None, taps: str | None = None,
 ) -> dict:  # fmt: skip
     """Bytes a row and in all, free space, seconds of the dump, what it saves against a live teacher, other settings.
 
     Without weights the teacher is built with fresh ones, which matter only to how far other settings move its answers.
     """
     known = weights or (teacher_folder(root, data.train.spec, teacher) / "last.safetensors").exists()
-    network = load_teacher(teacher, weights, data, root, normalisation) if known else data.network(teacher, 0)
+    if known:
+        network = load_teacher(teacher, weights, data, root, normalisation, taps)
+    else:
+        network = data.network(teacher, 0, taps=taps)
     check_output(network, data.image)
     view, count = counted(data.view, views)
     every = shapes(network, network.taps, data.image)

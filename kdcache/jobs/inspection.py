@@ -58,7 +58,8 @@ def verify(
         asked, described = None, {}
         if teacher:
             opened = Data(source, source, view)
-            network = load_teacher(teacher, weights, opened, root, normalisation or normalisation_in(cache))
+            fed, taps = normalisation or normalisation_in(cache), cache.meta["teacher"].get("taps")
+            network = load_teacher(teacher, weights, opened, root, fed, taps)
             forward = Forward.from_json(cache.path, cache.meta["forward"])
             described = describe(network)
             method = build_method("st") if "logits" in cache.canaries else method_of(cache, network, opened.image)

@@ -20,6 +20,7 @@ from kdcache.methods import Method, knowledge_of, parse, split
 from kdcache.methods import build as build_method
 from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
+from kdcache.models.taps import parse as parse_taps
 from kdcache.proof.canaries import CANARIES
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.runs import ROOT, Run, folder_name, keyed_name
@@ -54,6 +55,7 @@ class Student:
     mix: str | None = None  # two stored answers, as in labels:cutmix
     device: str | None = None  # None: the accelerator where there is one
     workers: int | None = None  # None: as many as the data needs
+    taps: str | None = None  # by module paths, of a model that names none: see kdcache.models.taps
 
     def __post_init__(self):
         self.model = default_student(self.data) if self.model is None else self.model
@@ -64,6 +66,8 @@ class Student:
             find(self.model)
         if self.mix:
             mixlabels.parse(self.mix)
+        if self.taps:
+            parse_taps(self.taps)
         if self.views is not None and self.teacher.views is not None:
             found = f"{self.views}, where the cache has {self.teacher.views}"
             raise UsageError("views", "none beside a cache, which has its own", found, "leave it out")
@@ -87,7 +91,7 @@ class Student:
     @contextlib.contextmanager
     def ready(self) -> Iterator[Ready]:
         """Everything put together and checked, as long as the teacher is needed."""
-        networks = [self.data.network(self.model, self.settings.seed)]
+        networks = [self.data.network(self.model, self.settings.seed, taps=self.taps)]
         check_output(networks[0], self.data.image)
         method = self.built(networks[0])
         networks += [self.another(number) for number in range(1, method.students)]
@@ -105,7 +109,7 @@ class Student:
         if not isinstance(self.model, str):
             remedy = "name it as MODULE:FACTORY, of which several can be made"
             raise UsageError("student", f"a name, for {self.method} trains several", "one module", remedy)
-        return self.data.network(self.model, self.settings.seed + number)
+        return self.data.network(self.model, self.settings.seed + number, taps=self.taps)
 
     def built(self, network: Network) -> Method:
         """The method, for the shapes of this student and of the teacher."""
@@ -141,7 +145,7 @@ class Student:
         return {
             "kind": "student", "model": self.name, "method": self.method, "data": self.data.train.identity(),
             "view": self.data.view.to_json(), "settings": self.settings.to_json(), "views": self.views,
-            "mix": self.mix, **self.teacher.facts(),
+            "mix": self.mix, "taps": self.taps, **self.teacher.facts(),
         }  # fmt: skip
 
 

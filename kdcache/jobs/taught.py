@@ -81,15 +81,16 @@ def require_one_teacher(cache: Store) -> None:
 
 def live_teacher(
     live: bool, teacher: str | None, weights: str | None, cache: Store | None, data: Data, root,
-    normalisation: Normalisation | None = None,
+    normalisation: Normalisation | None = None, taps: str | None = None,
 ) -> Network | None:  # fmt: skip
     """The network of `--live`; the cache's own where none is named."""
     if not live:
         if teacher or weights:
             flag = "--teacher" if teacher else "--weights"
             raise UsageError(flag, "--live beside it", "none", f"add --live, or leave {flag} out")
-        if normalisation:
-            raise UsageError("mean and std", "a live teacher beside them", "none", "leave them out")
+        for option, given in (("mean and std", normalisation), ("taps", taps)):
+            if given:
+                raise UsageError(option, "a live teacher beside them", "none", "leave them out")
         return None
     name = teacher or (cache.meta["teacher"].get("model") if cache else None)
     if not isinstance(name, str):
@@ -100,4 +101,5 @@ def live_teacher(
     if not teacher and models.runs_user_code(name):  # a header never picks code to import
         expected = f"teacher {name} named beside it, for that is code"
         raise UsageError(f"live, {cache.path}", expected, "none", "name it if you trust that code")
-    return load_teacher(name, weights, data, root, normalisation or (normalisation_in(cache) if cache else None))
+    stored = (normalisation_in(cache), cache.meta["teacher"].get("taps")) if cache else (None, None)
+    return load_teacher(name, weights, data, root, normalisation or stored[0], taps or stored[1])

@@ -22,7 +22,11 @@ def row_shape(place: str, whose: str, shapes: Shapes | None, *names: str) -> tup
         if shapes is not None and name in shapes:
             return tuple(shapes[name])
     found = "no shapes" if shapes is None else ", ".join(shapes) or "an empty table"
-    raise UsageError(place, f"the {whose}'s shape of {' or '.join(names)}", found, f"build it with {whose}=shapes")
+    remedy = f"build it with {whose}=shapes"
+    if shapes:
+        tap = names[-1].partition(".")[0]
+        remedy = f"name the module that shows it among the taps of the {whose}, as {tap}=PATH"
+    raise UsageError(place, f"the {whose}'s shape of {' or '.join(names)}", found, remedy)
 
 
 def known_shape(shapes: Shapes | None, *names: str) -> tuple[int, ...] | None:

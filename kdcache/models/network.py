@@ -6,11 +6,12 @@
 
 A body is any module for normalised float images. What it shows is its attribute `taps`, a dict from the name of a
 tap to (path of a submodule, "in" or "out"); `margins` names the BatchNorm before each `f1.pre`, `f2.pre`, `f3.pre`.
+A body without these attributes gets its taps by a text: `kdcache.models.taps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -59,6 +60,8 @@ class Network(nn.Module):
         self.normalize = Normalize(mean, std)
         self.body = body
         self.arch = arch
+        self.places: dict[str, Place] = own_names(body, "taps")
+        self.margins: dict[str, str] = own_names(body, "margins")
         self.facts: dict = {}  # what was saved with the weights
         self.assumed_normalisation = False  # True: the weights came without mean and std, and somebody guessed
 
@@ -67,19 +70,29 @@ class Network(nn.Module):
 
     @property
     def taps(self) -> tuple[str, ...]:
-        return (*sorted(getattr(self.body, "taps", {})), "logits")
+        return (*sorted(self.places), "logits")
 
     def bn_before_relu(self, tap: str) -> nn.BatchNorm2d:
         """The BatchNorm whose output reaches the ReLU after `f1.pre`, `f2.pre` or `f3.pre`."""
-        margins = getattr(self.body, "margins", {})
-        advice = "the body's attribute `margins` maps such a tap to the path of a BatchNorm2d"
-        if tap not in margins:
-            expected = f"a tap with a BatchNorm before its ReLU ({', '.join(margins) or 'this network names none'})"
-            raise UsageError(self.arch["model"], expected, tap, advice)
-        module = _submodule(self, margins[tap], advice)
+        advice = f"name it among the taps, as {tap.removesuffix('.pre')}.bn=PATH of a BatchNorm2d"
+        if tap not in self.margins:
+            known = ", ".join(self.margins) or "this network names none"
+            raise UsageError(self.arch["model"], f"a tap with a BatchNorm before its ReLU ({known})", tap, advice)
+        module = _submodule(self, self.margins[tap], advice)
         if not isinstance(module, nn.BatchNorm2d):
-            raise UsageError(self.arch["model"], f"a BatchNorm2d at {margins[tap]}", type(module).__name__, advice)
+            raise UsageError(self.arch["model"], f"a BatchNorm2d at {self.margins[tap]}", type(module).__name__, advice)
         return module
+
+    def blank(self, images: Tensor | Sequence[int]) -> Tensor:
+        """Two images, all zeros, like these (a batch, or the shape of one image)."""
+        size = getattr(images, "shape", images)[-3:]
+        return torch.zeros((2, *size), dtype=torch.uint8, device=self.normalize.mean.device)
+
+
+def own_names(body: nn.Module, attribute: str) -> dict:
+    """What a body names itself; an attribute of another kind has nothing to do with us."""
+    found = getattr(body, attribute, None)
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def wrapped(module: nn.Module, classes: int, mean: Sequence[float], std: Sequence[float]) -> Network:
@@ -89,6 +102,9 @@ def wrapped(module: nn.Module, classes: int, mean: Sequence[float], std: Sequenc
     return Network(module, mean, std, {"model": type(module).__name__, "classes": classes, "options": {}})
 
 
+Place: TypeAlias = tuple[str, str]
+"""The path of a module, and which side of it: in or out."""
+OUTPUT = ("", "out")
 ADVICE = "the body's attribute `taps` maps a tap to (path of a submodule, 'in' or 'out')"
 
 
@@ -100,21 +116,17 @@ def watch(network: Network, names: Iterable[str]) -> Iterator[Callable[[Tensor],
     ...     seen = look(images)  # {"f2.pre": ..., "logits": ...}
     """
     places = {name: _place(network, name) for name in names}
-    seen: dict[Place, Tensor] = {}
+    seen: dict[Place, Seen] = {}
     hooks = []
 
     def look(images: Tensor) -> Look:
-        seen.update(dict.fromkeys(places.values()))
+        seen.update(dict.fromkeys(places.values(), NOTHING))
         try:
-            seen[OUTPUT] = network(images)
+            seen[OUTPUT] = kept(network(images))
             shown = {name: seen[place] for name, place in places.items()}
         finally:
             seen.clear()  # or the graph of this batch would live until the next; hooks fill in only what is asked for
-        for name, tensor in shown.items():
-            if not isinstance(tensor, Tensor):
-                expected, found = f"a tensor at tap {name} {places[name]}", type(tensor).__name__
-                raise UsageError(network.arch["model"], expected, found, f"see that it is passed there; {ADVICE}")
-        return shown
+        return {name: _as_seen(network, name, one) for name, one in shown.items()}
 
     try:
         for place in set(places.values()) - {OUTPUT}:
@@ -125,31 +137,58 @@ def watch(network: Network, names: Iterable[str]) -> Iterator[Callable[[Tensor],
             hook.remove()
 
 
-Place: TypeAlias = tuple[str, str]
-OUTPUT = ("", "out")
+Seen: TypeAlias = tuple[Tensor | None, int]
+"""A tensor, and how often it had been changed in place when it was seen."""
+NOTHING: Seen = (None, 0)
+
+
+def kept(tensor: Tensor) -> Seen:
+    return tensor, times_changed(tensor)
+
+
+def times_changed(tensor: Tensor) -> int:
+    """Nobody counts in inference mode, and a compiler does not look."""
+    if torch.compiler.is_compiling() or not isinstance(tensor, Tensor) or tensor.is_inference():
+        return 0
+    return tensor._version
+
+
+def _as_seen(network: Network, name: str, seen: Seen) -> Tensor:
+    """What passed at a tap; a map of one pixel is a vector where vectors are wanted."""
+    tensor, changed = seen
+    place = OUTPUT if name == "logits" else network.places[name]
+    if not isinstance(tensor, Tensor):
+        expected, found = f"a tensor at tap {name} {place}", type(tensor).__name__
+        raise UsageError(network.arch["model"], expected, found, f"see that it is passed there; {ADVICE}")
+    if times_changed(tensor) != changed:
+        expected = f"values at tap {name} {place} that stay as they are"
+        remedy = "name the module behind it, or write that operation without in-place (out = out + x, not out += x)"
+        raise UsageError(network.arch["model"], expected, "some that are overwritten in the same forward", remedy)
+    return tensor.flatten(1) if name == "emb" and tensor.shape[2:] == (1, 1) else tensor
 
 
 def _place(network: Network, name: str) -> Place:
     if name not in network.taps:
         expected = f"one of its taps {', '.join(network.taps)}"
-        raise UsageError(network.arch["model"], expected, name, "choose another network or another method")
-    place = OUTPUT if name == "logits" else network.body.taps[name]
+        remedy = f"name the modules that show it, as taps: `kdcache check-model {network.arch['model']}` lists them"
+        raise UsageError(network.arch["model"], expected, name, remedy)
+    place = OUTPUT if name == "logits" else network.places[name]
     match place:
         case (str(), "in" | "out"):
             return tuple(place)
     raise UsageError(network.arch["model"], f"a path and a side for tap {name}", repr(place), ADVICE)
 
 
-def _listen(network: Network, place: Place, seen: dict[Place, Tensor]):
+def _listen(network: Network, place: Place, seen: dict[Place, Seen]):
     path, side = place
 
     def keep_input(module, args):
-        if args and place in seen:
-            seen[place] = args[0]
+        if args and place in seen:  # what works in place would overwrite it
+            seen[place] = kept(args[0].clone() if getattr(module, "inplace", False) else args[0])
 
     def keep_output(module, args, output):
         if place in seen:
-            seen[place] = output
+            seen[place] = kept(output)
 
     module = _submodule(network, path, ADVICE)
     return module.register_forward_pre_hook(keep_input) if side == "in" else module.register_forward_hook(keep_output)
@@ -178,12 +217,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def shapes(network: Network, names: Iterable[str], images: Tensor | Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The shape of one row of each tap, for images like these (a batch, or the shape of one image)."""
     with evaluating(network), watch(network, names) as look:
-        return {name: tuple(tensor.shape[1:]) for name, tensor in look(_blank(network, images)).items()}
+        return {name: tuple(tensor.shape[1:]) for name, tensor in look(network.blank(images)).items()}
 
 
 def check_output(network: Network, images: Tensor | Sequence[int]) -> None:
     """Refuses a network that cannot answer such images with one logit per class."""
-    model, classes, blank = network.arch["model"], network.arch["classes"], _blank(network, images)
+    model, classes, blank = network.arch["model"], network.arch["classes"], network.blank(images)
     try:
         with evaluating(network):
             logits = network(blank)
@@ -195,9 +234,3 @@ def check_output(network: Network, images: Tensor | Sequence[int]) -> None:
     if found != [2, classes]:
         remedy = f"let it return one float tensor of {classes} logits per image"
         raise TeacherError(model, f"logits of shape [2, {classes}] for two images", str(found), remedy)
-
-
-def _blank(network: Network, images: Tensor | Sequence[int]) -> Tensor:
-    """Two images, all zeros."""
-    size = getattr(images, "shape", images)[-3:]
-    return torch.zeros((2, *size), dtype=torch.uint8, device=network.normalize.mean.device)

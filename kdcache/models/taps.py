@@ -1,0 +1,117 @@
+"""Taps by the paths of modules, for networks that name none: `f1=layer1,f2=layer2,f3=layer3,emb=avgpool`.
+
+text = part { "," part }
+part = tap "=" path [ ":in" ]        tap: f0, f1, f2, f3, one of them with .raw, .pre, .post or .bn, or emb
+
+f1=layer1            f1.raw is what comes out of layer1. If an activation made it, it is f1.post, too, and what went
+                     into that activation is f1.pre: a ResNet's stages have all three
+f1.pre=norm          that version alone: what comes out of norm
+emb=fc:in            what goes into fc
+f1.bn=layer1.1.bn2   the BatchNorm in front of the activation, of which the method co alone makes its margins
+
+Of a module that is called several times in a forward, the last call counts. A map of 1x1 pixels is a vector for emb.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+from kdcache.models.network import Network, Place, evaluating, shapes
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish,
+)  # fmt: skip
+TAP = re.compile(r"f[0-3](\.raw|\.pre|\.post|\.bn)?|emb")
+EXAMPLE = "f1=layer1,f2=layer2,f3=layer3,emb=avgpool"
+
+
+def parse(text: str) -> dict[str, Place]:
+    """The parts of a text, as they stand there.
+
+    >>> parse("f1=layer1,emb=fc:in")
+    {'f1': ('layer1', 'out'), 'emb': ('fc', 'in')}
+    """
+    places: dict[str, Place] = {}
+    for part in text.split(","):
+        tap, equals, path = (word.strip() for word in part.partition("="))
+        path, colon, side = path.partition(":")
+        if not (TAP.fullmatch(tap) and equals and path and side in ("", "in") and bool(colon) == bool(side)):
+            expected = "TAP=PATH with a tap out of f0, f1, f2, f3 (or f1.raw, f1.pre, f1.post, f1.bn) and emb"
+            raise UsageError("taps", expected, repr(part), f"write them like {EXAMPLE}")
+        if tap in places:
+            raise UsageError("taps", f"{tap} once", "twice", "leave one out")
+        places[tap] = (path, side or "out")
+    return places
+
+
+def name_taps(network: Network, text: str, image: Sequence[int]) -> Network:
+    """The same network, whose taps are those of the text; what its body names for other stages stays."""
+    parts = parse(text)
+    made = activations(network, [path for path, _ in parts.values()], image)
+    stages = {tap.partition(".")[0] for tap in parts}
+    network.places = {tap: place for tap, place in network.places.items() if tap.partition(".")[0] not in stages}
+    for tap, place in parts.items():
+        if tap.endswith(".bn"):
+            network.margins = network.margins | {f"{tap.removesuffix('.bn')}.pre": place[0]}
+        else:
+            network.places |= versions(network, tap, place, made)
+    network.arch = network.arch | {"taps": text}
+    found = shapes(network, network.places, image)
+    if len(found.get("emb", (1,))) != 1:
+        shown = "x".join(map(str, found["emb"]))
+        remedy = "name the pooling behind it, or what goes into the last layer, such as emb=fc:in"
+        raise UsageError(f"tap emb={parts['emb'][0]}", "a vector for each image", shown, remedy)
+    return network
+
+
+def versions(network: Network, tap: str, place: Place, made: Mapping[str, str]) -> dict[str, Place]:
+    """The taps that one part of a text names."""
+    path, side = place
+    activation = made.get(path) if side == "out" else None
+    if tap.endswith(".pre") and activation:
+        remedy = f"write {tap}={activation}:in, or {tap.removesuffix('.pre')}={path} for all three versions"
+        raise UsageError(f"tap {tap}={path}", "values before an activation", f"the result of {activation}", remedy)
+    if tap == "emb" or "." in tap:
+        return {tap: place}
+    found = {f"{tap}.raw": place}
+    return found | {f"{tap}.post": place, f"{tap}.pre": (activation, "in")} if activation else found
+
+
+def activations(network: Network, paths: Iterable[str], image: Sequence[int]) -> dict[str, str]:
+    """Of those of these modules that return what an activation has made: its path."""
+    body, returned, made = network.body, {}, {}
+    modules = {path: submodule(network, path) for path in paths}
+    made_by = {path: module for path, module in body.named_modules() if isinstance(module, ACTIVATIONS)}
+
+    def keep(into: dict[str, object], path: str):
+        return lambda module, args, output: into.__setitem__(path, output)
+
+    hooks = [module.register_forward_hook(keep(made, path)) for path, module in made_by.items()]
+    hooks += [module.register_forward_hook(keep(returned, path)) for path, module in modules.items()]
+    try:
+        with evaluating(network):
+            network(network.blank(image))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        path: activation
+        for path, output in returned.items()
+        for activation, result in made.items()
+        if isinstance(output, Tensor) and result is output
+    }
+
+
+def submodule(network: Network, path: str) -> nn.Module:
+    modules = dict(network.body.named_modules(remove_duplicate=False))
+    if path not in modules:
+        close = difflib.get_close_matches(path, modules, 1)
+        advice = f"did you mean {close[0]}?" if close else ""
+        remedy = f"{advice} `kdcache check-model {network.arch['model']}` lists its modules".strip()
+        raise UsageError(f"taps of {network.arch['model']}", "the path of a module", repr(path), remedy)
+    return modules[path]
