@@ -150,3 +150,11 @@ def announce(data) -> None:
         offered = getattr(view, "normalisation", None)
         mean, std = (",".join(f"{value:g}" for value in values) for values in offered or ((), ()))
         say(view.notice + (f"; for weights that were trained with it: --mean {mean} --std {std}" if offered else ""))
+
+
+def doubt(facts: dict) -> None:
+    """A word about a teacher that is hardly ever right; a made-up one was asked to be so."""
+    from kdcache.proof.accuracy import doubt
+
+    if facts["teacher"].get("kind") == "network" and (text := doubt(facts["accuracy"])):
+        say(f"{facts['file']}: {text}")

@@ -26,10 +26,9 @@ def merge(shards, out, as_json):
     """
     from kdcache import jobs
     from kdcache.cache import parts
-    from kdcache.cache.summary import summary
 
     path = parts.merge([Path(shard) for shard in shards], jobs.require_place(out), bar)
-    facts = summary(path)
+    facts = jobs.facts_of(path)
     put(facts, as_json, made(facts))
 
 
@@ -52,11 +51,10 @@ def prune(file, out, views, knowledge, as_json):
     """
     from kdcache import jobs
     from kdcache.cache import parts
-    from kdcache.cache.summary import summary
 
     place = jobs.require_place(out)
     path = parts.prune(Path(file), place, views, knowledge.split(",") if knowledge is not None else None, bar)
-    facts = summary(path)
+    facts = jobs.facts_of(path)
     if not facts["canaries"]:
         say(f"{out}: no canaries are of these views: verify can no longer compare its pixels, only its images")
     put(facts, as_json, f"{made(facts)}, {facts['canaries']} canaries")

@@ -25,10 +25,11 @@ from kdcache.report.table import columns
 @json_option
 def inspect(file, as_json):
     """Say what is in a cache, and how far an unfinished one is."""
-    from kdcache.cache.summary import summary
+    from kdcache import jobs
 
-    facts = summary(file)
+    facts = jobs.facts_of(file)
     put(facts, as_json, described(facts))
+    common.doubt(facts)
 
 
 @click.command(

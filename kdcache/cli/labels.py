@@ -53,13 +53,12 @@ from kdcache.cli.values import SEED, Number, OneOf
 def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **asked):
     """Write the answers of a teacher that never existed."""
     from kdcache import jobs
-    from kdcache.cache.summary import summary
 
     jobs.require_place(out)
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
     path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar)
-    facts = summary(path)
+    facts = jobs.facts_of(path, opened.held_out)
     put(facts, as_json, made(facts))
 
 
@@ -85,14 +84,13 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
 def import_logits(file, data, fraction, order, kind, anyway, codec, out, as_json):
     """Wrap logits or probabilities that you already have."""
     from kdcache import jobs
-    from kdcache.cache.summary import summary
 
     jobs.require_place(out)
     opened = jobs.Data.open(data, None, fraction)
     path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar, kind)
     for remark in remarks:
         say(remark)
-    facts = summary(path)
+    facts = jobs.facts_of(path, opened.held_out)
     put(facts, as_json, made(facts))
 
 

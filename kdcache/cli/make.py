@@ -83,7 +83,6 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     Interrupted or killed, the same command goes on where it was.
     """
     from kdcache import jobs
-    from kdcache.cache.summary import summary
 
     device = jobs.choose_device(device)
     jobs.require_place(rest["out"])
@@ -94,8 +93,9 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     chosen = jobs.dump_options(rest, device=device, workers=jobs.workers_for(opened, workers))
     with jobs.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
-    facts = summary(path)
+    facts = jobs.facts_of(path, opened.held_out)
     put(facts, as_json, made(facts))
+    common.doubt(facts)
 
 
 @click.command(

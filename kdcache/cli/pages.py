@@ -14,7 +14,17 @@ def made(facts: dict) -> str:
         return f"{facts['file']}: {progress_of(facts)}, {size}; when all are there: {facts['merge']}"
     size = f"{count(facts['rows'], 'row')}, {count(facts['views'], 'view')}, {readable(facts['bytes'])}"
     each = ", ".join(f"{name} {one['label']}" for name, one in facts["knowledge"].items())
-    return f"{facts['file']}: {size}; {each}, {bytes_a_row(facts)} bytes a row with its seed"
+    return (
+        f"{facts['file']}: {size}; {each}, {bytes_a_row(facts)} bytes a row with its seed{right(facts, '; teacher ')}"
+    )
+
+
+def right(facts: dict, before: str) -> str:
+    """How often the teacher is right, where that is known, with something before it."""
+    from kdcache.proof.accuracy import accuracy_in_words
+
+    text = accuracy_in_words(facts.get("accuracy", {}))
+    return f"{before}{text}" if text else ""
 
 
 def bytes_a_row(facts: dict) -> int:
@@ -69,7 +79,7 @@ def identity(facts: dict) -> dict[str, str]:
         "views": f"{every}{facts['views']} of {view['view']} {shape}{', '.join(['', *options])}",
         **({"kept of": kept_of(pruned)} if pruned else {}),
         "seed": str(facts["run_key"]),
-        "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}",
+        "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}{right(facts, ', ')}",
         "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
         "method": facts["method"],
         "rounding": exactness(facts["exactness"]),

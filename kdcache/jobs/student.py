@@ -21,10 +21,11 @@ from kdcache.methods import build as build_method
 from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.models.taps import parse as parse_taps
+from kdcache.proof.accuracy import accuracy_in_words, accuracy_of, doubt, of_eval
 from kdcache.proof.canaries import CANARIES
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.runs import ROOT, Run, folder_name, keyed_name
-from kdcache.teachers import ALONE, Answers, Drawn, LiveTeacher, Teacher
+from kdcache.teachers import ALONE, Answers, Cached, Drawn, LiveTeacher, Teacher
 from kdcache.train import Settings, fit, mixlabels
 from kdcache.types import quiet
 
@@ -56,6 +57,7 @@ class Student:
     device: str | None = None  # None: the accelerator where there is one
     workers: int | None = None  # None: as many as the data needs
     taps: str | None = None  # by module paths, of a model that names none: see kdcache.models.taps
+    taught: dict[str, float] = field(init=False, default_factory=dict)  # how often the teacher is right, when it trains
 
     def __post_init__(self):
         self.model = default_student(self.data) if self.model is None else self.model
@@ -82,9 +84,12 @@ class Student:
         `remark` is called with what is minimised and what cannot be measured, before the first step.
         """
         with self.ready() as ready:
-            for note in (f"loss: {ready.method.described()}", *self.teacher.notes, *rounding(ready)):
+            judged = self.judged()
+            self.taught = self.accuracy(judged)
+            notes = (f"loss: {ready.method.described()}", *self.teacher.notes, *rounding(ready))
+            for note in (*self.said_of_teacher(), *notes):
                 remark(note)
-            evaluation = self.data.evaluation(self.judged(), self.device, self.workers, self.settings.dtype)
+            evaluation = self.data.evaluation(judged, self.device, self.workers, self.settings.dtype)
             records = fit(*ready, self.settings, evaluation, run, progress, remark)
         return ready.students, records
 
@@ -140,6 +145,18 @@ class Student:
         held_out = self.data.held_out_loader(self.device, self.workers)
         return self.teacher.eval_logits(held_out, require_eval_images) if len(held_out.source) else None
 
+    def accuracy(self, judged: Tensor | None) -> dict[str, float]:
+        """How often the teacher is right, from what it stored and what it says of the evaluation images."""
+        found = accuracy_of(self.teacher.cache) if isinstance(self.teacher, Cached) else {}
+        return found if judged is None else found | of_eval(self.data.held_out.labels, lambda some: judged[some])
+
+    def said_of_teacher(self) -> Iterator[str]:
+        """How often it is right, and what may be wrong with it if that is hardly ever."""
+        if self.taught:
+            yield f"teacher: {self.teacher.name}, {accuracy_in_words(self.taught)}"
+        if text := doubt(self.taught):
+            yield text
+
     def facts(self) -> dict:
         """What a run of it is to be continued with."""
         return {
@@ -165,7 +182,8 @@ def train_student(
     run = Run(Path(out) if out else folder_of(student, root), student.facts(), resume, restart)
     _, records = student.train(run, progress, remark)
     named = {"student": student.name, "method": student.method, "seed": student.settings.seed}
-    return named | result(run, records)
+    teacher = {"teacher_top1": student.taught.get("eval_top1"), "teacher_train_top1": student.taught.get("train_top1")}
+    return named | result(run, records) | {name: value for name, value in teacher.items() if value is not None}
 
 
 def folder_of(student: Student, root=ROOT) -> Path:

@@ -1,0 +1,75 @@
+"""How often a teacher is right, from what it said: one that was fed wrongly is seen at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from kdcache.cache.base import Store
+from kdcache.seeds import PROBE, sample_views
+
+ROWS = 4096  # training images that are looked at, where there are more
+DOUBTFUL = 0.1  # of the way from chance to always right
+
+
+def accuracy_of(cache: Store, eval_labels: np.ndarray | None = None) -> dict[str, float]:
+    """Shares of images whose label the stored logits say, with how many were looked at; nothing where none are stored.
+
+    Of training images in view 0, unless it mixes them, and of the evaluation images whose labels are given.
+    """
+    found: dict[str, float] = {}
+    if "logits" not in cache.names:
+        return found
+    if "of" not in cache.meta["view"]:  # of a mixed image no one label is right
+        rows = (
+            sample_views(cache.meta["run_key"], ROWS, len(cache), 1, PROBE) if len(cache) > ROWS else range(len(cache))
+        )
+        found |= shares("train", cache.labels, rows, lambda some: cache.read(0, some, ["logits"])["logits"])
+    if eval_labels is not None and cache.has_eval("logits"):
+        found |= of_eval(eval_labels, lambda some: cache.read_eval(some, ["logits"])["logits"])
+    return found
+
+
+def of_eval(labels: np.ndarray, answers: Callable[[np.ndarray], Tensor]) -> dict[str, float]:
+    """The same of all evaluation images."""
+    return shares("eval", labels, range(len(labels)), answers)
+
+
+def shares(name: str, labels: np.ndarray, rows, answers: Callable[[np.ndarray], Tensor]) -> dict[str, float]:
+    """Of rows with a label: the share answered with it, their number, and the share of the largest class."""
+    rows = np.asarray(rows)
+    rows = rows[labels[rows] >= 0]
+    if not len(rows):
+        return {}
+    right = sum(
+        int((answers(some).argmax(1).cpu().numpy() == labels[some]).sum())
+        for some in np.array_split(rows, -(-len(rows) // ROWS))
+    )
+    chance = int(np.bincount(labels[rows]).max()) / len(rows)
+    return {f"{name}_top1": right / len(rows), f"{name}_rows": len(rows), f"{name}_chance": chance}
+
+
+def accuracy_in_words(found: dict[str, float]) -> str:
+    """As in `right in 98.9 % of 1,437 training images, 97.8 % of 360 evaluation images`; nothing of nothing."""
+    parts = [
+        f"{100 * found[f'{name}_top1']:.1f} % of {found[f'{name}_rows']:,} {what} images"
+        for name, what in (("train", "training"), ("eval", "evaluation"))
+        if f"{name}_top1" in found
+    ]
+    return f"right in {', '.join(parts)}" if parts else ""
+
+
+def doubt(found: dict[str, float]) -> str:
+    """What may be wrong with a teacher that hardly ever is right; nothing where it is."""
+    names = [name for name in ("train", "eval") if f"{name}_top1" in found]
+    if not names or any(well(found, name) for name in names):
+        return ""
+    likely = "the mean and std that it was trained with, or the order of the classes"
+    return f"the teacher is {accuracy_in_words(found)}, hardly more than by chance: check {likely}"
+
+
+def well(found: dict[str, float], name: str) -> bool:
+    chance, rows = found[f"{name}_chance"], found[f"{name}_rows"]
+    return found[f"{name}_top1"] >= chance + max(DOUBTFUL * (1 - chance), 4 * (chance / rows) ** 0.5)
