@@ -4,7 +4,10 @@ LONGEST = 900  # characters of a message
 
 
 class KdcacheError(ValueError):
-    """A problem that the user can act on; printed as one line, never as a traceback."""
+    """A problem that the user can act on; printed as one line, never as a traceback.
+
+    Options stand in backticks, as `lr` does; the command line shows those that it has as it takes them, --lr.
+    """
 
     exit_code = 1
 

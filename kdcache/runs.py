@@ -146,7 +146,7 @@ class Run:
         if [record["epoch"] for record in kept] != list(range(1, epoch + 1)):
             found = f"{len(kept)} of them"
             path = self.path("metrics.jsonl")
-            raise KdcacheError(path, f"the records of {epoch} epochs", found, "leave --resume out to start over")
+            raise KdcacheError(path, f"the records of {epoch} epochs", found, "leave `resume` out to start over")
         replace(self.path("metrics.jsonl"), "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
@@ -156,10 +156,10 @@ class Run:
             before = dict(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
             found = getattr(error, "strerror", None) or "no JSON of ours"
-            raise KdcacheError(path, "what the run was begun with", found, "leave --resume out to start over") from None
+            raise KdcacheError(path, "what the run was begun with", found, "leave `resume` out to start over") from None
         name, stored, asked = self._differing(before)
         if (stored, asked) != (None, None):
-            remedy = "give the same flags, or leave --resume out"
+            remedy = "give the options it was begun with, or leave `resume` out"
             raise UsageError(self.folder, f"{name} {short(stored)}, as it was begun", short(asked), remedy)
 
     def _differing(self, before: dict) -> tuple[str, object, object]:
@@ -187,7 +187,7 @@ class Run:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                remedy = "wait for it, or choose another folder with --out"
+                remedy = "wait for it, or name another folder with `out`"
                 raise KdcacheError(self.folder, "a run of our own", "one that another process trains", remedy) from None
 
     def _sweep(self) -> None:
@@ -219,7 +219,9 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         found = error.strerror or str(error)
-        raise KdcacheError(folder, "a folder to write to", found, "make room, or choose another with --out") from None
+        raise KdcacheError(
+            folder, "a folder to write to", found, "make room, or name another folder with `out`"
+        ) from None
 
 
 def folder_name(root: str | os.PathLike, *parts: str) -> Path:

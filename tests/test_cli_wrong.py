@@ -166,7 +166,7 @@ def test_another_teacher_live(tmp_path):
     good(f"{TEACHER} --seed 7 --out {tmp_path}/other")
     other = f"{tmp_path}/other/last.safetensors"
     refused(f"{STUDENT} --cache a.h5 --live --weights {other}", 1, "fingerprint", "dump again")
-    refused(f"{DUMP} --weights {other} -o a.h5", 1, "fingerprint", "choose another -o")
+    refused(f"{DUMP} --weights {other} -o a.h5", 1, "fingerprint", "name another file with --out")
     assert "FAIL  TeacherChanged" in kdcache(f"verify a.h5 --teacher tiny-3 --weights {other}").out
 
 
@@ -230,7 +230,7 @@ SURPRISES = [
     (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "runs/x: expected", "free some space"),
     (OSError(errno.EACCES, "Permission denied", "/x"), "/x: expected", "Permission denied"),
     (OSError(errno.ENOSPC, "No space left on device"), "the output: expected"),
-    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--workers"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "workers"),
 ]
 
 

@@ -152,7 +152,7 @@ def test_values_that_are_not_finite_are_refused(name, bad):
 def test_what_else_is_refused():
     big, small = torch.full((2, 10), 7e4), torch.zeros(2, 10)
     for name in ("f16", "topk"):
-        with pytest.raises(UsageError, match="values up to 65504, found 70000; take --codec f32"):
+        with pytest.raises(UsageError, match="values up to 65504, found 70000; take `codec` f32"):
             CODECS[name].fit(big).encode(big)
     with pytest.raises(UsageError, match="values up to 65504"):
         Int8.fit(small).encode(big)

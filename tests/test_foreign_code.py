@@ -92,7 +92,7 @@ def test_looking_at_a_file_imports_nothing(command, evil):
 
 def test_a_header_whose_model_is_no_text(evil):
     forged(evil / "network.h5", evil / "number.h5", meta=lambda meta: with_teacher(meta, 5))
-    refused(f"{STUDENT} --cache number.h5 --live", 2, "teacher")
+    refused(f"{STUDENT} --cache number.h5 --live", 1, "header.teacher.model")
 
 
 def test_a_live_teacher_that_is_named_is_imported(evil):

@@ -88,7 +88,7 @@ def test_teachers_of_other_views_are_refused(cache, dump, data, tmp_path):
 
 @pytest.mark.parametrize("average", ["median", "logits:4", "probability:0", "probability:x"])
 def test_an_average_that_is_none_is_refused(cache_file, average):
-    with pytest.raises(UsageError, match="--average"):
+    with pytest.raises(UsageError, match="`average`"):
         open_data([str(cache_file)], None, None, 1.0, average)
 
 

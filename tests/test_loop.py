@@ -174,7 +174,7 @@ def test_losing_the_loss_is_told_and_the_last_good_state_stays(same, tmp_path):
     student = network.body
     loader = Loader(same.data.train, same.data.view, 0)
     settings = Settings(epochs=4, batch=16)
-    with pytest.raises(KdcacheError, match="expected a finite loss, found nan in epoch 3; try a smaller --lr"):
+    with pytest.raises(KdcacheError, match="expected a finite loss, found nan in epoch 3; try a smaller `lr`"):
         fit([network], build("none"), no_teacher, loader, 2, settings, None, Run(folder, {}), poisoned)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
@@ -264,7 +264,7 @@ def test_label_smoothing_reaches_the_teachers_loss(tmp_path):
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, 2.0])
 def test_label_smoothing_is_a_share(tmp_path, value):
-    with pytest.raises(UsageError, match="--label-smoothing"):
+    with pytest.raises(UsageError, match="`label_smoothing`"):
         jobs.train_teacher("tiny", Data.open(SPEC, None), Settings(), label_smoothing=value, root=tmp_path)
     assert not any(tmp_path.iterdir())
 

@@ -80,7 +80,10 @@ def test_a_merge_that_is_done_returns_at_once(pair, tmp_path):
 @pytest.mark.parametrize("finished", [True, False])
 def test_it_does_not_go_on_in_another_file(dump, interrupted, pair, tmp_path, finished):
     path = dump(tmp_path / "x.h5", seed=1) if finished else interrupted(tmp_path / "x.h5", seed=1)
-    with pytest.raises(CacheError, match=r"x.h5(.part)?: expected seed 1, as in the file, found 0; choose another -o"):
+    with pytest.raises(
+        CacheError,
+        match=r"x.h5(.part)?: expected seed 1, as in the file, found 0; remove it",
+    ):
         merge(pair, path)
 
 
@@ -181,8 +184,8 @@ def test_last_bits_of_the_canaries_are_the_first_shards(halves, cache_file, tmp_
 def test_what_is_no_shard_is_refused(pair, cache_file, copied, tmp_path):
     with pytest.raises(CacheError, match="a shard or an unfinished dump, found a finished cache; use it as it is"):
         merge([pair[0], cache_file], tmp_path / "x.h5")
-    with pytest.raises(UsageError, match=r"--out .*: expected another file than those it is made of"):
+    with pytest.raises(UsageError, match=r"`out` .*: expected another file than those it is made of"):
         merge([copied, pair[0]], copied)
     part = shutil.copy(pair[0], part_of(tmp_path / "x.h5"))
-    with pytest.raises(UsageError, match=r"--out .*x.h5: expected another file"):
+    with pytest.raises(UsageError, match=r"`out` .*x.h5: expected another file"):
         merge([part, pair[1]], tmp_path / "x.h5")

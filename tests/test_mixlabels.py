@@ -72,7 +72,7 @@ def test_pseudo_teachers_refuse_a_mixing_view():
     student = Student(
         data, "resnet8", "st", Settings(epochs=1), taught_by(pseudo=pseudo_from_text("pseudo:0.9", data, 0))
     )
-    with pytest.raises(UsageError, match="--mix labels"):
+    with pytest.raises(UsageError, match="`mix` labels"):
         student.train()
 
 
@@ -110,7 +110,7 @@ def test_mixed_labels_are_the_mean_of_both_answers(plain):
 
 @pytest.mark.parametrize(
     ("method", "mix", "said"),
-    [("at", "labels", "f1"), ("logits", "labels", "level"), ("dkd", "labels", "mixup"), ("st", "mixup", "--mix")],
+    [("at", "labels", "f1"), ("logits", "labels", "level"), ("dkd", "labels", "mixup"), ("st", "mixup", "`mix`")],
 )
 def test_what_cannot_be_mixed_is_refused(plain, method, mix, said):
     data, network, _ = plain

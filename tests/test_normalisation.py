@@ -36,7 +36,7 @@ def plain(home, tmp_path, monkeypatch) -> Path:
 def test_every_command_says_that_it_guesses(command, plain):
     said = good(COMMANDS[command])
     assert said.err.count("plain.pt: no mean and std in it; those of synthetic:64,4,16 are taken, mean 0.") == 1
-    assert "give mean and std if it was trained with others" in said.err
+    assert "give --mean and --std if it was trained with others" in said.err
     line = COMMANDS[command].replace("--views 1", "--views 1 -o other.h5")
     assert "no mean and std" not in good(f"{line} {FED}").err
 
@@ -71,7 +71,10 @@ def test_a_teacher_is_trained_with_it_and_its_weights_remember(plain):
     ]
     good(f"evaluate {WEIGHTS} {FED}")
     refused(
-        f"evaluate {WEIGHTS} --mean 0,0,0 --std 1,1,1", 2, "expected mean 0.4,0.5,0.6 and std", "leave mean and std out"
+        f"evaluate {WEIGHTS} --mean 0,0,0 --std 1,1,1",
+        2,
+        "expected mean 0.4,0.5,0.6 and std",
+        "leave --mean and --std out",
     )
 
 
@@ -91,7 +94,7 @@ def test_what_cannot_be_meant(command, given, words, plain):
 
 
 def test_a_student_has_none_of_it(plain):
-    refused(f"{STUDENT} --method none {DATA} {FED}", 2, "mean and std", "leave them out")
+    refused(f"{STUDENT} --method none {DATA} {FED}", 2, "--mean and --std", "leave them out")
 
 
 # A pipeline's own

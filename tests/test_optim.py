@@ -160,22 +160,22 @@ def test_the_rate_depends_on_the_optimiser_unless_it_is_told(optimizer, expected
 
 
 BAD = [
-    ("epochs", 0, "--epochs: expected a whole number from 1"), ("epochs", 1.5, "--epochs"), ("epochs", "3", "--epochs"),
-    ("batch", 1, "--batch: expected a whole number from 2"), ("lr", 0, "--lr: expected a number above 0"),
-    ("lr", math.nan, "--lr"), ("lr", math.inf, "--lr"), ("lr", "fast", "--lr"),
-    ("momentum", 1, "--momentum: expected a number from 0 and below 1"), ("momentum", -0.1, "--momentum"),
-    ("weight_decay", -1e-4, "--weight-decay"), ("weight_decay", None, "--weight-decay"), ("warmup", -1, "--warmup"),
-    ("warmup", math.nan, "--warmup"), ("clip", -1, "--clip"), ("gamma", 0, "--gamma"), ("seed", -1, "--seed"),
-    ("seed", 2**63, "--seed"), ("betas", (0.9,), "--betas: expected two numbers"), ("betas", (0.9, 1), "--betas"),
-    ("betas", 0.9, "--betas"), ("milestones", (60, 120), "--milestones.*shares of the epochs"),
-    ("milestones", "0.5", "--milestones"), ("optimizer", "lion", "--optimizer: expected one of sgd, adam, adamw"),
-    ("schedule", "linear", "--schedule"), ("dtype", "f16", "--dtype"), ("nesterov", "no", "--nesterov"),
-    ("channels_last", 1, "--channels-last"), ("compile", "yes", "--compile"),
+    ("epochs", 0, "`epochs`: expected a whole number from 1"), ("epochs", 1.5, "`epochs`"), ("epochs", "3", "`epochs`"),
+    ("batch", 1, "`batch`: expected a whole number from 2"), ("lr", 0, "`lr`: expected a number above 0"),
+    ("lr", math.nan, "`lr`"), ("lr", math.inf, "`lr`"), ("lr", "fast", "`lr`"),
+    ("momentum", 1, "`momentum`: expected a number from 0 and below 1"), ("momentum", -0.1, "`momentum`"),
+    ("weight_decay", -1e-4, "`weight_decay`"), ("weight_decay", None, "`weight_decay`"), ("warmup", -1, "`warmup`"),
+    ("warmup", math.nan, "`warmup`"), ("clip", -1, "`clip`"), ("gamma", 0, "`gamma`"), ("seed", -1, "`seed`"),
+    ("seed", 2**63, "`seed`"), ("betas", (0.9,), "`betas`: expected two numbers"), ("betas", (0.9, 1), "`betas`"),
+    ("betas", 0.9, "`betas`"), ("milestones", (60, 120), "`milestones`.*shares of the epochs"),
+    ("milestones", "0.5", "`milestones`"), ("optimizer", "lion", "`optimizer`: expected one of sgd, adam, adamw"),
+    ("schedule", "linear", "`schedule`"), ("dtype", "f16", "`dtype`"), ("nesterov", "no", "`nesterov`"),
+    ("channels_last", 1, "`channels_last`"), ("compile", "yes", "`compile`"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value", "message"), BAD, ids=[f"{name}={value}" for name, value, _ in BAD])
-def test_bad_settings_are_refused_by_their_flag(name, value, message):
+def test_bad_settings_are_refused_by_name(name, value, message):
     with pytest.raises(UsageError, match=message):
         Settings(**{name: value})
 

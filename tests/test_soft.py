@@ -177,5 +177,5 @@ def test_a_plan_says_the_bytes_of_the_file(data, dump, tmp_path):
 
 def test_nobody_can_ask_again_who_never_was_a_network(data, tmp_path):
     cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 1, "f32", 0, {"accuracy": "0.9"}))
-    with pytest.raises(UsageError, match="leave --live out"):
+    with pytest.raises(UsageError, match="leave `live` out"):
         live_teacher(True, None, None, cache, data, tmp_path)

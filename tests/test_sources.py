@@ -101,7 +101,7 @@ def test_a_fraction_takes_training_rows_and_leaves_the_others():
 
 @pytest.mark.parametrize("fraction", [0, -1, 1.01, float("nan"), 0.0001])
 def test_a_fraction_that_is_none_is_refused(fraction):
-    with pytest.raises(UsageError, match="--fraction"):
+    with pytest.raises(UsageError, match="`fraction`"):
         open_source("digits", fraction=fraction)
 
 
@@ -157,7 +157,7 @@ def test_statistics_are_those_of_the_pixels():
     + ["synthetic:1000000000,10,224", "synthetic:10,10,100000", "synthetic:5,99999999,99"],
 )
 def test_a_strange_source_is_refused_in_one_line(spec):
-    with pytest.raises(UsageError, match="--data: expected") as caught:
+    with pytest.raises(UsageError, match="`data`: expected") as caught:
         open_source(spec)
     assert repr(spec) in str(caught.value)
 

@@ -90,7 +90,7 @@ def test_an_initialisation_has_its_share_of_the_epochs(text, epochs, init):
 
 
 def test_one_epoch_is_too_few_for_two_stages(same, tmp_path):
-    with pytest.raises(UsageError, match="--epochs: expected 2 or more"):
+    with pytest.raises(UsageError, match="`epochs`: expected 2 or more"):
         same.student("fsp", epochs=1).train(Run(tmp_path / "run", {}))
     assert not (tmp_path / "run").exists()
 
@@ -178,7 +178,7 @@ LACKING = [
 def test_a_cache_without_the_knowledge_says_what_to_dump(only_logits, text, message):
     with pytest.raises(CacheError, match=message) as refused:
         only_logits.student(text).train()
-    assert refused.value.remedy == f"dump again with --method {text}"
+    assert refused.value.remedy == f"dump again with `method` {text}"
 
 
 def test_a_map_of_another_grid_is_not_taken_for_the_right_one(same):
@@ -188,7 +188,7 @@ def test_a_map_of_another_grid_is_not_taken_for_the_right_one(same):
 
 def test_without_any_teacher_a_method_that_asks_one_is_refused(same):
     student = Student(same.data, "resnet8", "st", Settings())
-    with pytest.raises(UsageError, match="neither a cache nor --live"):
+    with pytest.raises(UsageError, match="neither a cache nor `live`"):
         student.train()
 
 

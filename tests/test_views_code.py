@@ -27,7 +27,7 @@ def test_no_header_picks_code_to_import(in_tmp):
     mixed = {"view": "x", "size": [8, 8], "of": inner, "rows": 5, "mixup": 1.0, "cutmix": None}
     for header in (inner, mixed, mixed | {"of": mixed}):
         for named in (None, "torchvision:other:make", "augmentor:harmful:make", "crop-flip"):
-            with pytest.raises(UsageError, match="expected --augment torchvision:harmful:make, for its view is code"):
+            with pytest.raises(UsageError, match="expected `augment` torchvision:harmful:make, for its view is code"):
                 from_json("cache.h5", header, named)
     assert not Path("harm").exists()
 
@@ -40,7 +40,7 @@ def test_a_header_that_lies_is_refused(in_tmp, change):
 
 
 def test_a_name_beside_a_view_of_ours_is_refused():
-    with pytest.raises(UsageError, match="expected its own view, crop, found --augment torchvision:a:b; leave it out"):
+    with pytest.raises(UsageError, match="expected its own view, crop, found `augment` torchvision:a:b; leave it out"):
         from_json("cache.h5", open_view("crop", (8, 8)).to_json(), "torchvision:a:b")
 
 
@@ -112,5 +112,5 @@ def test_the_commands_take_it(cached):
     good(f"show a.h5 --rows 2 --augment {augment}")
     good(f"train-student --cache a.h5 --student tiny-3 --epochs 1 --batch 16 --workers 0 --augment {plain}")
     for command in ("verify a.h5", "show a.h5", "train-student --cache a.h5"):
-        refused(command, 2, f"expected --augment {plain}", "name it if you trust that code")
+        refused(command, 2, f"expected --augment {plain}", "if you trust that code")
     refused(f"verify a.h5 --augment {plain}+mixup", 2, "its own view", "leave it out")

@@ -155,5 +155,5 @@ def test_what_cannot_be_a_view_is_refused_in_one_line(opened, factory, finding):
 
 @pytest.mark.parametrize("spec", ["torchvision", "torchvision:", "torchvision:make", "augmentor:make"])
 def test_a_view_without_its_function_is_told_what_to_name(spec):
-    with pytest.raises(UsageError, match=rf"--augment: expected {spec.partition(':')[0]}:MODULE:FACTORY, found"):
+    with pytest.raises(UsageError, match=rf"`augment`: expected {spec.partition(':')[0]}:MODULE:FACTORY, found"):
         open_view(spec, (32, 32))

@@ -20,7 +20,10 @@ def bench_scale(progress, rows: int = 1_281_167, classes: int = 1000, views: int
     if need > free:
         found = f"{free / 1e6:.0f} MB in the current folder"
         raise UsageError(
-            "bench scale", f"{need / 1e6:.0f} MB of free space", found, "go elsewhere, or take fewer --rows"
+            "bench scale",
+            f"{need / 1e6:.0f} MB of free space",
+            found,
+            "go to a larger disk, or take fewer `rows`",
         )
     small = max(1, rows // SMALLER)
     with tempfile.TemporaryDirectory(prefix="kdcache-bench-", dir=".") as folder:

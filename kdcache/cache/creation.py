@@ -166,12 +166,12 @@ def require_room(path: Path, need: int = 0) -> None:
     """Refuses a folder that is missing, read-only or too full for so many bytes."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise CacheError(path, "an existing folder", f"no {folder}", "make it, or choose another -o")
+        raise CacheError(path, "an existing folder", f"no {folder}", "make it, or name a file elsewhere with `out`")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise CacheError(path, "permission to write there", f"a read-only {folder}", "choose another -o")
+        raise CacheError(path, "permission to write there", f"a read-only {folder}", "name a file elsewhere with `out`")
     free = shutil.disk_usage(folder).free
     if need > free:
-        remedy = "free some, choose another -o, fewer --views or a smaller --codec"
+        remedy = "free some, name a file elsewhere with `out`, or take fewer `views` or a smaller `codec`"
         raise CacheError(path, f"{need / 1e6:.1f} MB of free space", f"{free / 1e6:.1f} MB", remedy)
 
 
@@ -179,8 +179,10 @@ def refused(path: Path, error: OSError) -> CacheError:
     """What the file system said, as one line."""
     number = error.errno
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return CacheError(path, "room for the whole file", os.strerror(number), "free some space or choose another -o")
+        return CacheError(
+            path, "room for the whole file", os.strerror(number), "free some space, or name a file elsewhere with `out`"
+        )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return CacheError(path, "permission to write there", os.strerror(number), "choose another -o")
+        return CacheError(path, "permission to write there", os.strerror(number), "name a file elsewhere with `out`")
     found = os.strerror(number) if number else str(error)
-    return CacheError(path, "to write the file", found, "see the message; what was done before is kept")
+    return CacheError(path, "to write the file", found, "repair that and run it again; what was written is kept")

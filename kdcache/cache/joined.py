@@ -107,7 +107,7 @@ class MoreViews(Joined):
                 seeds = file.seeds(view, rows).tobytes()
                 if seeds in seen:
                     found = f"view {view} of it again, from {seen[seeds]}"
-                    remedy = "dump more views with another --seed, or --first-view"
+                    remedy = "dump more views with `kdcache dump-logits --first-view N`, or with another --seed"
                     raise CacheError(file.path, "other views than the other files", found, remedy)
                 seen[seeds] = str(file.path)
 
@@ -181,7 +181,7 @@ class Average(Joined):
         weights = [1.0] * len(files) if weights is None else list(weights)
         if len(weights) != len(files) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
             expected = f"{len(files)} weights from 0, not all 0"
-            raise UsageError("average_weights", expected, str(weights), "give one for each cache")
+            raise UsageError("`average_weights`", expected, str(weights), "give one for each cache")
         self.weights = [w / sum(weights) for w in weights]
         self.space, self.temperature = space, temperature
         rows = np.arange(min(COMPARED, len(self)))
@@ -189,7 +189,7 @@ class Average(Joined):
             if file.views != self.first.views or any(
                 not np.array_equal(file.seeds(v, rows), self.first.seeds(v, rows)) for v in range(file.views)
             ):
-                remedy = "dump all teachers with the same --seed and --views"
+                remedy = "dump all teachers with `kdcache dump-logits` and the same --seed and --views"
                 raise CacheError(file.path, f"the views of {self.path}", "other seeds", remedy)
 
     @cached_property
@@ -261,7 +261,7 @@ def join(
     for name, given in (("average", space), ("average_weights", weights)):
         if given is not None:
             found = "one cache" if len(files) == 1 else "caches of one teacher, which are more views"
-            raise UsageError(name, "caches of several teachers", found, "leave it out")
+            raise UsageError(f"`{name}`", "caches of several teachers", found, "leave it out")
     return files[0] if len(files) == 1 else MoreViews(files)
 
 

@@ -70,10 +70,10 @@ def prune(
     require_apart(path, [source])
     layout = read_layout(source)
     require_finished(layout)
-    kept = chosen("--views", range(layout.views), views)
-    names = chosen("--knowledge", list(layout.codecs), names)
+    kept = chosen("`views`", range(layout.views), views)
+    names = chosen("`knowledge`", list(layout.codecs), names)
     if len(kept) == layout.views and len(names) == len(layout.codecs):
-        raise UsageError(source, "something to leave out", "all of it kept", "name fewer --views or --knowledge")
+        raise UsageError(source, "something to leave out", "all of it kept", "name fewer `views` or `knowledge`")
     with Blocks(layout) as blocks:
         datasets = ["digests", "seeds", *(f"{part}/{name}" for part in ("eval", "knowledge") for name in names)]
         origin = {  # of each view of each dataset
@@ -91,7 +91,7 @@ def copied(
     path: Path, meta: dict, content: Mapping[str, np.ndarray], words: Words, read: Callable[..., bytes], progress
 ) -> Path:
     """Makes a file of the blocks that `read` gives, or finishes one that was begun with the same ones."""
-    part, remedy = part_of(path), "choose another -o or remove it"
+    part, remedy = part_of(path), "remove it, or name another file with `out`"
     if not path.exists():
         if not part.exists():
             create(path, meta, content)
@@ -138,7 +138,9 @@ def require_apart(path: Path, paths: Sequence[Path]) -> None:
     for target in (path, part_of(path)):
         for one in paths:
             if target.exists() and one.exists() and target.samefile(one):
-                raise UsageError(f"--out {path}", "another file than those it is made of", str(one), "choose another")
+                raise UsageError(
+                    f"`out` {path}", "another file than those it is made of", str(one), "name another file"
+                )
 
 
 def require_begun(file: Blocks) -> None:

@@ -70,7 +70,7 @@ class Writer(Blocks):
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, int(ranks.world > 1), ranks.rank)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                remedy = "wait for it, or choose another -o"
+                remedy = "wait for it, or name another file with `out`"
                 raise CacheError(self.part, "no other dump at work on it", "one", remedy) from None
         self.require_name()
 

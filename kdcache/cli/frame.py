@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -124,7 +125,7 @@ class Door(Exampled, click.Group):
                     raise
                 if DEBUG in ctx.meta:
                     say(whole_traceback(error))
-                say(f"kdcache: {problem}")
+                say(f"kdcache: {as_typed(str(problem))}")
                 ctx.exit(problem.exit_code)
 
     def list_commands(self, ctx):
@@ -160,7 +161,7 @@ def remarks() -> Iterator[None]:
 
         def show(message, category, *rest):
             if issubclass(category, KdcacheWarning):
-                say(str(message))
+                say(as_typed(str(message)))
             else:
                 others(message, category, *rest)
 
@@ -216,23 +217,35 @@ def leave(caught: list[int]) -> int:
     return 128 + number
 
 
+def as_typed(text: str) -> str:
+    """A message with the options of the running command as they are typed: `lr` becomes --lr."""
+    if (ctx := click.get_current_context(silent=True)) is None:
+        return text
+    running = ctx.command.get_command(ctx, ctx.invoked_subcommand) if ctx.invoked_subcommand else ctx.command
+    options = [max(param.opts, key=len) for param in running.params if isinstance(param, click.Option)]
+    names = {option.lstrip("-").replace("-", "_"): option for option in options}
+    return re.sub("`([a-z_0-9]+)`", lambda found: names.get(found[1], found[0]), text)
+
+
 def explained(error: BaseException) -> KdcacheError | None:
     """The error as a line for the user; None where it can only be a bug."""
     if isinstance(error, KdcacheError):
         return error
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
         found = short(error, 120) or "none left"
-        return KdcacheError("memory", "enough of it", found, "take a smaller --batch or fewer --workers")
+        return KdcacheError("memory", "enough free memory", found, "take a smaller `batch` or fewer `workers`")
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):  # a closed pipe is click's to handle
         place = error.filename if isinstance(error.filename, str | os.PathLike) else "the output"
         remedy = "free some space, then go on" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check that place"
         return KdcacheError(place, "to read or write there", error.strerror or str(error), remedy)
     if type(error).__name__ in ("BackendCompilerFailed", "InductorError"):  # torch's own, not imported here
         found = short(error, 160)
-        return KdcacheError("--compile", "a C++ compiler for torch", found, "install g++, or leave --compile out")
+        return KdcacheError("`compile`", "a C++ compiler for torch", found, "install g++, or leave `compile` out")
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         found = short(error, 200)
-        return KdcacheError("--workers", "workers that live", found, "take fewer workers, or a smaller --batch")
+        return KdcacheError(
+            "`workers`", "worker processes that stay alive", found, "take fewer `workers`, or a smaller `batch`"
+        )
     return None
 
 

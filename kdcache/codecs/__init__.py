@@ -32,10 +32,10 @@ def named(text: str, values: Tensor, shift_matters: bool = False) -> Codec:
     if name not in CODECS or (argument and not CODECS[name].argument):
         known = ", ".join(f"{name}:{kind.argument}" if kind.argument else name for name, kind in CODECS.items())
         hint = advice(name, CODECS, "`kdcache list codecs` explains them")
-        raise UsageError("--codec", f"auto or one of {known}", repr(text), hint)
+        raise UsageError("`codec`", f"auto or one of {known}", repr(text), hint)
     if shift_matters and not CODECS[name].keeps_shift:
         remedy = "take int8 or f16"
-        raise UsageError(f"--codec {text}", "a codec that keeps the level of logits, as the method needs", name, remedy)
+        raise UsageError(f"`codec` {text}", "a codec that keeps the level of logits, as the method needs", name, remedy)
     return CODECS[name].parse(argument, values)
 
 

@@ -129,7 +129,7 @@ def sample(name: str, values: Tensor) -> Tensor:
 def class_logits(codec: Codec) -> None:
     """Refuses rows that are no logits over classes."""
     if len(codec.shape) != 1:
-        remedy = "take --codec f16 or int8"
+        remedy = "take `codec` f16 or int8"
         raise UsageError(f"codec {codec.name}", "one logit per class", f"rows of shape {codec.shape}", remedy)
 
 
@@ -171,7 +171,7 @@ def half_below(values: Tensor, name: str) -> Tensor:
 
 def _within(rounded: Tensor, values: Tensor, name: str) -> Tensor:
     if torch.isinf(rounded).any():
-        raise UsageError(f"codec {name}", "values up to 65504", f"{float(values.abs().max()):.6g}", "take --codec f32")
+        raise UsageError(f"codec {name}", "values up to 65504", f"{float(values.abs().max()):.6g}", "take `codec` f32")
     return rounded
 
 

@@ -81,7 +81,7 @@ class TopK(Codec):
     @classmethod
     def parse(cls, argument, values):
         if argument and not (argument.isdecimal() and len(argument) < 11 and int(argument)):
-            raise UsageError("--codec", "topk:K with a K from 1", repr(f"topk:{argument}"), "topk:16 keeps 16 classes")
+            raise UsageError("`codec`", "topk:K with a K from 1", repr(f"topk:{argument}"), "topk:16 keeps 16 classes")
         return cls.fit(values, int(argument)) if argument else cls.fit(values)
 
     @classmethod

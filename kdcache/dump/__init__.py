@@ -90,7 +90,7 @@ class Dump:
             except FileNotFoundError:  # another dump has just finished it
                 return self.run(progress)
             with writer:
-                require_same(part, writer.layout.meta, request, "give the flags it was begun with, or remove it")
+                require_same(part, writer.layout.meta, request, "give the options it was begun with, or remove it")
                 if not begun_here:
                     self.require_unchanged(writer, exact=True)
                 self.teacher.method.use(writer.constants())
@@ -100,7 +100,7 @@ class Dump:
                     writer.finish()
         finished = read_layout(self.path)
         require_intact(finished)
-        require_same(self.path, finished.meta, self.request(), "choose another -o or remove it")
+        require_same(self.path, finished.meta, self.request(), "remove it, or name another file with `out`")
         if was_finished:
             with Blocks(finished) as file:
                 self.require_unchanged(file, exact=False)

@@ -44,7 +44,7 @@ def choose_device(name: str | None) -> str:
         cuda = torch.cuda.device_count()
         found = f"{name!r} where there is no CUDA device" if name.startswith("cuda") and not cuda else repr(name)
         known = ", ".join(["auto", "cpu", *(f"cuda:{i}" for i in range(cuda))])
-        raise UsageError("--device", f"a device of this machine ({known})", found, "choose one of these") from error
+        raise UsageError("`device`", f"a device of this machine ({known})", found, "try auto") from error
     return name
 
 
@@ -76,14 +76,14 @@ def require_place(path: str | os.PathLike) -> Path:
     """Refuses a file that cannot be written, before hours are spent on what should be in it."""
     path = Path(path)
     folder = path.absolute().parent
-    place, remedy = f"--out {path}", "make it, or choose another -o"
+    place, remedy = f"`out` {path}", "make it, or name a file elsewhere with `out`"
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise UsageError(place, f"a folder {folder}", found, remedy)
     if path.is_dir():
         raise UsageError(place, "the name of a file", "a folder", "name a file in it")
     if not path.exists() and not os.access(folder, os.W_OK | os.X_OK):
-        raise KdcacheError(place, f"permission to write in {folder}", "none", "choose another -o")
+        raise KdcacheError(place, f"permission to write in {folder}", "none", "name a file elsewhere with `out`")
     return path
 
 
@@ -157,10 +157,12 @@ def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> 
     for name, values in (("mean", mean), ("std", std)):
         if values is None or len(values) != 3:
             found = "none" if values is None else shown(values)
-            raise UsageError(name, "a number for each of red, green and blue", found, "give both mean and std")
+            raise UsageError(
+                f"`{name}`", "a number for each of red, green and blue", found, "give both `mean` and `std`"
+            )
         if not all(0 <= value <= 1 and (value or name == "mean") for value in values):
             remedy = "divide numbers of 0..255 by 255"
-            raise UsageError(name, "numbers in units of 0..1", shown(values), remedy)
+            raise UsageError(f"`{name}`", "numbers in units of 0..1", shown(values), remedy)
     return tuple(mean), tuple(std)
 
 
@@ -176,10 +178,10 @@ def load_normalised(path, model: str | None, data: Data, given: Normalisation | 
     own = shown(network.normalize.mean), shown(network.normalize.std)
     if given and not network.assumed_normalisation and own != (shown(mean), shown(std)):
         expected = f"mean {own[0]} and std {own[1]}, which are in it"
-        raise UsageError(path, expected, f"{shown(mean)} and {shown(std)}", "leave mean and std out")
+        raise UsageError(path, expected, f"{shown(mean)} and {shown(std)}", "leave `mean` and `std` out")
     if network.assumed_normalisation and not given:
         taken = f"those of {data.train.spec} are taken, mean {own[0]} and std {own[1]}"
-        text = f"{path}: no mean and std in it; {taken}; give mean and std if it was trained with others"
+        text = f"{path}: no mean and std in it; {taken}; give `mean` and `std` if it was trained with others"
         warnings.warn(text, KdcacheWarning, stacklevel=2)
     return network
 
@@ -214,7 +216,7 @@ def load_teacher(
     if not weights and not path.exists():
         where = "" if os.fspath(root) == os.fspath(ROOT) else f" --runs {shlex.quote(os.fspath(root))}"
         made = f"kdcache train-teacher --model {shlex.quote(model)} --data {shlex.quote(data.train.spec)}{where}"
-        remedy = f"make them with `{made}`, or give --weights"
+        remedy = f"make them with `{made}`, or give `weights`"
         raise TeacherError(f"teacher {model}", f"weights in {path}", "none", remedy)
     if not weights:
         require_trained_on(path.parent, data)

@@ -50,7 +50,7 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
         name, method = f"knowledge {options.knowledge}", RawTaps(options.knowledge.split(","))
     method = method or build_method(options.method, every, every)  # no student yet: one of the same shapes
     if not method.taps:
-        raise UsageError("--method", "a method that asks a teacher", options.method, "try st")
+        raise UsageError("`method`", "a method that asks a teacher", options.method, "try st")
     seeds = Seeded(view, options.seed, len(data.train), options.first_view)
     loader = Loader(data.train, view, seeds, options.device, options.workers)
     held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
@@ -67,11 +67,11 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
 def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
     """The options of the command `dump-logits`."""
     if chosen["batch"] < 1:
-        raise UsageError("--batch", "a number from 1", str(chosen["batch"]), "try 256")
+        raise UsageError("`batch`", "a number from 1", str(chosen["batch"]), "try 256")
     world = Ranks.from_environment().world
     if chosen["shard"] and world > 1:
         remedy = "leave it out: ranks share one file; or start each shard without torchrun"
-        raise UsageError("--shard", "one process", f"{world} ranks of torchrun", remedy)
+        raise UsageError("`shard`", "one process", f"{world} ranks of torchrun", remedy)
     forward = Forward(chosen["batch"], chosen["dtype"], chosen["channels_last"], chosen["tf32"], chosen["compiled"])
     asked = {key: chosen[key] for key in ("views", "method", "knowledge", "codec", "seed", "first_view", "shard")}
     return DumpOptions(Path(chosen["out"]), **asked, forward=forward, device=device, workers=workers)

@@ -48,7 +48,7 @@ def plan(
     every = shapes(network, network.taps, data.image)
     built = build_method(method, every, every)
     if not built.taps:
-        raise UsageError("--method", "a method that asks a teacher", method, "try st")
+        raise UsageError("`method`", "a method that asks a teacher", method, "try st")
     loader = Loader(data.train, view, 0, device)
     n = len(data.train)
     forward = Forward(batch, dtype, channels_last)

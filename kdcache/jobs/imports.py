@@ -41,7 +41,7 @@ def import_logits(
     classes = len(data.train.classes)
     values = in_order(read_array(file, len(data.train), classes), order)
     if kind not in (None, "logits", "probabilities"):
-        raise UsageError("kind", "logits or probabilities", repr(kind), "leave it out, and the numbers tell")
+        raise UsageError("`kind`", "logits or probabilities", repr(kind), "leave it out, and the numbers tell")
     logits, kind = as_logits(file, values, kind)
     accuracy = require_match(file, logits, data.train.labels, anyway)
     view = open_view("none", data.train.size) if data.train.size else data.view.evaluation()
@@ -102,10 +102,10 @@ def require_shape(file: str, stored: Stored, rows: int, classes: int) -> None:
     if len(stored.shape) != 2 or not stored.dtype.lower().startswith(("f", "bf")):
         raise UsageError(file, "floats [rows, classes]", f"{stored.dtype} {list(stored.shape)}", "reshape it")
     if stored.shape[0] != rows:
-        remedy = "give the logits of the same training images, and the same --fraction"
+        remedy = "give the logits of the same training images, and the same `fraction`"
         raise UsageError(file, f"{rows} rows, as the data has", str(stored.shape[0]), remedy)
     if stored.shape[1] != classes:
-        raise UsageError(file, f"{classes} classes, as the data has", f"{stored.shape[1]}", "give --data")
+        raise UsageError(file, f"{classes} classes, as the data has", f"{stored.shape[1]}", "give their `data`")
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def in_order(values: np.ndarray, order: str | None) -> np.ndarray:
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(order, "row numbers, one per line or as .npy", short(error, 120), "correct the file") from None
     if not np.array_equal(np.sort(places), np.arange(rows)):
-        raise UsageError(order, f"every row from 0 to {rows - 1} once", f"{len(places)} others", "mend it")
+        raise UsageError(order, f"every row from 0 to {rows - 1} once", f"{len(places)} others", "correct the file")
     sorted_ = np.empty_like(values)
     sorted_[places] = values
     return sorted_
@@ -184,14 +184,14 @@ def as_logits(file: str, values: np.ndarray, kind: str | None = None) -> tuple[n
     """Logits; of probabilities, their logarithms. Which they are is asked where the numbers leave it open."""
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
-        raise UsageError(file, "finite values", f"NaN or infinity in row {row}", "mend the file")
+        raise UsageError(file, "finite values", f"NaN or infinity in row {row}", "leave such rows out")
     shares, off = values.min() >= 0 and values.max() <= 1, float(np.abs(values.sum(1) - 1).max())
     if kind == "probabilities" and not shares:
         found = f"{values.min():g} to {values.max():g}"
-        raise UsageError(file, "probabilities, from 0 to 1", found, "give logits as kind logits")
+        raise UsageError(file, "probabilities, from 0 to 1", found, "give logits as `kind` logits")
     if kind is None and shares and off >= EXACT:
         found = f"numbers from 0 to 1 whose rows sum to {values.sum(1).min():.3g} to {values.sum(1).max():.3g}"
-        remedy = "rounded probabilities are kind probabilities, anything else is kind logits"
+        remedy = "give `kind` probabilities if they are rounded ones, and `kind` logits otherwise"
         raise UsageError(file, "its kind, which the numbers do not tell", found, remedy)
     if kind == "probabilities" or (kind is None and shares):
         return np.log(np.maximum(values, LEAST)), "probabilities"
@@ -209,7 +209,7 @@ def require_match(file: str, logits: np.ndarray, labels: np.ndarray, anyway: boo
     np.add.at(table, (labels, answers), 1)
     best = table.argmax(1)  # which class the file calls each class of the data
     renamed = float((best[labels] == answers).mean()) if len(set(best)) == classes else 0.0
-    remedy = "check --data, --order and the classes, or insist with --anyway"
+    remedy = "check `data`, `order` and the classes, or insist with `anyway`"
     if renamed > accuracy + SUSPICIOUS and not anyway:
         shown = ", ".join(map(str, best[:12])) + (", ..." if classes > 12 else "")
         found = f"{100 * accuracy:.1f} % now, {100 * renamed:.1f} % if the classes were in the order {shown}"

@@ -38,9 +38,9 @@ def verify(
 ) -> Iterator[Check]:  # fmt: skip
     """Every check of a cache, with its data and, where one is named, its teacher."""
     if no_data and (data or teacher):
-        raise UsageError("--no-data", f"no {'--data' if data else '--teacher'} beside it", "both", "leave one out")
+        raise UsageError("`no_data`", f"no `{'data' if data else 'teacher'}` beside it", "both", "leave one out")
     if weights and not teacher:
-        raise UsageError("--weights", "--teacher beside it", "none", "name the model that the weights belong to")
+        raise UsageError("`weights`", "`teacher` beside it", "none", "name the model that the weights belong to")
     cache = open_cache(file, check=False)
     if no_data:
         yield from checks.verify(cache, None, None, None, {}, progress)
@@ -80,7 +80,7 @@ def show(file: str, out: str, rows: int, views: int, data: str | None, augment: 
     """The contact sheet of a cache."""
     place = require_place(out)
     if place.suffix.lower() not in (".png", ""):
-        raise UsageError(f"--out {out}", "a name that ends in .png", place.suffix, "the contact sheet is a PNG")
+        raise UsageError(f"`out` {out}", "a name that ends in .png", place.suffix, "the contact sheet is a PNG")
     cache = open_cache(file)
     opened = Data.of_cache(cache, data, augment)
     return contact_sheet(cache, Loader(opened.train, opened.view, cache), rows, views, place)
@@ -90,13 +90,13 @@ def evaluate(
     checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int | None,
     augment: str | None = None, normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
-    """The measures of a checkpoint on the evaluation images: of --data, of the cache, else those of its own run."""
+    """The measures of a checkpoint on the evaluation images: of `data`, of the cache, else those of its own run."""
     checkpoint = checkpoint_of(checkpoint)
     store = open_cache(cache) if cache else None
     opened = Data.of_cache(store, data, augment) if store else as_trained(checkpoint, data, augment)
     network = load_normalised(checkpoint, model, opened, normalisation)
     if model and network.arch["model"] != model:
-        raise TeacherError(checkpoint, f"weights of {model}", f"of {network.arch['model']}", "leave --model out")
+        raise TeacherError(checkpoint, f"weights of {model}", f"of {network.arch['model']}", "leave `model` out")
     check_output(network, opened.image)
     workers = workers_for(opened, workers)
     judged = taught_by(store).eval_logits(opened.held_out_loader(device, workers), require_eval_images)

@@ -46,7 +46,7 @@ def parse_confidence(text: str):
             return ("beta", *numbers) if kind else numbers[0] if len(numbers) == 1 else tuple(numbers)
     except ValueError:
         pass
-    raise UsageError("--confidence", "0.9, a range 0.6,0.99 or beta:8,2", repr(text), "mend it")
+    raise UsageError("`confidence`", "0.9, a range 0.6,0.99 or beta:8,2", repr(text), "write it like 0.9 or beta:8,2")
 
 
 def parse_spread(text: str):
@@ -56,7 +56,7 @@ def parse_spread(text: str):
         return float(text)
     except ValueError:
         expected = "uniform, similarity or a Dirichlet concentration"
-        raise UsageError("--spread", expected, repr(text), "try 0.5") from None
+        raise UsageError("`spread`", expected, repr(text), "try 0.5") from None
 
 
 def read_text(path: str) -> str:

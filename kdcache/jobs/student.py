@@ -72,7 +72,7 @@ class Student:
             parse_taps(self.taps)
         if self.views is not None and self.teacher.views is not None:
             found = f"{self.views}, where the cache has {self.teacher.views}"
-            raise UsageError("views", "none beside a cache, which has its own", found, "leave it out")
+            raise UsageError("`views`", "none beside a cache, which has its own", found, "leave it out")
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ class Student:
         """A further student, for those that learn from each other."""
         if not isinstance(self.model, str):
             remedy = "name it as MODULE:FACTORY, of which several can be made"
-            raise UsageError("student", f"a name, for {self.method} trains several", "one module", remedy)
+            raise UsageError("`student`", f"a name, for {self.method} trains several", "one module", remedy)
         return self.data.network(self.model, self.settings.seed + number, taps=self.taps)
 
     def built(self, network: Network) -> Method:
@@ -127,7 +127,7 @@ class Student:
         if method.students > 1 and any(True for _ in method.parameters()):
             expected = f"parts without connectors beside {method.students} students"
             found = f"{self.method}, whose connectors belong to one student"
-            raise UsageError("--method", expected, found, "take st or at beside dml")
+            raise UsageError("`method`", expected, found, "take st or at, which have no connectors")
         return method
 
     def mixed(self, method: Method, loader: Loader, answers: Answers) -> tuple[mixlabels.MixingLoader, Answers]:
@@ -135,7 +135,7 @@ class Student:
         mixing = mixlabels.parse(self.mix)
         if self.data.view.mixes:
             found = f"{self.data.view.name}, which mixes"
-            raise UsageError(f"--mix {self.mix}", "a view that does not mix", found, "leave --mix out")
+            raise UsageError(f"`mix` {self.mix}", "a view that does not mix", found, "leave `mix` out")
         mixlabels.require_fit(self.method, method)
         both = mixlabels.MixedAnswers(answers) if method.taps else answers
         return mixlabels.MixingLoader(loader, mixing, self.settings.seed), both

@@ -31,10 +31,10 @@ def open_data(
     if not files:
         for name, given in (("average", average), ("average_weights", average_weights)):
             if given is not None:
-                raise UsageError(name, "caches of several teachers", "no cache", "leave it out")
+                raise UsageError(f"`{name}`", "caches of several teachers", "no cache", "leave it out")
         return Data.open(data, augment, fraction), None
     if fraction != 1 or (augment and not runs_user_code(augment)):
-        raise UsageError("--cache", "its own view and fraction", "--augment or --fraction", "leave them out")
+        raise UsageError("`cache`", "its own view and fraction", "`augment` or `fraction`", "leave them out")
     opened = [file if isinstance(file, Store) else open_cache(file) for file in files]
     cache = join(opened, average_weights, *average_of(average))
     return Data.of_cache(cache, data, augment), cache
@@ -51,7 +51,7 @@ def average_of(text: str | None) -> tuple[str | None, float]:
         value = 0.0
     if space not in ("logits", "probability") or not 0 < value < math.inf or (temperature and space == "logits"):
         expected = "logits, probability, or probability:T"
-        raise UsageError("--average", expected, repr(text), "take the T of the method, say")
+        raise UsageError("`average`", expected, repr(text), "write it like probability:4, with the T of the method")
     return space, value
 
 
@@ -75,31 +75,31 @@ def require_one_teacher(cache: Store) -> None:
     for file in cache.files:
         for key, what in (("teacher", "one teacher"), ("forward", "one set of forward settings")):
             if file.meta[key] != cache.meta[key]:
-                remedy = "give one cache, or leave live out"
-                raise UsageError(f"live, {file.path}", f"answers of {what}", "several", remedy)
+                remedy = "give one cache, or leave `live` out"
+                raise UsageError(f"`live` {file.path}", f"answers of {what}", "several", remedy)
 
 
 def live_teacher(
     live: bool, teacher: str | None, weights: str | None, cache: Store | None, data: Data, root,
     normalisation: Normalisation | None = None, taps: str | None = None,
 ) -> Network | None:  # fmt: skip
-    """The network of `--live`; the cache's own where none is named."""
+    """The network of `live`; the cache's own where none is named."""
     if not live:
         if teacher or weights:
-            flag = "--teacher" if teacher else "--weights"
-            raise UsageError(flag, "--live beside it", "none", f"add --live, or leave {flag} out")
-        for option, given in (("mean and std", normalisation), ("taps", taps)):
+            flag = "`teacher`" if teacher else "`weights`"
+            raise UsageError(flag, "`live` beside it", "none", f"add `live`, or leave {flag} out")
+        for option, given in (("`mean` and `std`", normalisation), ("`taps`", taps)):
             if given:
                 raise UsageError(option, "a live teacher beside them", "none", "leave them out")
         return None
     name = teacher or (cache.meta["teacher"].get("model") if cache else None)
     if not isinstance(name, str):
-        raise UsageError("--live", "--teacher", "none", "name the teacher's model")
+        raise UsageError("`live`", "`teacher`", "none", "name the teacher's model")
     if cache and cache.meta["teacher"].get("kind") != "network":
         found = f"answers of kind {cache.meta['teacher'].get('kind')}"
-        raise UsageError(f"--live --cache {cache.path}", "a network's answers", found, "leave --live out")
+        raise UsageError(f"`live` {cache.path}", "a network's answers", found, "leave `live` out")
     if not teacher and models.runs_user_code(name):  # a header never picks code to import
         expected = f"teacher {name} named beside it, for that is code"
-        raise UsageError(f"live, {cache.path}", expected, "none", "name it if you trust that code")
+        raise UsageError(f"`live` {cache.path}", expected, "none", "name it with `teacher` if you trust that code")
     stored = (normalisation_in(cache), cache.meta["teacher"].get("taps")) if cache else (None, None)
     return load_teacher(name, weights, data, root, normalisation or stored[0], taps or stored[1])

@@ -41,7 +41,7 @@ def require_source(cache: Cache, source: Source) -> None:
     for key, what in (("rows", "rows"), ("classes", "classes"), ("fingerprint", "content hash")):
         if stored[key] != found[key]:
             expected, given = (f"{what} {short(side[key])}" for side in (stored, found))
-            remedy = "give the data it was made from with --data, or dump again"
+            remedy = "give the data it was made from with `data`, or dump again"
             raise DataChanged(f"{cache.path} on {source.spec}", expected, given, remedy)
     if not np.array_equal(cache.labels, source.labels):
         raise DataChanged(f"{cache.path} on {source.spec}", "the same labels", "other labels", "dump again")

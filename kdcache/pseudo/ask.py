@@ -59,10 +59,10 @@ def labels_and_classes(labels, classes, unlabelled: str) -> tuple[np.ndarray, in
         raise UsageError("labels", "a list of class numbers, one per row", found, "give one integer per row")
     classes = max(int(array.max()) + 1, 0) if classes is None else whole("classes", plain(classes), 0, 2**24)
     if classes < 2:
-        raise UsageError("classes", "two or more", f"{classes}", "give `classes=` if the labels do not show them all")
+        raise UsageError("classes", "two or more", f"{classes}", "give `classes` if the labels do not show them all")
     if array.min() < -1 or array.max() >= classes:
         found = f"{array.min()} to {array.max()}"
-        raise UsageError("labels", f"0 to {classes - 1} (-1: none)", found, "correct the labels or give `classes=`")
+        raise UsageError("labels", f"0 to {classes - 1} (-1: none)", found, "correct the labels or give `classes`")
     empty = int((array == -1).sum())
     if empty and unlabelled == "refuse":
         remedy = 'leave these rows out, or say unlabelled="flat" for an answer that tells nothing'
@@ -75,7 +75,7 @@ def per_class(place: str, value, classes: int) -> np.ndarray:
     if not isinstance(value, list):
         return np.full(classes, number(place, value, 0, 1))
     if len(value) != classes:
-        remedy = "give one number, or one per class (and `classes=` if the data lacks some)"
+        remedy = "give one number, or one per class (and `classes` if the data lacks some)"
         raise UsageError(place, f"{classes} numbers, one per class", f"{len(value)}", remedy)
     return np.array([number(f"{place} of class {c}", v, 0, 1) for c, v in enumerate(value)])
 
@@ -153,8 +153,8 @@ def parse_accuracy(text: str) -> float | list[float]:
         values = [float(part) for part in parts]
     except ValueError:
         remedy = "write 0.9, or one number per class: 0.8,0.89,1.0"
-        raise UsageError("accuracy", "numbers with commas between them", quoted(text), remedy) from None
-    values = [number("accuracy", value, 0, 1) for value in values]
+        raise UsageError("`accuracy`", "numbers with commas between them", quoted(text), remedy) from None
+    values = [number("`accuracy`", value, 0, 1) for value in values]
     return values[0] if len(values) == 1 else values
 
 
@@ -169,8 +169,10 @@ def read_confusion(text: str) -> np.ndarray:
             rows.append([float(part) for part in re.split(r"\s*[,;\t]\s*|\s+", line)])
         except ValueError:
             remedy = "leave out headings and names: only numbers, a line per true class"
-            raise UsageError(f"confusion line {at}", "numbers with commas between them", quoted(line), remedy) from None
+            raise UsageError(
+                f"`confusion` line {at}", "numbers with commas between them", quoted(line), remedy
+            ) from None
         if len(rows[-1]) != len(rows[0]):
             found = f"{len(rows[-1])}"
-            raise UsageError(f"confusion line {at}", f"{len(rows[0])} numbers", found, "give every line as many")
-    return matrix("confusion", rows)
+            raise UsageError(f"`confusion` line {at}", f"{len(rows[0])} numbers", found, "give every line as many")
+    return matrix("`confusion`", rows)

@@ -59,7 +59,7 @@ def beta_table(a: float, b: float, low: float = 0.0, high: float = 1.0, given: s
     return cumulated(density, at), peak
 
 
-def peak_table(spec, classes: int, place: str = "confidence") -> tuple:
+def peak_table(spec, classes: int, place: str = "`confidence`") -> tuple:
     """Shares and quantiles of a stated confidence."""
     lowest = lowest_peak(classes)
     floor = f"{lowest:.6g} is the flattest answer of {classes} classes that still has a largest one"
@@ -83,7 +83,7 @@ def peak_table(spec, classes: int, place: str = "confidence") -> tuple:
 def peak_tables(spec, classes: int) -> dict:
     """The tables of right and of wrong rows."""
     if isinstance(spec, dict) and set(spec) == {"right", "wrong"}:
-        return {side: peak_table(spec[side], classes, f"confidence of {side} rows") for side in spec}
+        return {side: peak_table(spec[side], classes, f"`confidence` of {side} rows") for side in spec}
     return dict.fromkeys(("right", "wrong"), peak_table(spec, classes))
 
 
@@ -92,7 +92,9 @@ def calibrated_tables(spec, accuracy: float, classes: int) -> dict:
     low, high, concentration = lowest_peak(classes), HIGHEST, CONCENTRATION
     if spec is not None:
         if not isinstance(spec, list) or spec[:1] == ["quantiles"]:
-            raise UsageError("confidence", "a range or a Beta beside calibrated", quoted(spec), "leave one of them out")
+            raise UsageError(
+                "`confidence`", "a range or a Beta beside calibrated", quoted(spec), "leave one of them out"
+            )
         ends = peak_table(spec, classes)[1]
         if spec[0] == "beta":
             concentration = float(spec[1] + spec[2])
@@ -101,7 +103,7 @@ def calibrated_tables(spec, accuracy: float, classes: int) -> dict:
     accuracy = min(accuracy, HIGHEST)
     if not low <= accuracy <= high:
         expected = f"an accuracy from {low:.6g} to {high:.6g}, as the peaks of a calibrated teacher"
-        raise UsageError("calibrated", expected, f"{accuracy:.6g}", "change the accuracy, or leave calibrated out")
+        raise UsageError("`calibrated`", expected, f"{accuracy:.6g}", "change the accuracy, or leave `calibrated` out")
     mean = (accuracy - low) / (high - low) if high > low else 0
     if not 1e-3 < mean < 1 - 1e-3:  # no room to vary
         return dict.fromkeys(("right", "wrong"), (np.array([0.0, 1.0]), np.full(2, accuracy)))
@@ -115,10 +117,10 @@ def spread_table(spec, classes: int, confusion) -> np.ndarray | None:
         return None
     if spec == "similarity":
         if confusion is None:
-            raise UsageError("spread", "a confusion matrix to read similarity from", "none", "give `confusion=` too")
+            raise UsageError("`spread`", "a confusion matrix to read similarity from", "none", "give `confusion`, too")
         likeness = confusion + confusion.T
     else:
-        likeness = matrix("spread", spec, classes)
+        likeness = matrix("`spread`", spec, classes)
     likeness = likeness * (1 - np.eye(classes))
     total = likeness.sum(1, keepdims=True)
     even = (1 - np.eye(classes)) / (classes - 1)

@@ -50,9 +50,9 @@ class PseudoTeacher:
         asked |= {"confidence": confidence, "calibrated": calibrated, "spread": spread, "temperature": temperature}
         asked |= {"schedule": schedule, "classes": self.classes, "unlabelled": unlabelled}
         self._asked = ask.plain(asked)
-        self.seed = ask.whole("seed", self._asked["seed"], 0, 2**64 - 1)
-        one_of("errors", errors, ("fixed", "per-view"))
-        self.temperature = ask.number("temperature", self._asked["temperature"], 1e-3, 1e3)
+        self.seed = ask.whole("`seed`", self._asked["seed"], 0, 2**64 - 1)
+        one_of("`errors`", errors, ("fixed", "per-view"))
+        self.temperature = ask.number("`temperature`", self._asked["temperature"], 1e-3, 1e3)
         self._schedule = ask.schedule_of(self._asked["schedule"], self.classes, shape.lowest_peak(self.classes))
         self._prepare_errors()
         self._prepare_shape()
@@ -62,15 +62,15 @@ class PseudoTeacher:
         sources = {"accuracy": accuracy, "confusion": confusion, "schedule": self._schedule.accuracy}
         given = [name for name, value in sources.items() if value is not None]
         if accuracy is not None and len(given) > 1:
-            raise UsageError("accuracy", "to be said once", " and ".join(given), "leave all but one out")
-        self._confusion = None if confusion is None else ask.matrix("confusion", confusion, self.classes)
+            raise UsageError("`accuracy`", "to be said once", " and ".join(given), "leave all but one out")
+        self._confusion = None if confusion is None else ask.matrix("`confusion`", confusion, self.classes)
         if self._schedule.accuracy is not None:
             views = range(self._schedule.views)
             by_view = [self._schedule.between(self._schedule.accuracy, view) for view in views]
         elif self._confusion is not None:
             by_view = [np.diag(self._confusion)]
         else:
-            by_view = [ask.per_class("accuracy", 0.9 if accuracy is None else accuracy, self.classes)]
+            by_view = [ask.per_class("`accuracy`", 0.9 if accuracy is None else accuracy, self.classes)]
         sizes = np.bincount(self.labels[self.labels >= 0], minlength=self.classes)
         counts = wrong_counts(np.array(by_view), sizes, self.seed)
         self._errors = Errors(self.labels, counts, self.seed, self._asked["errors"] == "per-view", self._confusion)
@@ -78,16 +78,16 @@ class PseudoTeacher:
     def _prepare_shape(self) -> None:
         confidence, spread, calibrated = (self._asked[k] for k in ("confidence", "spread", "calibrated"))
         if not isinstance(calibrated, bool):
-            raise UsageError("calibrated", "True or False", quoted(calibrated), "say one of these")
+            raise UsageError("`calibrated`", "True or False", quoted(calibrated), "say True or False")
         if self._schedule.confidence is not None and (calibrated or confidence is not None):
             found = "a schedule for it, and " + ("calibrated" if calibrated else "confidence")
-            raise UsageError("confidence", "to be said once", found, "leave one of them out")
+            raise UsageError("`confidence`", "to be said once", found, "leave one of them out")
         self._concentration = self._shares = None
         if isinstance(spread, int | float):
-            self._concentration = ask.number("spread", spread, 1e-3, 1e6, "or say uniform or similarity")
+            self._concentration = ask.number("`spread`", spread, 1e-3, 1e6, "try 0.5, uniform or similarity")
         else:
             if isinstance(spread, str):
-                one_of("spread", spread, ("uniform", "similarity"))
+                one_of("`spread`", spread, ("uniform", "similarity"))
             self._shares = shape.spread_table(spread, self.classes, self._confusion)
         self._tables = {}
         for view in (0, self._schedule.views - 1):  # what cannot be is refused now, not in the last epoch

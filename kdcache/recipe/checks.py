@@ -53,7 +53,12 @@ def check_values(recipe: Recipe) -> None:
             raise UsageError("views", f'a number from 1 to {MOST_VIEWS}, or "all"', shown(dump["views"]), "try 10")
         if not (1 <= dump["batch"] < 1 << 31 and 0 <= dump["seed"] < 1 << 32 and dump["dtype"] in ("f32", "bf16")):
             found = f"batch {shown(dump['batch'])}, seed {shown(dump['seed'])}, dtype {dump['dtype']}"
-            raise UsageError("the forward", "batch from 1, seed from 0, dtype f32 or bf16", found, "choose others")
+            raise UsageError(
+                "the forward",
+                "batch from 1, seed from 0, dtype f32 or bf16",
+                found,
+                "leave out what is wrong",
+            )
     folders = [folder_name("", student_name(student)) for student in recipe.student]
     for student, folder in zip(recipe.student, folders, strict=True):
         with blamed(f"{path} [[student]] {student_name(student)}"):
@@ -121,9 +126,10 @@ def student_name(student: Mapping) -> str:
 
 @contextlib.contextmanager
 def blamed(place: str) -> Iterator[None]:
-    """Says where in the recipe an error lies; it may name a flag of a command."""
+    """Says where in the recipe an error lies."""
     try:
         yield
     except UsageError as error:
-        inner = error.place.removeprefix("--")
-        raise UsageError(f"{place}, {inner}", error.expected, error.found, error.remedy) from None
+        raise UsageError(
+            f"{place}, {error.place.replace('`', '')}", error.expected, error.found, error.remedy
+        ) from None

@@ -38,7 +38,8 @@ Answer: TypeAlias = list[tuple[float, int]]
 def contact_sheet(cache: Cache, loader: Loader, rows: int, views: int, path: Path) -> Path:
     """One line per image, one column per view; under each the three classes the teacher found likeliest."""
     if "logits" not in cache.names:
-        raise CacheError(cache.path, "logits", f"only {', '.join(cache.names)}", "dump with --method st as well")
+        remedy = "dump with `kdcache dump-logits --method st`"
+        raise CacheError(cache.path, "logits", f"only {', '.join(cache.names)}", remedy)
     chosen = np.sort(permutation(len(cache), 0, use=CANARY)[:rows])
     views = min(views, cache.views)
     answers = [likeliest(cache.read(np.full_like(chosen, v), chosen, ["logits"])["logits"]) for v in range(views)]
@@ -51,7 +52,9 @@ def contact_sheet(cache: Cache, loader: Loader, rows: int, views: int, path: Pat
     try:
         sheet.image.save(path, "PNG")
     except OSError as error:
-        raise KdcacheError(path, "a picture to write", error.strerror or str(error), "choose another -o") from None
+        raise KdcacheError(
+            path, "a picture to write", error.strerror or str(error), "name a file elsewhere with `out`"
+        ) from None
     return path
 
 

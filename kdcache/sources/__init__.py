@@ -46,11 +46,11 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
         hint = advice(name, SOURCES, "`kdcache list sources` explains them")
         if Path(spec).expanduser().is_dir():
             hint = f"did you mean folder:{spec}?"
-        raise UsageError("--data", f"one of {', '.join(SOURCES)}", repr(spec), hint)
+        raise UsageError("`data`", f"one of {', '.join(SOURCES)}", repr(spec), hint)
     kind = SOURCES[name]
     if bool(argument) != bool(kind.argument) or (colon and not argument):
         expected = f"{name}:{kind.argument}" if kind.argument else name
-        raise UsageError("--data", expected, repr(spec), f"write {expected}")
-    Range(above=0, most=1, remedy="0.25 takes a quarter").checked("--fraction", fraction)
+        raise UsageError("`data`", expected, repr(spec), f"write {expected}")
+    Range(above=0, most=1, remedy="0.25 takes a quarter").checked("`fraction`", fraction)
     source = kind.open(spec, argument, split)
     return source.part(fraction) if split == "train" and fraction < 1 else source

@@ -81,7 +81,7 @@ class Source:
         """A stratified part; 0.25 lies inside 0.5."""
         rows = stratified(self.labels, fraction)
         if not len(rows):
-            raise UsageError("--fraction", "at least one row", f"{fraction} of {len(self)} rows", "take more")
+            raise UsageError("`fraction`", "at least one row", f"{fraction} of {len(self)} rows", "take more")
         return self.take(rows, fraction)
 
 
@@ -145,7 +145,7 @@ def synthetic(spec: str, argument: str, split: str) -> Source:
             raise ValueError
     except ValueError:
         expected = f"synthetic:ROWS,CLASSES,SIZE, two or more classes, at most {SYNTHETIC_TOTAL >> 30} GiB of pixels"
-        raise UsageError("--data", expected, repr(spec), "try synthetic:1000,10,32") from None
+        raise UsageError("`data`", expected, repr(spec), "try synthetic:1000,10,32") from None
     key, values = (1, rows) if split == "train" else (2, max(rows // 5, classes))
     labels = np.arange(values, dtype=np.int64) % classes
     cells = 3 * size * size

@@ -131,14 +131,14 @@ class Alone:
     @contextmanager
     def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
         if method.taps:
-            remedy = "give --cache, or --live --teacher"
-            raise UsageError(f"--method {text}", "a teacher's answers", "neither a cache nor --live", remedy)
+            remedy = "give a `cache`, or a `teacher` and `live`"
+            raise UsageError(f"`method` {text}", "a teacher's answers", "neither a cache nor `live`", remedy)
         yield no_teacher
 
 
 @dataclass(frozen=True)
 class Forward:
-    """The settings that move the last bits of an answer: fixed in the cache, obeyed on resume and by `--live`."""
+    """The settings that move the last bits of an answer: fixed in the cache, obeyed on resume and by a live teacher."""
 
     batch: int = 256
     dtype: str = "f32"

@@ -76,7 +76,7 @@ class Cached:
         stored = self.cache.shapes
 
         def refuse(expected: str, found: str):
-            remedy = f"dump again with --method {text}"
+            remedy = f"dump again with `method` {text}"
             raise CacheError(self.cache.path, f"{expected}, which {text} needs", found, remedy)
 
         if missing := [tap for tap in method.taps if tap not in shown]:
@@ -100,7 +100,7 @@ class CacheTeacher:
 
     def __init__(self, cache: Store, names: Sequence[str], device="cpu"):
         if missing := [name for name in names if name not in cache.names]:
-            remedy = "dump again with that --method"
+            remedy = "dump again with the `method` that needs it"
             raise CacheError(cache.path, f"knowledge {missing[0]!r}", f"only {', '.join(cache.names)}", remedy)
         self.cache, self.names, self.device = cache, list(names), torch.device(device)
         self.view: int | None = None

@@ -73,7 +73,7 @@ class Pseudo:
     def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
         if strange := [tap for tap in method.taps if tap != "logits"]:
             found, remedy = "a pseudo teacher, who has logits alone", "take a method that reads logits, such as st"
-            raise UsageError(f"--method {text}", strange[0], found, remedy)
+            raise UsageError(f"`method` {text}", strange[0], found, remedy)
         if not method.taps:
             yield no_teacher
             return
@@ -84,7 +84,7 @@ class Pseudo:
 def require_unmixed(view: View) -> None:
     """Refuses mixed images, of which somebody who never looks knows nothing."""
     if view.mixes:
-        remedy = "mix its answers when you train: --mix labels"
+        remedy = "mix its answers when you train: `mix` labels"
         raise UsageError(f"view {view.name}", "images as they are, for a pseudo teacher", "mixed ones", remedy)
 
 

@@ -43,7 +43,7 @@ def stages(method: Method, epochs: int) -> list[Stage]:
     if not method.init_share:
         return [Stage("main", 1, epochs)]
     if epochs < 2:
-        raise UsageError("--epochs", "2 or more, for the method has an initialisation stage", f"{epochs}", "raise it")
+        raise UsageError("`epochs`", "2 or more, for the method has an initialisation stage", f"{epochs}", "try 30")
     init = min(epochs - 1, max(1, round(method.init_share * epochs)))
     return [Stage("init", 1, init), Stage("main", init + 1, epochs - init)]
 
@@ -221,7 +221,7 @@ class Trainer:
             expected, found = "finite weights", f"NaN or infinity after epoch {epoch}"
         else:
             return
-        raise KdcacheError("training", expected, found, "try a smaller --lr, a longer --warmup or --clip 1")
+        raise KdcacheError("training", expected, found, "try a smaller `lr`, a longer `warmup` or `clip` 1")
 
     def save(self, run: Run, epoch: int, best: float | None) -> None:
         save_state(run.path("state.safetensors"), self, epoch, best)

@@ -79,7 +79,7 @@ def parse(text: str) -> Mixing:
     kind, _, rest = text.partition(":")
     if kind != "labels":
         remedy = "for a teacher that sees the mixture, dump with a view such as crop-flip+mixup"
-        raise UsageError("--mix", "labels, perhaps with a kind as in labels:cutmix", repr(text), remedy)
+        raise UsageError("`mix`", "labels, perhaps with a kind as in labels:cutmix", repr(text), remedy)
     return parse_mixing(rest or "mixup")
 
 
@@ -87,7 +87,7 @@ def require_fit(text: str, method: Method) -> None:
     """Refuses methods that read more than probabilities."""
     if strange := [tap for tap in method.taps if tap != "logits"]:
         found, remedy = f"{strange[0]}, which means nothing when mixed", "dump with a view such as crop-flip+mixup"
-        raise UsageError(f"--method {text} --mix labels", "logits alone", found, remedy)
+        raise UsageError(f"`method` {text} `mix` labels", "logits alone", found, remedy)
     if method.shift_matters:
         found, remedy = "their level, which a mean of probabilities loses", "take st, or a view such as crop-flip+mixup"
-        raise UsageError(f"--method {text} --mix labels", "a method that reads probabilities", found, remedy)
+        raise UsageError(f"`method` {text} `mix` labels", "a method that reads probabilities", found, remedy)

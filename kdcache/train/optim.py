@@ -35,14 +35,10 @@ NUMBERS = {
 }
 
 
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def listed(name: str, values: object) -> Sequence:
     if isinstance(values, (tuple, list)):
         return values
-    raise UsageError(flag(name), "a list of numbers", repr(values), "write it like 0.5 0.75")
+    raise UsageError(f"`{name}`", "a list of numbers", repr(values), "write it like 0.5 0.75")
 
 
 @dataclass(frozen=True)
@@ -69,25 +65,25 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        """Refuses what cannot be meant, by the name of its flag; 3.0 epochs become 3, lists become tuples."""
+        """Refuses what cannot be meant, by name; 3.0 epochs become 3, lists become tuples."""
         for name, known in CHOICES.items():
-            one_of(flag(name), getattr(self, name), known)
+            one_of(f"`{name}`", getattr(self, name), known)
         for name, allowed in NUMBERS.items():
             value = getattr(self, name)
             if allowed.whole and isinstance(value, float) and value.is_integer():
                 value = int(value)
             if name != "lr" or value is not None:
-                object.__setattr__(self, name, allowed.checked(flag(name), value, getattr(Settings, name)))
+                object.__setattr__(self, name, allowed.checked(f"`{name}`", value, getattr(Settings, name)))
         for name in ("betas", "milestones"):
-            values = tuple(SHARE.checked(flag(name), value) for value in listed(name, getattr(self, name)))
+            values = tuple(SHARE.checked(f"`{name}`", value) for value in listed(name, getattr(self, name)))
             object.__setattr__(self, name, values)
         if self.warmup > self.epochs:
-            raise UsageError(flag("warmup"), f"at most all {self.epochs} epochs", f"{self.warmup:g}", "try 1")
+            raise UsageError("`warmup`", f"at most all {self.epochs} epochs", f"{self.warmup:g}", "try 1")
         if len(self.betas) != 2:
-            raise UsageError("--betas", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
+            raise UsageError("`betas`", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
         for name in ("nesterov", "channels_last", "compile"):
             if not isinstance(value := getattr(self, name), bool):
-                raise UsageError(flag(name), "true or false", repr(value), f"try {getattr(Settings, name)}")
+                raise UsageError(f"`{name}`", "true or false", repr(value), f"try {getattr(Settings, name)}")
 
     @property
     def top_lr(self) -> float:

@@ -14,7 +14,7 @@ from kdcache.checks import replace
 from kdcache.errors import KdcacheError, reason
 from kdcache.runs import writing
 
-REMEDY = "leave --resume out to start over"
+REMEDY = "leave `resume` out to start over"
 
 
 def save_state(path: Path, trainer, epoch: int, best: float | None) -> None:

@@ -49,10 +49,10 @@ def open_plain(spec: str, size: tuple[int, int] | None) -> Plain:
     name, _, argument = spec.partition(":")
     if name not in VIEWS:
         hint = advice(name, VIEWS, "`kdcache list views` explains them")
-        raise UsageError("--augment", f"one of {', '.join(VIEWS)}", repr(spec), hint)
+        raise UsageError("`augment`", f"one of {', '.join(VIEWS)}", repr(spec), hint)
     kind, options = VIEWS[name]
     if argument and not kind.argument:
-        raise UsageError("--augment", f"{name}, which takes no argument", repr(spec), f"write {name}")
+        raise UsageError("`augment`", f"{name}, which takes no argument", repr(spec), f"write {name}")
     return kind.parse(spec, argument, size, **options)
 
 
@@ -73,7 +73,7 @@ def from_json(place: object, header: dict, named: str | None = None) -> View:
         found = f"{short(header, 200)} ({type(error).__name__} {error})"
         raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
     if named and (not view.plain.runs_user_code or mixing not in (None, view.mixes and view.mixing)):
-        raise UsageError(place, f"its own view, {view.name}", f"--augment {named}", "leave it out")
+        raise UsageError(place, f"its own view, {view.name}", f"`augment` {named}", "leave it out")
     return view
 
 
@@ -90,25 +90,25 @@ def require_named(place: object, header: dict, named: str | None) -> None:
     """A header never picks code to import: whoever opens the file names it, as with a user's networks."""
     spec = f"{header['view']}:{header['factory']}"
     if named != spec:
-        expected, found = f"--augment {spec}, for its view is code", f"--augment {named}" if named else "none"
-        raise UsageError(place, expected, found, "name it if you trust that code")
+        expected, found = f"`augment` {spec}, for its view is code", f"`augment` {named}" if named else "none"
+        raise UsageError(place, expected, found, "name it with `augment` if you trust that code")
 
 
 def enumerate_all(view: View) -> View:
-    """The view whose seeds count through every rendering, for `--views all`."""
+    """The view whose seeds count through every rendering, for `views` all."""
     if view.count:
         return view.plain.every()
     found = f"{view.name}, which has no end of them"
-    raise UsageError("--views all", "a view with finitely many renderings", found, "give a number of views")
+    raise UsageError("`views` all", "a view with finitely many renderings", found, "give a number of views")
 
 
 def counted(view: View, views: int | str) -> tuple[View, int]:
-    """The view and the number of its renderings, of `--views N` or `--views all`."""
+    """The view and the number of its renderings, for a number of `views` or all."""
     if views == "all":
         view = enumerate_all(view)
         return view, view.count
     if not 1 <= int(views) <= MOST_VIEWS:
-        raise UsageError("--views", f"a number from 1 to {MOST_VIEWS:,}, or all", str(views), "try 10")
+        raise UsageError("`views`", f"a number from 1 to {MOST_VIEWS:,}, or all", str(views), "try 10")
     return view, int(views)
 
 

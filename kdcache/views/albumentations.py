@@ -38,7 +38,7 @@ class Albumentations(Pipeline):
     def parse(cls, spec, argument, size):
         """Reads the file, takes the trailing normalisation off, and finds out the size of what comes out."""
         if not argument:
-            raise UsageError("--augment", "albumentations:FILE", repr(spec), REMEDY)
+            raise UsageError("`augment`", "albumentations:FILE", repr(spec), REMEDY)
         path, place = Path(argument), f"albumentations:{argument}"
         try:
             text = read_text(path)

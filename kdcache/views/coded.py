@@ -37,7 +37,7 @@ class Coded(Pipeline):
         """Calls the function that a user names; what comes out of its pipeline has ANY size as yet."""
         if ":" not in argument:
             remedy = "name a function of yours that returns the pipeline"
-            raise UsageError("--augment", f"{cls.name}:MODULE:FACTORY", repr(spec), remedy)
+            raise UsageError("`augment`", f"{cls.name}:MODULE:FACTORY", repr(spec), remedy)
         view = cls(ANY, [], size, factory=argument)
         live, texts, removed = view.parts()
         names = ", ".join(type(step).__name__ for step in removed)

@@ -162,11 +162,11 @@ def split(spec: str) -> tuple[str, Mixing | None]:
 
 
 def parse_mixing(text: str) -> Mixing:
-    """`mixup:0.2+cutmix`, as after --mix labels:"""
+    """`mixup:0.2+cutmix`, as it stands after `labels:`"""
     view, mixing = split(f"+{text}")
     if view or mixing is None:
         expected = "mixup, cutmix, or both with a plus, each perhaps with :A"
-        raise UsageError("--mix", expected, repr(text), "write it like mixup:0.2+cutmix")
+        raise UsageError("`mix`", expected, repr(text), "write it like mixup:0.2+cutmix")
     return mixing
 
 

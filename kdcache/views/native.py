@@ -175,5 +175,5 @@ def square_of(spec: str, argument: str, size: tuple[int, int] | None) -> tuple[i
     side = int(argument) if argument.isdecimal() and len(argument) < 9 else size[0] if size and not argument else 0
     if not 1 <= side <= MOST_SIDE:
         name = spec.partition(":")[0]
-        raise UsageError("--augment", f"{name}:SIZE", repr(spec), f"try {name}:224")
+        raise UsageError("`augment`", f"{name}:SIZE", repr(spec), f"try {name}:224")
     return side, side
