@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
+from kdcache.checks import require_kind
 from kdcache.errors import KdcacheWarning, UsageError
 from kdcache.models.network import Network
 from kdcache.models.weights import save
@@ -234,8 +235,9 @@ class Distiller:
 
     def save(self, path: str | os.PathLike) -> Path:
         """The student alone, as safetensors."""
-        save(self._trained(), path)
-        return Path(path)
+        place = require_kind("save", Path(path), "safetensors file")
+        save(self._trained(), place)
+        return place
 
     def _trained(self) -> Network:
         if self.network is None:

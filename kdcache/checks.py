@@ -121,6 +121,50 @@ def array_of(values) -> np.ndarray:
     return values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)
 
 
+KINDS = {  # of what is written: its endings, and how every such file begins
+    "cache": ((".h5", ".hdf5"), b"\x89HDF"),
+    "PNG picture": ((".png",), b"\x89PNG"),
+    "safetensors file": ((".safetensors",), b""),
+}
+OF_OTHERS = {
+    *(".h5", ".hdf5", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".pdf", ".npy", ".npz", ".pt", ".pth"),
+    *(
+        ".safetensors",
+        ".json",
+        ".jsonl",
+        ".toml",
+        ".yaml",
+        ".csv",
+        ".txt",
+        ".md",
+        ".html",
+        ".py",
+        ".zip",
+        ".tar",
+        ".gz",
+    ),
+}
+
+
+def require_kind(place: object, path: Path, kind: str) -> Path:
+    """A place for a file of this kind; refuses another kind's ending, and to write over a file of another kind.
+
+    >>> require_kind("plot", Path("logits.h5"), "PNG picture")
+    Traceback (most recent call last):
+    kdcache.errors.UsageError: plot: expected the name of a PNG picture, found logits.h5; call it logits.png
+    """
+    (ending, *more), beginning = KINDS[kind]
+    if path.suffix.lower() in OF_OTHERS - {ending, *more}:
+        raise UsageError(place, f"the name of a {kind}", path.name, f"call it {path.with_suffix(ending).name}")
+    if beginning and path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file:
+            if file.read(len(beginning)) != beginning:
+                raise UsageError(
+                    place, f"a {kind}, to be written anew", f"{path}, which is none", "choose another name"
+                )
+    return path
+
+
 def replace(path: Path, content: str | bytes) -> None:
     """Writes a file that appears whole or not at all, whatever happens to the machine."""
     private = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -39,12 +39,12 @@ def test_an_unfinished_cache(reader, tmp_path):
 @pytest.mark.parametrize("command", [f"{DUMP} -o", "show a.h5 -o", f"pseudo-teacher {DATA} -o", *FROM_OTHERS])
 def test_a_place_that_cannot_be_written(command, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    for place in ("none/x.png", "file/x.png"):
+    for place in ("none/x", "file/x"):
         refused(f"{command} {tmp_path}/{place}", 2, "--out")
     refused(f"{command} {tmp_path}", 2, "--out", "folder")
     refused(f"{command} ''", 2, "--out")
     monkeypatch.setattr("os.access", lambda *_: False)
-    refused(f"{command} {tmp_path}/x.png", 1, "permission")
+    refused(f"{command} {tmp_path}/x", 1, "permission")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,11 +1,13 @@
 """Caches without a network: pseudo teachers and imported logits; and what a dump would cost."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from cli_cases import good
 from safetensors.numpy import save_file
 
 from kdcache.cache import open_cache
@@ -179,3 +181,23 @@ def test_nobody_can_ask_again_who_never_was_a_network(data, tmp_path):
     cache = open_cache(dump_pseudo(tmp_path / "p.h5", data, 1, "f32", 0, {"accuracy": "0.9"}))
     with pytest.raises(UsageError, match="leave `live` out"):
         live_teacher(True, None, None, cache, data, tmp_path)
+
+
+def test_a_schedule_follows_the_epochs_where_there_is_no_cache(in_tmp):
+    line = "train-student --student tiny-2 --data synthetic:200,4,8 --device cpu --teacher pseudo:0.5>0.9"
+    good(f"{line} --epochs 4 --out four")
+    found = json.loads(Path("four/run.json").read_text())["pseudo"]["schedule"]
+    assert (found["views"], found["accuracy"]) == (4, [0.5, 0.9])
+    good(f"{line} --epochs 4 --views 2 --out two")
+    assert json.loads(Path("two/run.json").read_text())["pseudo"]["schedule"]["views"] == 2
+
+
+def test_a_schedule_that_plays_again_is_said_with_its_numbers(in_tmp):
+    made = good("pseudo-teacher --accuracy 0.5>0.9 --data synthetic:200,4,8 --views 2")
+    over = "its accuracy changes over 2 views, one in each epoch"
+    assert made.err == f"pseudo.h5: {over}: a longer training plays that again; dump as many views as it has epochs\n"
+    line = "train-student --cache pseudo.h5 --student tiny-2 --device cpu --restart --out run --epochs"
+    assert f"teacher: {over}: 5 epochs play that 2.5 times; dump 5 views to play it once\n" in good(f"{line} 5").err
+    assert f"teacher: {over}: a training of 1 epoch ends before the last of them\n" in good(f"{line} 1 --warmup 0").err
+    assert over not in good(f"{line} 2").err
+    assert good("pseudo-teacher --accuracy 0.5 --data synthetic:200,4,8 --views 2 -o plain.h5").err == ""

@@ -52,7 +52,7 @@ def options(*decorators):
 
 training = partial(click.option, cls=Option, section="Training")
 forward = partial(click.option, cls=Option, section="The teacher's forward")
-OUTPUT = NewPath()
+OUTPUT, PICTURE = NewPath(kind="cache"), NewPath(kind="PNG picture")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 data_option = click.option("--data", metavar="D", help="The images: `kdcache list sources`.  [default: digits]")

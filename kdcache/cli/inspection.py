@@ -74,7 +74,7 @@ def verify(file, data, no_data, augment, teacher, weights, mean, std, device, ru
 
 @click.command(cls=Command, example="kdcache show logits.h5 -o sheet.png --rows 8 --views 6")
 @click.argument("file", type=common.FILE)
-@click.option("-o", "--out", type=common.OUTPUT, default="sheet.png", show_default=True)
+@click.option("-o", "--out", type=common.PICTURE, default="sheet.png", show_default=True)
 @click.option("--rows", type=Number(whole=True, least=1, most=64), default=8, show_default=True)
 @click.option("--views", type=Number(whole=True, least=1, most=32), default=6, show_default=True)
 @click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")

@@ -60,6 +60,8 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
     path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar)
     facts = jobs.facts_of(path, opened.held_out)
     put(facts, as_json, made(facts))
+    if note := jobs.schedule_note(facts["teacher"]["asked"], facts["views"]):
+        say(f"{out}: {note}")
 
 
 @click.command(

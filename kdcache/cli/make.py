@@ -145,7 +145,8 @@ def train_student(caches, student, live, teacher, weights, taps, data, augment, 
     if teacher and teacher.startswith("pseudo:"):
         if live or weights:
             raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
-        pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed), None
+        views = store.views if store else rest["views"] or settings.epochs
+        pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed, views), None
     network = jobs.live_teacher(live, teacher, weights, store, opened, runs, normalisation, taps)
     options = {name: rest[name] for name in ("views", "mix", "device", "workers")}
     taught_by = jobs.taught_by(store, network, pseudo)

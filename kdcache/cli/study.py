@@ -6,7 +6,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put
-from kdcache.cli.values import COUNT, SEEDS, NewPath, Number, OneOf
+from kdcache.cli.values import COUNT, SEEDS, Number, OneOf
 from kdcache.errors import UsageError
 
 
@@ -56,7 +56,7 @@ ASKS = {"cache": "codecs", "plot": "codecs", "rows": "scale", "classes": "scale"
 )
 @click.argument("what", type=OneOf([*BENCHES, "all"]), default="all")
 @click.option("--cache", type=common.FILE, metavar="F", help="Of codecs: your own logits.  [default: made-up ones]")
-@click.option("--plot", type=NewPath(), metavar="FILE", help="Of codecs: error over bytes, as a PNG.")
+@click.option("--plot", type=common.PICTURE, metavar="FILE", help="Of codecs: error over bytes, as a PNG.")
 @click.option("--rows", type=COUNT, help="Of scale.  [default: 1281167]")
 @click.option("--classes", type=Number(whole=True, least=2), help="Of scale.  [default: 1000]")
 @click.option("--views", type=COUNT, help="Of scale.  [default: 4]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from kdcache.checks import Range, one_of, quoted
+from kdcache.checks import Range, one_of, quoted, require_kind
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SEEDS, MOST_VIEWS
 
@@ -117,9 +117,9 @@ class Numbers(click.ParamType):
 class NewPath(click.Path):
     """The name of something to write: a file, a folder, or a folder of its own, which may be moved aside one day."""
 
-    def __init__(self, folder: bool = False, own: bool = False):
+    def __init__(self, folder: bool = False, own: bool = False, kind: str = ""):
         super().__init__(readable=False)
-        self.folder, self.own = folder, own
+        self.folder, self.own, self.kind = folder, own, kind
 
     def convert(self, value, param, ctx):
         name, place = name_of(param), Path(value)
@@ -131,6 +131,8 @@ class NewPath(click.Path):
             raise UsageError(name, "a file", f"the folder {value}", "name a file in it")
         if self.own and place.name in ("", ".."):
             raise UsageError(name, "a folder of its own", str(value), "name a folder in it")
+        if self.kind:
+            require_kind(name, place, self.kind)
         return str(value)
 
 

@@ -10,7 +10,7 @@ _PLACES = {
     "estimates": "plan",
     "imports": "import_logits",
     "inspection": "evaluate show verify",
-    "pseudo": "pseudo_from_text pseudo_teacher",
+    "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
     "student": "Student asking default_student train_student",
     "taught": "live_teacher open_data taught_by",
     "teacher": "train_teacher",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
+from kdcache.checks import require_kind
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
 from kdcache.jobs.data import (
     Data,
@@ -78,9 +79,7 @@ def method_of(cache: Cache, network: Network, image: tuple[int, int, int]) -> Me
 
 def show(file: str, out: str, rows: int, views: int, data: str | None, augment: str | None = None) -> Path:
     """The contact sheet of a cache."""
-    place = require_place(out)
-    if place.suffix.lower() not in (".png", ""):
-        raise UsageError(f"`out` {out}", "a name that ends in .png", place.suffix, "the contact sheet is a PNG")
+    place = require_kind(f"`out` {out}", require_place(out), "PNG picture")
     cache = open_cache(file)
     opened = Data.of_cache(cache, data, augment)
     return contact_sheet(cache, Loader(opened.train, opened.view, cache), rows, views, place)

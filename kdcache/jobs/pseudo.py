@@ -11,6 +11,7 @@ from kdcache.cache import open_cache
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
 from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
+from kdcache.wording import count
 
 
 def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeacher:
@@ -88,6 +89,20 @@ def like_logits(path: str, data: Data) -> np.ndarray:
     return np.stack([cache.read(view, rows, ["logits"])["logits"].numpy() for view in range(cache.views)])
 
 
-def pseudo_from_text(text: str, data: Data, seed: int) -> PseudoTeacher:
-    """`pseudo:0.9`, or `pseudo:0.8,0.89,...` with an accuracy per class."""
-    return pseudo_teacher(data, 1, seed, {"accuracy": text.removeprefix("pseudo:")})
+def pseudo_from_text(text: str, data: Data, seed: int, views: int = 1) -> PseudoTeacher:
+    """`pseudo:0.9`, `pseudo:0.8,0.89,...` with an accuracy per class, or `pseudo:0.6>0.9` from first to last view."""
+    return pseudo_teacher(data, views, seed, {"accuracy": text.removeprefix("pseudo:")})
+
+
+def schedule_note(asked: dict | None, views: int, epochs: int | None = None) -> str:
+    """How a schedule over the views fits a training that shows one of them in each epoch; nothing where it does."""
+    schedule = (asked or {}).get("schedule")
+    if not schedule or views == epochs:
+        return ""
+    changes = " and ".join(name for name in ("accuracy", "confidence") if name in schedule)
+    over = f"its {changes} changes over {count(schedule['views'], 'view')}, one in each epoch"
+    if epochs is None:
+        return f"{over}: a longer training plays that again; dump as many views as it has epochs"
+    if epochs < views:
+        return f"{over}: a training of {count(epochs, 'epoch')} ends before the last of them"
+    return f"{over}: {epochs:,} epochs play that {epochs / views:g} times; dump {epochs:,} views to play it once"

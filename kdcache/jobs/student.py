@@ -15,6 +15,7 @@ from kdcache import wording
 from kdcache.batches import Loader
 from kdcache.errors import TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
+from kdcache.jobs.pseudo import schedule_note
 from kdcache.jobs.teacher import result
 from kdcache.methods import Method, knowledge_of, parse, split
 from kdcache.methods import build as build_method
@@ -87,7 +88,7 @@ class Student:
             judged = self.judged()
             self.taught = self.accuracy(judged)
             notes = (f"loss: {ready.method.described()}", *self.teacher.notes, *rounding(ready))
-            for note in (*self.said_of_teacher(), *notes):
+            for note in (*self.said_of_teacher(ready.views), *notes):
                 remark(note)
             evaluation = self.data.evaluation(judged, self.device, self.workers, self.settings.dtype)
             records = fit(*ready, self.settings, evaluation, run, progress, remark)
@@ -150,12 +151,16 @@ class Student:
         found = accuracy_of(self.teacher.cache) if isinstance(self.teacher, Cached) else {}
         return found if judged is None else found | of_eval(self.data.held_out.labels, lambda some: judged[some])
 
-    def said_of_teacher(self) -> Iterator[str]:
-        """How often it is right, and what may be wrong with it if that is hardly ever."""
+    def said_of_teacher(self, views: int) -> Iterator[str]:
+        """How often it is right, what may be wrong with it if that is hardly ever, and how its schedule fits."""
         if self.taught:
             yield f"teacher: {self.teacher.name}, {accuracy_in_words(self.taught)}"
         if text := doubt(self.taught):
             yield text
+        facts = self.teacher.facts()
+        asked = facts["pseudo"] or (facts["teacher"] or {}).get("asked")
+        if text := schedule_note(asked, views, self.settings.epochs):
+            yield f"teacher: {text}"
 
     def facts(self) -> dict:
         """What a run of it is to be continued with."""
