@@ -176,7 +176,7 @@ class Distiller:
         caches = None if network is not None or pseudo is not None else teacher
         opened, cache = jobs.open_data(caches, data, augment, fraction, average, average_weights)
         if taps and network is None:
-            raise UsageError("taps", "a module as teacher", "none", "leave them out: a cache has its own")
+            raise UsageError("`taps`", "a module as teacher", "none", "leave them out: a cache has its own")
         taught_by = jobs.taught_by(cache, None if network is None else opened.network(network, 0, taps=taps), pseudo)
         for note in taught_by.notes:
             warnings.warn(note, KdcacheWarning, stacklevel=2)

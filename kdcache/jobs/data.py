@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
-from kdcache.errors import KdcacheError, KdcacheWarning, TeacherError, UsageError
+from kdcache.errors import KdcacheError, KdcacheWarning, SourceError, TeacherError, UsageError
 from kdcache.models import build, find
 from kdcache.models.network import Network, check_output, wrapped
 from kdcache.models.taps import name_taps
 from kdcache.models.weights import load
 from kdcache.proof.verdicts import require_source
 from kdcache.runs import ROOT, folder_name
-from kdcache.sources import Source, open_source
+from kdcache.sources import Source, located, open_source
 from kdcache.train import Evaluation
 from kdcache.views import View, from_json, open_view
 
@@ -104,12 +104,11 @@ class Data:
     def of_cache(cls, cache: Cache, data: str | None = None, augment: str | None = None) -> Data:
         """What a cache was made from, checked; `augment` names its view where that is code of the user's."""
         stored = cache.meta["source"]
-        spec = data or stored["spec"]
+        opened = opener(cache.path, stored["spec"], data)
         view = from_json(cache.path, cache.meta["view"], augment)
-        train = open_source(spec, "train", stored["fraction"])
+        train = opened("train", stored["fraction"])
         require_source(cache, train)
-        held_out = open_source(spec, "eval")
-        return cls(train, held_out, view)
+        return cls(train, opened("eval"), view)
 
     def network(
         self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None
@@ -140,6 +139,29 @@ class Data:
     def held_out_loader(self, device: str, workers: int) -> Loader:
         """The evaluation images, un-augmented."""
         return Loader(self.held_out, self.view.evaluation(), 0, device, workers)
+
+
+def opener(file: str | os.PathLike, spec: str, data: str | None = None) -> Callable[..., Source]:
+    """What opens a split of the images that a file of ours speaks of: of `data`, else where its own are found now.
+
+    They keep the name that the file has for them, so that a run which began elsewhere goes on.
+    """
+    place = None if data else located(spec, file)
+    typed = os.path.expanduser(spec.partition(":")[2])
+    if place not in (None, typed):
+        warnings.warn(f"{file}: {spec} is not here; its images are read from {place}", KdcacheWarning, stacklevel=2)
+
+    def opened(split: str, fraction: float = 1.0) -> Source:
+        try:
+            return open_source(data or spec, split, fraction, place)
+        except SourceError as error:
+            if data or place or not typed:
+                raise
+            found = "no such folder, neither here nor beside it or above"
+            remedy = f"name the place where they lie now: `data` {spec.partition(':')[0]}:NEW"
+            raise SourceError(file, f"its images at {spec}", found, remedy) from error
+
+    return opened
 
 
 def teacher_folder(root: str | os.PathLike, data: str, model: str) -> Path:

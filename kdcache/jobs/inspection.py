@@ -17,6 +17,7 @@ from kdcache.jobs.data import (
     load_normalised,
     load_teacher,
     normalisation_in,
+    opener,
     require_place,
     workers_for,
 )
@@ -27,7 +28,6 @@ from kdcache.models.network import Network, check_output, shapes
 from kdcache.proof import verdicts as checks
 from kdcache.proof.verdicts import Check, require_eval_images
 from kdcache.report.sheet import contact_sheet
-from kdcache.sources import open_source
 from kdcache.teachers import Forward, LiveTeacher, describe
 from kdcache.types import quiet
 from kdcache.views import from_json
@@ -49,8 +49,8 @@ def verify(
     stored = cache.meta["source"]
     try:
         view = from_json(cache.path, cache.meta["view"], augment)
-        source = open_source(data or stored["spec"], "train", stored["fraction"])
-        held_out = open_source(data or stored["spec"], "eval")
+        opened_split = opener(cache.path, stored["spec"], data)
+        source, held_out = opened_split("train", stored["fraction"]), opened_split("eval")
     except (SourceError, PipelineChanged) as error:
         yield from checks.verify(cache, None, None, None, {}, progress)
         yield Check("source" if isinstance(error, SourceError) else "PipelineChanged", False, str(error))
@@ -117,10 +117,13 @@ def as_trained(checkpoint: str, data: str | None, augment: str | None = None) ->
     """Images and view of the run that a checkpoint lies in, unless others are named."""
     try:
         run = json.loads((Path(checkpoint).parent / "run.json").read_text())
-        spec, view = run["data"]["spec"], run["view"]
+        spec, images, view = run["data"]["spec"], run["data"]["fingerprint"], run["view"]
     except (OSError, ValueError, KeyError, TypeError):
         return Data.open(data, augment)
-    opened = Data.open(data or spec, None)
-    if opened.train.spec == spec:
-        opened.view = from_json(checkpoint, view, augment)
-    return opened
+    if data not in (None, spec):
+        opened = Data.open(data, None)
+        if opened.train.fingerprint() == images:  # the same ones in another place
+            opened.view = from_json(checkpoint, view, augment)
+        return opened
+    opened_split = opener(checkpoint, spec, data)
+    return Data(opened_split("train"), opened_split("eval"), from_json(checkpoint, view, augment))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +35,10 @@ SOURCES: dict[str, Kind] = {
 }
 
 
-def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Source:
+def open_source(spec: str, split: str = "train", fraction: float = 1.0, place: str | None = None) -> Source:
     """The images of one split, `train` or `eval`; `fraction` takes a stratified part of the training rows.
+
+    `place` is where images lie now whose name, `spec`, has another place in it.
 
     >>> source = open_source("digits")
     >>> len(source), source.read([0, 5]).shape
@@ -52,5 +55,24 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0) -> Sourc
         expected = f"{name}:{kind.argument}" if kind.argument else name
         raise UsageError("`data`", expected, repr(spec), f"write {expected}")
     Range(above=0, most=1, remedy="0.25 takes a quarter").checked("`fraction`", fraction)
-    source = kind.open(spec, argument, split)
+    source = kind.open(spec, place or argument, split)
     return source.part(fraction) if split == "train" and fraction < 1 else source
+
+
+MOST_PARTS = 16  # of a path that is searched for
+
+
+def located(spec: str, file: str | os.PathLike) -> str | None:
+    """Where images lie now that a file of ours names by a path; None where they have no path, or nothing is found.
+
+    The path may have been typed in another folder, or the images moved, together with the file or not. It is tried as
+    it stands, then from the current folder, the file's own and those above that: whole, and then its last parts alone.
+    """
+    path = os.path.expanduser(spec.partition(":")[2])
+    if not path or os.path.exists(path):
+        return path or None
+    parts = [part for part in path.split(os.sep) if part not in ("", ".", "..")][-MOST_PARTS:]
+    bases = [os.getcwd(), *map(os.fspath, Path(file).absolute().parents)]
+    endings = (os.path.join(*parts[first:]) for first in range(len(parts)))
+    candidates = (os.path.join(base, ending) for ending in endings for base in bases)
+    return next(filter(os.path.exists, candidates), None)
