@@ -9,7 +9,7 @@ from relation_cases import CLASSES, ROWS, SHAPES, STAGES, batch_of, draw
 from torch import nn
 
 from kdcache.errors import UsageError
-from kdcache.methods import METHODS, Method, Part, Sum, build, knowledge_of, parse
+from kdcache.methods import METHODS, Method, Part, Sum, build, parse
 from kdcache.methods.compose import merged
 
 RAW = {f"f{i}.raw": shape for i, shape in enumerate([(3, 3, 3), *STAGES.values()])}
@@ -163,22 +163,25 @@ def test_the_initialisation_holds_the_terms_of_the_methods_that_have_one():
 
 
 def test_a_sum_caches_shared_knowledge_once():
-    assert tuple(knowledge_of("st+dkd+kdsvd+kdeid+at")) == (
-        "logits",
-        "svd.f1",
-        "svd.f2",
-        "svd.f3",
-        "at.f1",
-        "at.f2",
-        "at.f3",
-    )
-    assert tuple(knowledge_of("ls")) == ()
-    assert tuple(knowledge_of("rkd", {"logits": (3,), "emb": (5,)})) == ("emb",)
+    shapes = {"logits": (3,), **{f"f{i}.{kind}": (4, 8, 8) for i in (1, 2, 3) for kind in ("raw", "post")}}
+    stored = build("st+dkd+kdsvd+kdeid+at", shapes, shapes).stores(shapes)
+    assert tuple(stored) == ("logits", "svd.f1", "svd.f2", "svd.f3", "at.f1", "at.f2", "at.f3")
 
 
-def test_asking_for_names_leaves_the_global_generator_alone():
+def test_a_teacher_without_its_taps_is_refused():
+    with pytest.raises(UsageError, match=re.escape("expected a teacher with taps f1.raw, f2.raw, f3.raw, found none")):
+        build("at").stores({"logits": (3,), "emb": (5,)})
+
+
+def test_parts_are_parsed_once_and_say_whether_they_ask():
+    parts = parse("st:0.5+ls+dml+at/zoo")
+    assert [part.text for part in parts if part.asks] == ["st:0.5", "at/zoo"]
+    assert build(parts).described() == build("st:0.5+ls+dml+at/zoo").described()
+
+
+def test_asking_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    assert next(iter(knowledge_of("ft+vid+mhgd"))) == "ft.factor"
+    assert all(part.asks for part in parse("ft+vid+mhgd"))
     assert torch.equal(torch.get_rng_state(), before)
 
 

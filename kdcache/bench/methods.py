@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import statistics
 import tempfile
 from pathlib import Path
@@ -62,7 +63,7 @@ def asks(name: str, network: Network, data: Data) -> bool:
 
 def quick(name: str) -> str:
     """With less training on the teacher's side: its result has no influence on the speed."""
-    return f"{name}:passes=1" if name in ("ft", "mhgd") else name
+    return f"{name}:passes=1" if "passes" in inspect.signature(METHODS[name]).parameters else name
 
 
 def kept_bytes(step) -> int:

@@ -25,8 +25,8 @@ from kdcache.cache.ranks import Ranks
 from kdcache.cache.reader import require_intact
 from kdcache.cache.same import require_same
 from kdcache.codecs import Codec
-from kdcache.codecs.choose import auto
 from kdcache.dump.filling import encoded, fill
+from kdcache.dump.fitting import fitted
 from kdcache.dump.stale import is_stale, remove_stale
 from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_digests, require_pixels
@@ -166,15 +166,11 @@ class Dump:
                     encoded(codecs.named(wanted, values), name, values, batch.rows, batch.views)
                     values = values[:2]
                 parts.setdefault(name, []).append(values)
-        fitted, measured = {}, {}
+        chosen, measured = {}, {}
         for name, several in parts.items():
-            values, wanted = torch.cat(several), self.teacher.method.codec_of(name, self.codec)
-            if wanted == "auto":
-                fitted[name], measured[name] = auto(values, shift_matters=self.teacher.method.shift_matters)
-            else:
-                shift = name == "logits" and self.teacher.method.shift_matters
-                fitted[name] = codecs.named(wanted, values, shift)
-        return fitted, measured
+            chosen[name], table = fitted(self.teacher.method, name, torch.cat(several), self.codec)
+            measured |= {name: table} if table else {}
+        return chosen, measured
 
     def fill(self, writer: Writer, ranks: Ranks, progress=quiet) -> None:
         """Every block that is not done yet and falls to this rank."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kdcache import lazy_torch as torch
 from kdcache import methods, models
-from kdcache.codecs import CODECS, named
+from kdcache.codecs import CODECS
 from kdcache.errors import UsageError
 from kdcache.sources import SOURCES
 from kdcache.views import MIXES, VIEWS
@@ -51,6 +51,8 @@ def first_line(thing) -> str:
 
 def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]) -> dict[str, dict]:
     """Of every method: its paper, what is cached and its bytes for this pair of (model, taps), stages, options."""
+    from kdcache.dump.fitting import record_sizes
+
     shown = {pair: taps_of(*pair) for pair in {teacher, student}}
     found = {}
     for name, kind in methods.METHODS.items():
@@ -58,7 +60,7 @@ def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]
         try:
             method = methods.build(name, shown[student], shown[teacher])
             require_taps(method, shown)
-            sizes = record_sizes(name, method, shown[teacher])
+            sizes = record_sizes(method, shown[teacher])
             facts |= {"stores": list(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
         except UsageError as error:
             facts["refused"] = error.found
@@ -72,14 +74,6 @@ def require_taps(method: Method, shown: dict[tuple[str, str | None], dict]) -> N
             raise UsageError(
                 model, f"taps {', '.join(method.taps)}", f"no {', '.join(missing)} in {model}", "name its taps"
             )
-
-
-def record_sizes(name: str, method: Method, shown: dict) -> dict[str, int]:
-    """Bytes of a record of each knowledge in f16, or in the codec that the method wants."""
-    sizes = {}
-    for knowledge, shape in methods.knowledge_of(name, shown).items():
-        sizes[knowledge] = named(method.codec_of(knowledge), torch.ones(2, *shape)).size
-    return sizes
 
 
 def stages_of(method: Method) -> str:

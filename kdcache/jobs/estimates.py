@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
-from kdcache.codecs.choose import auto, kl_rows
+from kdcache.codecs.choose import kl_rows
+from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data, Normalisation, load_teacher, teacher_folder
-from kdcache.methods import Method, knowledge_of
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
@@ -55,7 +54,7 @@ def plan(
     with LiveTeacher(network, build_method("st"), forward, device) as live:
         rate, logits = measured_rate(live, rendered(loader, batch), SECONDS)
     compared = compare_settings(network, loader, device)
-    sizes = record_sizes(method, built, every, codec, logits)
+    sizes = record_sizes(built, every, codec, logits)
     row = sum(sizes.values())
     dump, looped, folder = count * n / rate, epochs * students * n / rate, path.absolute().parent
     return {
@@ -107,16 +106,3 @@ def compare_settings(network: Network, loader: Loader, device: str) -> list[dict
         facts = {"dtype": dtype, "channels_last": channels_last, "images_per_second": rate, "kl": kl, "flips": flips}
         rows.append(facts | {"images": len(batch)})
     return rows
-
-
-def record_sizes(text: str, method: Method, every: dict, codec: str, logits: torch.Tensor) -> dict[str, int]:
-    """Bytes of one record of each knowledge; for `auto`, of the codec that these logits would get."""
-    sizes = {}
-    for name, shape in knowledge_of(text, every).items():
-        wanted = method.codec_of(name, codec)
-        if wanted == "auto":
-            sizes[name] = auto(logits, shift_matters=method.shift_matters)[0].size
-        else:
-            values, shift = (logits, method.shift_matters) if name == "logits" else (torch.ones(2, *shape), False)
-            sizes[name] = codecs.named(wanted, values, shift).size
-    return sizes

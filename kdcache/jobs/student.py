@@ -17,7 +17,7 @@ from kdcache.errors import TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
 from kdcache.jobs.pseudo import schedule_note
 from kdcache.jobs.teacher import result
-from kdcache.methods import Method, knowledge_of, parse, split
+from kdcache.methods import Method, parse
 from kdcache.methods import build as build_method
 from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
@@ -206,4 +206,4 @@ def default_student(data: Data) -> str:
 
 def asking(text: str) -> list[str]:
     """The parts of a method that ask a teacher who can be cached."""
-    return [part for part in split(text) if knowledge_of(part)]
+    return [part.text for part in parse(text) if part.asks]

@@ -8,7 +8,7 @@ import importlib
 
 _PLACES = {
     "base": "Method",
-    "compose": "Part RawTaps Sum build described knowledge_of parse split",
+    "compose": "Part RawTaps Sum build described parse split",
     "names": "ALIASES PLACES",
     "svd": "clipped_gradients",
     "table": "METHODS",

@@ -71,13 +71,20 @@ class Attention(Method):
     def project(self, look):
         maps = {}
         for tap in self.taps:
-            features, grid = upcast({tap: look[tap]})[tap], self.grids[tap]
-            own = tuple(features.shape[-2:])
-            if grid and any(a > b for a, b in zip(grid, own, strict=True)):
-                raise UsageError(f"{PLACE} at {tap}", f"a grid within {times(own)}", times(grid), "state a smaller one")
-            name = self.names(tap)[-1 if grid == own else 0]
-            maps[name] = attention(average(features, grid or own))
+            features = upcast({tap: look[tap]})[tap]
+            name, grid = self.kept(tap, features.shape)
+            maps[name] = attention(average(features, grid))
         return maps
+
+    def projected(self, shapes):
+        return dict(self.kept(tap, shapes[tap]) for tap in self.taps)
+
+    def kept(self, tap: str, shape: Sequence[int]) -> tuple[str, tuple[int, int]]:
+        """What the map of a tap of this shape is called, and its grid."""
+        own, grid = tuple(shape[-2:]), self.grids[tap]
+        if grid and any(a > b for a, b in zip(grid, own, strict=True)):
+            raise UsageError(f"{PLACE} at {tap}", f"a grid within {times(own)}", times(grid), "state a smaller one")
+        return self.names(tap)[-1 if grid == own else 0], grid or own
 
     def terms(self, look, knowledge, batch):
         targets = {tap: self.target(knowledge, tap).to(look[tap]) for tap in self.taps}

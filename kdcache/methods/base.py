@@ -62,6 +62,21 @@ class Method(nn.Module):
         """Teacher's side, row by row: what gets cached."""
         return {tap: look[tap] for tap in self.taps}
 
+    def stores(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+        """Name and row shape of what `project` gives of a network whose taps have such shapes.
+
+        >>> METHODS["st"]().stores({"logits": (10,), "emb": (64,)})
+        {'logits': (10,)}
+        """
+        if missing := [tap for tap in self.taps if tap not in shapes]:
+            expected, found = f"a teacher with taps {', '.join(self.taps)}", f"none called {', '.join(missing)}"
+            raise UsageError("method", expected, found, "take another method, or name these taps")
+        return {name: tuple(shape) for name, shape in self.projected(shapes).items()}
+
+    def projected(self, shapes: Shapes) -> Shapes:
+        """What `project` makes of shapes."""
+        return {tap: shapes[tap] for tap in self.taps}
+
     def codec_of(self, name: str, asked: str = "f16") -> str:
         """The codec of its knowledge of this name, where `asked` is the one for the logits."""
         if name == "logits":

@@ -86,6 +86,10 @@ class ActivationBoundaries(Method):
         signs = {name: (look[tap] > 0).to(look[tap].dtype) for tap, name in names("ab").items()}
         return signs | ({"logits": look["logits"]} if self.logits else {})
 
+    def projected(self, shapes):
+        signs = {name: shapes[tap] for tap, name in names("ab").items()}
+        return signs | ({"logits": shapes["logits"]} if self.logits else {})
+
     def init_terms(self, look, knowledge, batch):
         total = 0.0
         for stage, (tap, name) in enumerate(names("ab").items()):
@@ -147,6 +151,9 @@ class Overhaul(Method):
         for tap, values in upcast({tap: look[tap] for tap in TAPS}).items():
             clipped[names("co")[tap]] = torch.maximum(values, getattr(self, buffer(tap)).to(values))
         return clipped
+
+    def projected(self, shapes):
+        return {name: shapes[tap] for tap, name in names("co").items()}
 
     def terms(self, look, knowledge, batch):
         total = 0.0

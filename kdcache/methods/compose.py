@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,9 +24,6 @@ from kdcache.methods.table import METHODS
 from kdcache.types import Shapes
 
 FOREIGN = {"tau": "T", "temp": "T", "temperature": "T", "lambda": "weight", "lam": "weight"}  # words of others
-CIFAR = {"f0": (16, 32, 32), "f1": (16, 32, 32), "f2": (32, 16, 16), "f3": (64, 8, 8)}  # of a ResNet
-STAGES = {f"{tap}.{kind}": shape for tap, shape in CIFAR.items() for kind in ("raw", "pre", "post")}
-SMALL = {"logits": (10,), "emb": (64,), **STAGES}
 Value = TypeVar("Value")
 COMMA = re.compile(r"\s*,\s*(?=\w+=)")  # before an option
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
@@ -43,8 +40,16 @@ class Part:
         default=frozenset(), compare=False, repr=False
     )  # the options that are not of the variant
 
+    text: str = field(default="", compare=False, repr=False)  # as it was written
+
     def build(self, student: Shapes | None = None, teacher: Shapes | None = None) -> Method:
         return METHODS[self.name](student, teacher, **self.options)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a teacher is asked, whose answers can be cached."""
+        shapes = EveryTap(logits=(10,))
+        return bool(build([self], shapes, shapes).taps)
 
 
 class Sum(Method):
@@ -81,6 +86,9 @@ class Sum(Method):
 
     def project(self, look):
         return merged("knowledge", (part.project(look) for part in self.parts))
+
+    def projected(self, shapes):
+        return {name: shape for part in self.parts for name, shape in part.projected(shapes).items()}
 
     def init_terms(self, look, knowledge, batch):
         return side_by_side(part.init_terms(look, knowledge, batch) for part in self.of("init"))
@@ -150,9 +158,13 @@ def merged(kind: str, dicts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor
 
 
 def build(
-    text: str, student_shapes: Shapes | None = None, teacher_shapes: Shapes | None = None, *, seed: int = 0
+    text: str | Sequence[Part],
+    student_shapes: Shapes | None = None,
+    teacher_shapes: Shapes | None = None,
+    *,
+    seed: int = 0,
 ) -> Method:
-    """The method that a text describes: a leaf, or a Sum of several.
+    """The method that a text describes, or the parts that `parse` made of one: a leaf, or a Sum of several.
 
     Its connectors depend on the seed alone; torch's own generator is left as it was.
 
@@ -161,7 +173,7 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs
-        stated = parse(text)
+        stated = parse(text) if isinstance(text, str) else text
         parts = [part.build(student_shapes, teacher_shapes) for part in stated]
     weights = [method.ce for part, method in zip(stated, parts, strict=True) if "ce" in part.typed]
     return parts[0] if len(parts) == 1 else Sum(parts, min(weights, default=None))
@@ -222,7 +234,7 @@ def parse_part(text: str, place: str) -> Part:
             raise UsageError(place, f"one {key}", "two", "leave one out")
         stated.add(key)
         options[key] = converted(place, key, value, allowed[key])
-    return Part(name, variant or None, options, frozenset(stated))
+    return Part(name, variant or None, options, frozenset(stated), text)
 
 
 def require_own_word(place: str, key: str, value: str, options: Iterable[str]) -> None:
@@ -279,22 +291,6 @@ def number(place: str, key: str, text: str, whole: bool) -> float:
     raise UsageError(place, expected, repr(text), f"write it like {key}={'2' if whole else '0.5'}")
 
 
-def knowledge_of(text: str, shapes: Shapes | None = None) -> dict[str, tuple[int, ...]]:
-    """Name and row shape of the knowledge that a method caches and reads; by default, of a small ResNet on CIFAR.
-
-    Names depend on the options of a method, so it is asked: it projects one made-up image.
-    """
-    shapes = SMALL if shapes is None else shapes
-    look = {name: torch.linspace(-1, 1, math.prod(shape)).view(1, *shape) for name, shape in shapes.items()}
-    with torch.random.fork_rng(devices=[]):  # connectors are drawn when a method is built
-        method = build(text, shapes, shapes)
-        for part in method.modules():
-            if hasattr(part, "passes"):
-                part.passes = 1  # what a teacher-side module learns has no influence on names
-        method.use(method.prepare(MadeUp(shapes), lambda: [look, look]))
-        return {name: tuple(value.shape[1:]) for name, value in method.project(look).items()}
-
-
 class EveryTap(dict):
     """The shapes of a network that has every tap, on a grid larger than any."""
 
@@ -303,14 +299,3 @@ class EveryTap(dict):
 
     def __missing__(self, tap):
         return (16, 2**16, 2**16)
-
-
-class MadeUp(nn.Module):
-    """Enough of a teacher for `prepare`."""
-
-    def __init__(self, shapes: Shapes):
-        super().__init__()
-        self.shapes = shapes
-
-    def bn_before_relu(self, tap: str) -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(self.shapes[tap][0])

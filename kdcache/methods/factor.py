@@ -106,6 +106,10 @@ class FactorTransfer(Method):
             factor = encode(x, [getattr(self, f"paraphraser{i}").to(x) for i in range(6)])
         return {self.name: attention(factor) if self.form == "map" else normalised(factor)}
 
+    def projected(self, shapes):
+        channels, *grid = shapes[self.taps[0]]
+        return {self.name: tuple(grid) if self.form == "map" else (self.planes(channels), *grid)}
+
     def terms(self, look, knowledge, batch):
         factor = self.translator(look[self.taps[0]])
         theirs = stored(PLACE, knowledge, self.name).to(factor)

@@ -84,6 +84,9 @@ class FSP(Method):
         look = upcast({tap: look[tap] for tap in self.taps})
         return {name: self.flow(look[a], look[b]) for name, (a, b) in self.pairs.items()}
 
+    def projected(self, shapes):
+        return {name: (shapes[a][0], shapes[b][0]) for name, (a, b) in self.pairs.items()}
+
     def flow(self, a: Tensor, b: Tensor) -> Tensor:
         """[B, C, h, w] and [B, D, h, w] to [B, C, D]."""
         size = tuple(min(x, y) for x, y in zip(a.shape[-2:], b.shape[-2:], strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdcache.errors import TeacherError, UsageError
 from kdcache.methods.base import Method
 from kdcache.methods.bridges import stored
-from kdcache.methods.svd import NAMES, TAPS, both_sides, project, same_channels
+from kdcache.methods.svd import NAMES, TAPS, both_sides, project, projected, same_channels
 
 PLACE = "method mhgd"
 HEADS = 8
@@ -48,6 +48,9 @@ class Graph(Method):
 
     def project(self, look):
         return project(look)
+
+    def projected(self, shapes):
+        return projected(shapes)
 
     def prepare(self, teacher, looks):
         rows = [project(look) for look in looks()]

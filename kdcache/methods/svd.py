@@ -64,6 +64,9 @@ class SingularVectors(Method):
     def project(self, look):
         return project(look)
 
+    def projected(self, shapes):
+        return projected(shapes)
+
     def terms(self, look, knowledge, batch):
         return {self.term: self.weight * radial(look, knowledge, self.mean)}
 
@@ -85,6 +88,11 @@ def project(look: Look) -> Knowledge:
     with torch.no_grad(), torch.autocast(look[TAPS[0]].device.type, enabled=False):
         vectors = {name: decompose(matrix(look[tap]))[1][..., 0] for name, tap in NAMES.items()}
     return {name: v * torch.where(v.sum(1, keepdim=True) < 0, -1, 1) for name, v in vectors.items()}
+
+
+def projected(shapes: Shapes) -> Shapes:
+    """One entry for each channel."""
+    return {name: shapes[tap][:1] for name, tap in NAMES.items()}
 
 
 def both_sides(look: Look, knowledge: Knowledge) -> tuple[list[Tensor], list[Tensor]]:

@@ -14,7 +14,7 @@ from kdcache.codecs import named
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SEEDS, MOST_VIEWS
 from kdcache.methods import build as build_method
-from kdcache.methods import knowledge_of, parse
+from kdcache.methods import parse
 from kdcache.models import find, runs_user_code
 from kdcache.models.network import check_output, shapes
 from kdcache.runs import folder_name
@@ -100,17 +100,17 @@ def check_cache(recipe: Recipe, data: jobs.Data, shown: Shapes) -> None:
     """Refuses a cache that would lack what a student needs, or lose it in its codec."""
     text, codec = recipe.dump.get("method") or recipe.needed(), recipe.dump.get("codec", "f16")
     with blamed("[dump]"):
-        taps = build_method(text, shown, shown).taps
-        if strange := [tap for tap in taps if tap not in shown]:
+        method = build_method(text, shown, shown)
+        if strange := [tap for tap in method.taps if tap not in shown]:
             raise UsageError(f"method {text}", f"{strange[0]} of the teacher", ", ".join(shown), "take another")
         if codec != "auto":
-            shift = build_method(text, shown, shown).shift_matters
-            named(codec, torch.zeros(2, len(data.train.classes)), shift)
-    stored = knowledge_of(text, shown)
+            named(codec, torch.zeros(2, len(data.train.classes)), method.shift_matters)
+    stored = method.stores(shown)
     for student in recipe.student:
         if not (student.get("live") or "pseudo" in student):
-            parts = jobs.asking(student.get("method", "st"))
-            if missing := [name for part in parts for name in knowledge_of(part, shown) if name not in stored]:
+            parts = [part for part in parse(student.get("method", "st")) if part.asks]
+            read = build_method(parts, shown, shown).stores(shown) if parts else {}
+            if missing := [name for name in read if name not in stored]:
                 place, remedy = f"[[student]] {student_name(student)}, method", "leave method out of [dump]"
                 raise UsageError(place, f"{missing[0]} in the cache", ", ".join(stored), remedy)
 

@@ -85,13 +85,12 @@ class Cached:
             method.use(self.cache.constants)
         except UsageError as error:
             refuse(f"the constant {error.expected}", error.found)
-        with torch.no_grad():
-            wanted = method.project({tap: torch.zeros(2, *shown[tap]) for tap in method.taps})
-        for name, value in wanted.items():
+        wanted = method.stores(shown)
+        for name, shape in wanted.items():
             if name not in stored:
                 refuse(f"knowledge {name!r}", f"only {', '.join(stored)}")
-            if stored[name] != value.shape[1:]:
-                refuse(f"{name} of shape {tuple(value.shape[1:])}", f"{stored[name]}")
+            if stored[name] != shape:
+                refuse(f"{name} of shape {shape}", f"{stored[name]}")
         return list(wanted)
 
 
