@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from cli_cases import DUMP, TEACHER, good, refused
 from reference_views import made_images, made_seeds
 
 from kdcache import codecs, sources
+from kdcache.models import MODELS, table
 from kdcache.views import VIEWS, from_json, open_view
 from kdcache.views.native import Untouched
 
@@ -94,3 +97,26 @@ def test_a_new_source_is_listed_advised_and_opened(monkeypatch, in_tmp):
     refused("train-teacher --model tiny-3 --data np:.", 2, "did you mean npz?")
     refused("train-teacher --model tiny-3 --data npz:nowhere", 1, "no such file")
     good("train-teacher --model tiny-3 --data npz:. --epochs 1 --batch 16 --device cpu")
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The body in a module of its own, and the entry of the diff in the table."""
+    module = types.ModuleType("kdcache.models.plain")
+    module.PlainNet = shown("PlainNet")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    line = re.search(r"^\+ +(Family.*),$", PAGE, re.MULTILINE)[1]
+    MODELS.append(eval(line, vars(table)))
+    yield
+    MODELS.pop()
+
+
+def test_a_new_model_is_listed_advised_and_taught(plain, in_tmp):
+    assert {"plain-8"} <= good("list models --json").json()["models"].keys()
+    assert "plain-W" in good("list").out
+    refused(f"{TEACHER.replace('tiny-3', 'plane-8')}", 2, "did you mean plain-8?")
+    refused(f"{TEACHER.replace('tiny-3', 'plain-0')}", 2, "plain-W with W = 1, 2, ...")
+    good(TEACHER.replace("tiny-3", "plain-8"))
+    good(f"{DUMP.replace('tiny-3', 'plain-8')} --method st+ab+co -o a.h5")
+    student = "train-student --cache a.h5 --student plain-24 --epochs 2 --batch 32 --device cpu"
+    good(f"{student} --method st+ab")
