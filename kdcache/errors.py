@@ -29,6 +29,12 @@ class CacheError(KdcacheError):
     """A cache file that is unfinished, damaged, foreign or of another request."""
 
 
+class OtherRequest(CacheError):
+    """A cache file that was made with other options than those that are given now."""
+
+    exit_code = 2
+
+
 class SourceError(KdcacheError):
     """Images that are missing or cannot be read."""
 

@@ -233,7 +233,15 @@ def test_list_of_everything():
 def test_plan_and_soft_labels(tmp_path):
     good(f"plan --teacher tiny-3 {DATA} --json").json()
     assert good(f"pseudo-teacher --accuracy 0.9 --views 2 {DATA} -o {tmp_path}/p.h5 --json").json()["views"] == 2
-    assert "teacher     pseudo" in good(f"inspect {tmp_path}/p.h5").out
+    page = good(f"inspect {tmp_path}/p.h5").out
+    assert "teacher     pseudo, accuracy 0.9, right in 90." in page
+    assert "forward" not in page
+    accuracy = "--accuracy 0.5,0.6,0.7,1>0.9,0.9,0.8,1"
+    good(f"pseudo-teacher {accuracy} --spread 0.5 --errors per-view {DATA} -o {tmp_path}/q.h5")
+    asked = "schedule (accuracy 0.5,0.6,0.7,1.0 to 0.9,0.9,0.8,1.0, shape linear, views 10)"
+    assert (
+        f"teacher     pseudo, {asked}, errors per-view, spread 0.5, right in " in good(f"inspect {tmp_path}/q.h5").out
+    )
 
 
 def test_a_training_says_what_it_minimises():

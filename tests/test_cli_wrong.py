@@ -158,7 +158,7 @@ OTHERS = [
 @pytest.mark.parametrize("case", OTHERS, ids=lambda case: case[0])
 def test_a_cache_of_something_else(case):
     runs = sorted(Path("runs").iterdir())
-    refused(case[0], 1, "a.h5", *case[1:])
+    refused(case[0], 2 if "--views" in case[0] else 1, "a.h5", *case[1:])  # an option of a dump is wrong use
     assert sorted(Path("runs").iterdir()) == runs  # not even a folder is left
 
 
@@ -279,3 +279,8 @@ def test_no_debug_no_traceback(nets, monkeypatch):
     monkeypatch.setenv("KDCACHE_DEBUG", "0")
     refused(f"train-teacher --model {nets}:raising {DATA} {SHORT}", 2, "boom")
     assert "--debug" in good("--help").out
+
+
+def test_what_an_argument_is_not():
+    refused("list foo", 2, "kdcache: list: expected one of sources, ")
+    refused("bench foo", 2, "kdcache: bench: expected one of read, ")

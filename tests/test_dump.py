@@ -140,6 +140,7 @@ def test_other_flags_are_refused_by_name(dump, data, interrupted, copied, tmp_pa
         with pytest.raises(CacheError, match=f"expected {name}.*, as in the file, found ") as caught:
             dump(path, **options)
         assert str(caught.value).isprintable()
+        assert caught.value.exit_code == (1 if "data" in name or "teacher" in name else 2)  # an option is wrong use
     assert file.read_bytes() == before
     assert dump(path).read_bytes() == before if state == "finished" else dump(path).exists()
 

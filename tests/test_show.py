@@ -9,6 +9,7 @@ import torch
 from cli_cases import refused
 from PIL import Image, ImageDraw
 
+from kdcache.errors import KdcacheWarning
 from kdcache.report import sheet as show
 from kdcache.report.sheet import Script, contact_sheet, tile
 from kdcache.types import Batch
@@ -76,6 +77,7 @@ def texts(monkeypatch):
     return found
 
 
+@pytest.mark.filterwarnings("ignore:made.h5. no font here has")
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_overlaps_or_is_cut_off(case, texts, tmp_path):
     height, width, _ = Made(*CASES[case]).draw(tmp_path / "sheet.png").shape
@@ -160,6 +162,21 @@ def test_letters_that_no_font_has():
     script.known = set()
     assert script.plain("é短\n") == "e? "
     assert script.short({3: "短", 4: "中", 5: "x?"}, 60) == {3: "3 ?", 4: "4 ?", 5: "x?"}
+
+
+def test_letters_that_no_font_has_are_named(tmp_path):
+    made = Made(["cat", "\U000f1234"], [0, 1])  # of a private area
+    with pytest.warns(KdcacheWarning, match=r"made.h5: no font here has \S+, drawn as plain letters"):
+        made.draw(tmp_path / "sheet.png")
+
+
+def test_the_caption_keeps_blanks_and_letters(texts, tmp_path):
+    made = Made(["cat", "dog"], [0, 1], views=4)
+    made.meta["source"]["spec"] = "folder:Vögel"
+    made.draw(tmp_path / "sheet.png")
+    assert texts[0][0].startswith("folder:Vögel as crop, and what")
+    font = Script([texts[0][0]], 12).font
+    assert min(font.getlength("s i") - font.getlength("si"), font.getlength(" ")) >= 3
 
 
 def test_a_cache_without_logits(tmp_path, home):

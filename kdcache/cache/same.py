@@ -7,9 +7,10 @@ from pathlib import Path
 
 from kdcache.cache.meta import APART, OPTIONAL
 from kdcache.checks import short
-from kdcache.errors import CacheError, difference
+from kdcache.errors import CacheError, OtherRequest, difference
 
 NAMES = {"run_key": "seed", "source.fingerprint": "data", "eval.fingerprint": "evaluation data"}  # as users know them
+OPTIONS = {"codec", "first_view", "forward", "method", "run_key", "view", "views"}  # of a header: what a user states
 LOGIT_TOLERANCE = {"f32": 1e-4, "bf16": 3e-2}  # of the largest logit
 
 
@@ -29,4 +30,5 @@ def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str 
     """Refuses a request that differs from what a file holds."""
     if other := differing(meta, request):
         name, expected, found = other
-        raise CacheError(path, f"{name} {short(expected)}, as {where}", short(found), remedy)
+        verdict = OtherRequest if name.partition(".")[0] in OPTIONS | {NAMES["run_key"]} else CacheError
+        raise verdict(path, f"{name} {short(expected)}, as {where}", short(found), remedy)

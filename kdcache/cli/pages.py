@@ -72,14 +72,13 @@ def identity(facts: dict) -> dict[str, str]:
     shape = "x".join(map(str, view["size"]))
     forward = facts["forward"]
     on = [key.replace("_", " ") for key, value in forward.items() if value is True]
-    weights = f", weights {teacher['fingerprint'][:12]}" if "fingerprint" in teacher else ""
-    return {
+    page = {
         "images": f"{source['spec']} {source['split']}{part}: {count(facts['rows'], 'row')}",
         "classes": f"{facts['classes']}: {short(names)}",
         "views": f"{every}{facts['views']} of {view['view']} {shape}{', '.join(['', *options])}",
         **({"kept of": kept_of(pruned)} if pruned else {}),
         "seed": str(facts["run_key"]),
-        "teacher": f"{teacher.get('model', teacher.get('kind', '?'))}{weights}{right(facts, ', ')}",
+        "teacher": f"{teacher_of(teacher)}{right(facts, ', ')}",
         "forward": ", ".join([f"{forward.get('dtype')}", f"batches of {forward.get('batch')}", *on]),
         "method": facts["method"],
         "rounding": exactness(facts["exactness"]),
@@ -88,6 +87,41 @@ def identity(facts: dict) -> dict[str, str]:
         "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
         "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
     }
+    unasked = () if teacher.get("kind", "network") == "network" else ("forward", "rounding")  # nobody ran a forward
+    return {name: text for name, text in page.items() if name not in unasked}
+
+
+def teacher_of(teacher: dict) -> str:
+    """A network by its name and weights, a pseudo teacher by what was asked of it."""
+    mark = f" {teacher['fingerprint'][:12]}" if "fingerprint" in teacher else ""
+    match teacher.get("kind"):
+        case "pseudo":
+            return ", ".join(["pseudo", *asked_of(teacher.get("asked"))])
+        case "import":
+            return f"imported {teacher.get('given', 'logits')}{mark}"
+    return f"{teacher.get('model', teacher.get('kind', '?'))}{mark and f', weights{mark}'}"
+
+
+def asked_of(asked) -> list[str]:
+    """What a pseudo teacher was asked for, as far as it differs from the usual."""
+    if not isinstance(asked, dict):  # a header can hold anything
+        return []
+    given = {name: asked[name] for name in ASKED if asked.get(name) != USUAL.get(name)}
+    right = {} if given.keys() & {"accuracy", "confusion", "schedule"} else {"accuracy": 0.9}
+    return [f"{name} {in_short(value)}" for name, value in (right | given).items()]
+
+
+ASKED = ("accuracy", "confusion", "schedule", "errors", "confidence", "calibrated", "spread", "temperature")
+USUAL = {"calibrated": False, "errors": "fixed", "spread": "uniform", "temperature": 1.0}
+
+
+def in_short(value) -> str:
+    """An option of a pseudo teacher in a few words."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {in_short(one)}" for name, one in value.items()) + ")"
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        return f"{len(value)}x{len(value[0])}" if len(value) > 2 else " to ".join(map(in_short, value))
+    return short(",".join(map(str, value)) if isinstance(value, list) else value)
 
 
 def kept_of(pruned: dict) -> str:

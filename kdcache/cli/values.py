@@ -36,7 +36,8 @@ class OneOf(click.Choice):
     """One of a few words; an unknown one is answered with the closest."""
 
     def convert(self, value, param, ctx):
-        return one_of(name_of(param), value, self.choices)
+        place = ctx.info_name if ctx and isinstance(param, click.Argument) else name_of(param)
+        return one_of(place, value, self.choices)
 
 
 class Views(click.ParamType):

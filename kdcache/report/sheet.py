@@ -8,10 +8,13 @@ row         top three as bars
 
 from __future__ import annotations
 
+import os
 import unicodedata
+import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +23,8 @@ from torch import Tensor
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
-from kdcache.errors import CacheError, KdcacheError
+from kdcache.checks import short
+from kdcache.errors import CacheError, KdcacheError, KdcacheWarning
 from kdcache.seeds import CANARY, permutation
 from kdcache.types import Batch
 from kdcache.views import View
@@ -29,7 +33,11 @@ COLUMN, LARGEST, MARGIN = 96, 160, 150  # pixels: the narrowest column, the larg
 BAR, GAP, TOP = 14, 10, 3
 INK, FAINT, PAPER, TRACK = (30, 30, 34), (120, 120, 124), (252, 252, 250), (236, 236, 232)
 RIGHT, WRONG, OPEN = (140, 208, 168), (240, 176, 148), (172, 190, 220)  # the label's bar, another's, without a label
-FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "Arial.ttf")
+FONTS = (  # by name, as far as the system has them; the first that draws most of the letters is taken
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf",
+    "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc", "wqy-microhei.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
+    "AppleGothic.ttf", "Arial Unicode.ttf", "Arial.ttf", "msyh.ttc", "msgothic.ttc", "malgun.ttf",
+)  # fmt: skip
 
 Answer: TypeAlias = list[tuple[float, int]]
 """The likeliest classes of a teacher for one rendering, each with its share."""
@@ -77,7 +85,10 @@ class Sheet:
         self.column = max(COLUMN, self.width)
         names = [cache.classes[label] if label >= 0 else "no label" for label in self.labels]
         said = {c: cache.classes[c] for view in answers for answer in view for _, c in answer}
+        caption = caption_of(cache)
         self.small, self.font = (Script([*said.values(), *names], size) for size in (10, 13))
+        self.plain = Script([caption], 12)  # whose blanks are seen: those of smaller letters are a pixel or two
+        remark_undrawn(cache.path, self.font, self.plain)
         self.names = self.small.short(said, self.column - 8 - self.small.width("100"))
         names = [self.font.named(label, name) for label, name in zip(self.labels, names, strict=True)]
         labels = [self.font.wrapped(name, MARGIN, (self.height + 20) // 17) for name in names]
@@ -85,13 +96,13 @@ class Sheet:
         written = [*(self.font.width(text) for label in labels for text in label), *map(self.small.width, rows)]
         self.left = GAP + max(written) + GAP
         across = self.left + views * (self.column + GAP)
-        caption = self.small.wrapped(caption_of(cache), across - 2 * GAP, 9)
-        self.top = GAP + 13 * len(caption) + 24
+        caption = self.plain.wrapped(caption, across - 2 * GAP, 9)
+        self.top = GAP + 15 * len(caption) + 24
         self.cell = self.height + self.parts + 4 + min(TOP, len(cache.classes)) * BAR + GAP
         self.image = Image.new("RGB", (across, self.top + len(chosen) * self.cell), PAPER)
         self.pen = ImageDraw.Draw(self.image)
         for line, text in enumerate(caption):
-            self.pen.text((GAP, GAP + 13 * line), text, FAINT, self.small.font)
+            self.pen.text((GAP, GAP + 15 * line), text, FAINT, self.plain.font)
         for view in range(views):
             self.pen.text((self.left + view * (self.column + GAP), self.top - 18), f"view {view}", INK, self.small.font)
         for line, (label, row) in enumerate(zip(labels, rows, strict=True)):
@@ -139,13 +150,14 @@ class Script:
         letters = {letter for text in texts for letter in text if not (letter.isascii() or letter.isspace())}
         self.font = ImageFont.load_default(size)
         self.known = drawn(self.font, letters)
-        for name in FONTS if len(self.known) < len(letters) else ():
+        for name in (*FONTS, *matplotlibs_font()) if len(self.known) < len(letters) else ():
             try:
                 font = ImageFont.truetype(name, size - 1)
             except OSError:
                 continue
             if len(known := drawn(font, letters)) > len(self.known):
                 self.font, self.known = font, known
+        self.unknown = letters - self.known
 
     def plain(self, text: str) -> str:
         """The text in letters that the font has: é as e, others as a question mark."""
@@ -194,6 +206,21 @@ def drawn(font, letters: set[str]) -> set[str]:
     """Those that a font has: what it lacks, it draws as it draws what no font has."""
     lacking = bytes(font.getmask("\uffff"))
     return {letter for letter in letters if bytes(font.getmask(letter)) != lacking}
+
+
+def matplotlibs_font() -> list[str]:
+    """The one that comes with matplotlib, where that is installed: Latin, Greek, Cyrillic and Arabic letters."""
+    found = find_spec("matplotlib")
+    return [os.path.join(os.path.dirname(found.origin), "mpl-data/fonts/ttf/DejaVuSans.ttf")] if found else []
+
+
+def remark_undrawn(place: object, *scripts: Script) -> None:
+    """Says that names are not shown as they are written, and what would help."""
+    letters = "".join(sorted(set().union(*(script.unknown for script in scripts))))
+    if letters:
+        remedy = "a font such as Noto Sans CJK on this system would draw them"
+        text = f"{place}: no font here has {short(letters, 40)}, drawn as plain letters or question marks; {remedy}"
+        warnings.warn(text, KdcacheWarning, stacklevel=2)
 
 
 def middle_out(text: str, kept: int) -> str:
