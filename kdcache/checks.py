@@ -147,12 +147,7 @@ OF_OTHERS = {
 
 
 def require_kind(place: object, path: Path, kind: str) -> Path:
-    """A place for a file of this kind; refuses another kind's ending, and to write over a file of another kind.
-
-    >>> require_kind("plot", Path("logits.h5"), "PNG picture")
-    Traceback (most recent call last):
-    kdcache.errors.UsageError: plot: expected the name of a PNG picture, found logits.h5; call it logits.png
-    """
+    """A place for a file of this kind; refuses another kind's ending, and to write over a file of another kind."""
     (ending, *more), beginning = KINDS[kind]
     if path.suffix.lower() in OF_OTHERS - {ending, *more}:
         raise UsageError(place, f"the name of a {kind}", path.name, f"call it {path.with_suffix(ending).name}")

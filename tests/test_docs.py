@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 import kdcache
 from kdcache.cli import main
+from kdcache.errors import KdcacheError
 from kdcache.methods import METHODS, response
 from kdcache.methods.names import ALIASES
 from kdcache.types import Batch
@@ -146,6 +147,12 @@ def test_an_example_runs(test, around, monkeypatch):
     monkeypatch.setattr(sys, "displayhook", lambda value: value is None or shown.append(repr(value)))
     for example in test.examples:
         shown.clear()
-        exec(compile(code(example.source), test.name, "single"), names)
+        compiled = compile(code(example.source), test.name, "single")
+        if example.exc_msg:
+            with pytest.raises(KdcacheError) as refused:
+                exec(compiled, names)
+            assert f"kdcache.errors.{refused.typename}: {refused.value}" == example.exc_msg.strip()
+            continue
+        exec(compiled, names)
         if example.want:
             assert "\n".join(shown) == example.want.strip(), example.source
