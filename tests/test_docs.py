@@ -23,15 +23,21 @@ from kdcache.types import Batch
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCED = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```(sh|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SKIPPED = {"make demo", "make test"}  # the lines of shell that do not run here; every other one is a command of ours
 PART = "--fraction 0.1"
 SHORTER = {  # the one rule: a command of the text has these options added, so that it takes seconds
     "train-teacher": f"--epochs 1 {PART}",
     "dump-logits": f"--views 2 {PART}",
     "train-student": "--epochs 1",
+    "run": "--seeds 1",
 }
-FEWER = {"epochs=200": "epochs=1", '"resnet20", teacher=': '"tiny-2", teacher='}  # and code reads so
+FEWER = {
+    "epochs=200": "epochs=1",
+    "epochs = 30": "epochs = 1",
+    "views = 30": "views = 2",
+    '"resnet20", teacher=': '"tiny-2", teacher=',
+}  # and code reads so
 INSIDE = {"contributing.md": response}  # where its code says that it stands
 
 
@@ -54,6 +60,9 @@ def code(text: str) -> str:
 def test_a_page_runs_from_top_to_bottom(page, in_tmp):
     names = {**vars(INSIDE[page.name])} if page.name in INSIDE else {}
     for kind, text in blocks(page):
+        if kind == "toml":  # a recipe, whose first line is its name
+            Path(text.split()[1]).write_text(code(text))
+            continue
         if kind == "python":
             exec(compile(code(text), page.name, "exec"), names)
             continue

@@ -5,15 +5,18 @@ from __future__ import annotations
 import click
 
 from kdcache.cli import common
-from kdcache.cli.common import Command, bar, json_option, put
+from kdcache.cli.common import Command, bar, json_option, put, say
 from kdcache.cli.values import COUNT, SEEDS, Number, OneOf
 from kdcache.errors import UsageError
+from kdcache.report.table import columns
+from kdcache.wording import count
 
 
 @click.command(
     cls=Command,
     example="""
         kdcache run pipelines/demo.toml
+        kdcache run pipelines/demo.toml --dry-run    # what would be made, what is there already
         kdcache run pipelines/demo.toml --data synthetic:1000,10,32 --seeds 1
         kdcache run mine.toml --code my_nets:make    # a network of yours in it
     """,
@@ -25,21 +28,42 @@ from kdcache.errors import UsageError
     "--code", metavar="MODULE:FACTORY", multiple=True,
     help="Code of yours that the recipe may import; may be given several times. No other is.",
 )  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print its stages, and which of them are there; make nothing.")
 @common.device_option
 @common.workers_option
 @common.runs_option
 @json_option
-def run(recipe, data, seeds, code, device, workers, runs, as_json):
-    """Run a recipe end to end: teacher, cache, students, table.
+def run(recipe, data, seeds, code, dry_run, device, workers, runs, as_json):
+    """Run a recipe end to end: teachers, caches, students, table.
 
-    Interrupted or killed, the same command goes on where it was.
+    Interrupted or killed, the same command goes on where it was. After a change of the recipe, it makes what the change
+    concerns. docs/recipes.md explains every key.
     """
     from kdcache import jobs
     from kdcache.recipe import Recipe
 
-    chosen = Recipe.load(recipe, data, seeds, code)
-    table = chosen.run(runs, jobs.choose_device(device), bar, workers)
+    plan = Recipe.load(recipe, data, seeds, code).plan(runs, jobs.choose_device(device), workers)
+    if dry_run:
+        facts = plan.facts()
+        put(facts, as_json, stages(facts))
+        return
+    table = plan.run(bar, say)
     put(table, as_json, table["text"])
+
+
+def stages(facts: dict) -> str:
+    """A line for every stage, the seeds of a student in one."""
+    found: dict[tuple, list[dict]] = {}
+    for stage in facts["stages"]:
+        found.setdefault((stage["stage"], stage["name"]), []).append(stage)
+    rows = [("stage", "name", "model", "there", "folder")]
+    for (kind, name), several in found.items():
+        states = [stage["state"] for stage in several]
+        there = f"{states.count('there')} of {len(states)}" if len(states) > 1 else states[0]
+        if len(states) > 1 and (begun := states.count("begun")):
+            there += f", {begun} begun"
+        rows.append((kind, name, several[0]["model"], there, several[0]["folder"]))
+    return f"{columns(rows)}\n\n{facts['data']}, {count(facts['missing'], 'stage')} of {len(facts['stages'])} to do"
 
 
 # as in kdcache.bench, unimported

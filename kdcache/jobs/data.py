@@ -96,15 +96,16 @@ class Data:
     view: View
 
     @classmethod
-    def open(cls, data: str | None, augment: str | None, fraction: float = 1.0) -> Data:
-        train, held_out = (open_source(data or DEFAULT_DATA, split, fraction) for split in ("train", "eval"))
+    def open(cls, data: str | None, augment: str | None, fraction: float = 1.0, source=open_source) -> Data:
+        """By name; `source` opens images, where they may be open already."""
+        train, held_out = (source(data or DEFAULT_DATA, split, fraction) for split in ("train", "eval"))
         return cls(train, held_out, open_view(augment or train.default_view, train.size, len(train)))
 
     @classmethod
-    def of_cache(cls, cache: Cache, data: str | None = None, augment: str | None = None) -> Data:
+    def of_cache(cls, cache: Cache, data: str | None = None, augment: str | None = None, source=open_source) -> Data:
         """What a cache was made from, checked; `augment` names its view where that is code of the user's."""
         stored = cache.meta["source"]
-        opened = opener(cache.path, stored["spec"], data)
+        opened = opener(cache.path, stored["spec"], data, source)
         view = from_json(cache.path, cache.meta["view"], augment)
         train = opened("train", stored["fraction"])
         require_source(cache, train)
@@ -141,7 +142,7 @@ class Data:
         return Loader(self.held_out, self.view.evaluation(), 0, device, workers)
 
 
-def opener(file: str | os.PathLike, spec: str, data: str | None = None) -> Callable[..., Source]:
+def opener(file: str | os.PathLike, spec: str, data: str | None = None, source=open_source) -> Callable[..., Source]:
     """What opens a split of the images that a file of ours speaks of: of `data`, else where its own are found now.
 
     They keep the name that the file has for them, so that a run which began elsewhere goes on.
@@ -153,7 +154,7 @@ def opener(file: str | os.PathLike, spec: str, data: str | None = None) -> Calla
 
     def opened(split: str, fraction: float = 1.0) -> Source:
         try:
-            return open_source(data or spec, split, fraction, place)
+            return source(data or spec, split, fraction, place)
         except SourceError as error:
             if data or place or not typed:
                 raise

@@ -14,6 +14,7 @@ from kdcache.jobs.data import Data, Normalisation, load_teacher, normalisation_i
 from kdcache.models.network import Network
 from kdcache.proof.verdicts import require_teacher
 from kdcache.pseudo import PseudoTeacher
+from kdcache.sources import open_source
 from kdcache.teachers import ALONE, Cached, Live, Pseudo, Teacher, describe
 from kdcache.views import runs_user_code
 
@@ -25,6 +26,7 @@ def open_data(
     fraction: float = 1.0,
     average: str | None = None,
     average_weights: Sequence[float] | None = None,
+    source=open_source,
 ) -> tuple[Data, Store | None]:
     """The data of a training: a cache names its own. Several of one teacher are more views, of several an average."""
     files = [caches] if isinstance(caches, str | os.PathLike | Store) else list(caches or ())
@@ -32,12 +34,12 @@ def open_data(
         for name, given in (("average", average), ("average_weights", average_weights)):
             if given is not None:
                 raise UsageError(f"`{name}`", "caches of several teachers", "no cache", "leave it out")
-        return Data.open(data, augment, fraction), None
+        return Data.open(data, augment, fraction, source), None
     if fraction != 1 or (augment and not runs_user_code(augment)):
         raise UsageError("`cache`", "its own view and fraction", "`augment` or `fraction`", "leave them out")
     opened = [file if isinstance(file, Store) else open_cache(file) for file in files]
     cache = join(opened, average_weights, *average_of(average))
-    return Data.of_cache(cache, data, augment), cache
+    return Data.of_cache(cache, data, augment, source), cache
 
 
 def average_of(text: str | None) -> tuple[str | None, float]:

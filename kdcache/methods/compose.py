@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -195,7 +196,12 @@ def parse(text: str) -> list[Part]:
     >>> parse("st/zoo:0.2")
     [Part(name='st', variant='zoo', options={'weight': 0.2, 'ce': 1.0})]
     """
-    return [parse_part(part, f"method {text!r}") for part in split(text)]
+    return list(parsed(text))
+
+
+@lru_cache  # a recipe names the same method for many students
+def parsed(text: str) -> tuple[Part, ...]:
+    return tuple(parse_part(part, f"method {text!r}") for part in split(text))
 
 
 def split(text: str) -> list[str]:

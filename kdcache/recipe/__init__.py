@@ -1,50 +1,44 @@
-"""An experiment as one TOML file, and its run from end to end. Run again, it goes on where it was.
+"""An experiment as one TOML file: teachers, caches, students with several seeds, a table. docs/recipes.md explains it.
 
-[teacher]   model, epochs, fraction, ...   what train-teacher takes
-[dump]      views, codec, method, ...      what dump-logits takes; method: all that the students need
-[[student]] name, method, model, ...       what train-student takes, once for each seed
-            pseudo = { accuracy = "0.7" }  instead of the teacher: what pseudo-teacher takes
-            series, x                      where its point lies in the plot
-[plot]      title, x
+Each stage keeps its results in a folder that is named by what the stage depends on. So the same command goes on where
+it was, and after a change makes nothing anew but what the change concerns.
 """
 
 from __future__ import annotations
 
-import time
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcache import jobs
-from kdcache.cache import open_cache
-from kdcache.errors import KdcacheError, UsageError
+from kdcache.errors import UsageError
 from kdcache.limits import read_text
-from kdcache.recipe.checks import blamed, check_fit, check_values, require_named, student_name
-from kdcache.recipe.keys import SETTINGS, check_keys
-from kdcache.report.plot import Series, draw, require_matplotlib, save_points
-from kdcache.report.table import row_of, save_tables, table_text
-from kdcache.runs import folder_name, free_name
-from kdcache.teachers import Forward
+from kdcache.recipe import checks, matrix
+from kdcache.recipe.keys import SETTINGS, check_keys, tables
+from kdcache.recipe.lines import Lines
+from kdcache.recipe.parts import Part, blaming
+from kdcache.runs import ROOT
 from kdcache.train import Settings
 from kdcache.types import quiet
 from kdcache.views import runs_user_code
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe:
-    """A recipe as it was read, with every key known."""
+    """A recipe as it was read: every key is known, and no value is absurd by itself."""
 
     path: str
-    text: str  # what the folder of its results is kept for
-    data: str = jobs.DEFAULT_DATA
-    seeds: int = 3
+    text: str
+    lines: Lines
+    teachers: dict[str, Part]
+    dumps: dict[str, Part]
+    students: list[Part]
+    data: str | None = None
     augment: str | None = None
     fraction: float = 1.0
+    seeds: int | list[int] = 3
+    cache: list[str] = field(default_factory=list)  # files made before, for students that name none
     settings: dict = field(default_factory=dict)  # of all trainings
-    teacher: dict = field(default_factory=dict)
-    dump: dict = field(default_factory=dict)
-    student: list[dict] = field(default_factory=list)
     show: bool = False
     plot: dict | None = None
     title: str = ""
@@ -57,114 +51,106 @@ class Recipe:
 
         A recipe may be somebody else's: each MODULE:FACTORY in it is imported only if `code` names it, too.
         """
-        try:
-            text = read_text(path)
-            table = tomllib.loads(text)
-        except OSError as error:
-            raise UsageError(path, "a recipe", error.strerror or str(error), "see pipelines/") from None
-        except RecursionError:
-            raise UsageError(path, "a TOML file", "tables or lists nested too deeply", "see pipelines/") from None
-        except ValueError as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
-            raise UsageError(path, "a TOML file", str(error), "correct that line") from None
-        check_keys(path, table)
-        overruled = {k: v for k, v in (("data", data), ("seeds", seeds)) if v is not None}
-        recipe = cls(path, f"{text}\n# --data {data or 'as above'}\n", **(table | overruled))  # more seeds are welcome
-        require_named(recipe, code)
-        check_values(recipe)
-        return recipe
+        text, table = read(path)
+        lines = Lines(path, text)
+        check_keys(lines, table)
+        if seeds is not None:
+            table["student"] = [{k: v for k, v in student.items() if k != "seeds"} for student in table["student"]]
+        overruled = {key: value for key, value in (("data", data), ("seeds", seeds)) if value is not None}
+        teachers = named(lines, table, "teacher")
+        dumps = named(lines, table, "dump", *teachers) if len(teachers) == 1 else named(lines, table, "dump")
+        if not dumps:  # one for each teacher, as if an empty table stood there
+            dumps = {name: part.of(header="[dump]", keys={"teacher": name}) for name, part in teachers.items()}
+        students = list(expanded(lines, table))
+        known = {key: table[key] for key in cls.__dataclass_fields__ if key in table and key != "cache"} | overruled
+        found = cls(path, text, lines, teachers, dumps, students, cache=listed(table.get("cache")), **known)
+        checks.require_named(found, code)
+        checks.check_values(found)
+        return found
 
     @property
     def name(self) -> str:
         return Path(self.path).stem
 
     @property
+    def whole(self) -> Part:
+        """What stands above the first table, for errors."""
+        return Part(self.lines, (), "", self.name, {})
+
+    @property
     def code(self) -> str | None:
         """The view, where it is code of the user's, which a cache of it does not import by itself."""
         return self.augment if self.augment and runs_user_code(self.augment) else None
 
-    def run(self, root: str, device: str = "cpu", progress=quiet, workers: int | None = None) -> dict:
-        """Trains the teacher, dumps, trains every student with every seed; the table."""
-        started = time.monotonic()
-        model = self.teacher["model"]
-        with blamed(self.path):
-            data = jobs.Data.open(self.data, self.augment, self.fraction)
-            whole = jobs.Data.open(self.data, self.augment, self.teacher.get("fraction", self.fraction))
-            check_fit(self, data)
-        folder = self.folder(root, whole.train.fingerprint())
-        settings = self.settings_of(self.teacher)
-        how = {"device": device, "workers": jobs.workers_for(data, workers)}
-        taught = jobs.train_teacher(model, whole, settings, root=folder, resume=True, progress=progress, **how)
-        path = self.make_cache(model, data, folder, how, progress)
-        rows = [row_of({"name": "teacher"}, [taught | {"student": model}])]
-        for student in self.student:
-            found = [self.one(student, seed, data, path, folder, how, progress) for seed in range(self.seeds)]
-            rows.append(row_of(student, found))
-        facts = {"recipe": self.name, "title": self.title, "data": self.data, "seeds": self.seeds, "rows": rows}
-        facts["seconds"] = round(time.monotonic() - started, 1)
-        if self.show:
-            facts["sheet"] = str(jobs.show(str(path), str(folder / "sheet.png"), 6, 5, self.data, self.code))
-        if self.plot:
-            facts |= self.draw(rows, folder)
-        save_tables(folder, facts)
-        return facts | {"text": table_text(facts)}
+    def settings_of(self, part: Part, seed: int | None = None) -> Settings:
+        """Of a teacher; of a student with a seed."""
+        own = {key: value for key, value in part.keys.items() if key in SETTINGS}
+        return Settings(**(self.settings | own | ({} if seed is None else {"seed": seed})))
 
-    def folder(self, root: str, images: str) -> Path:
-        """Where all of it is kept; what another recipe of this name, or other images, left there is moved aside."""
-        folder, text = Path(root) / self.name, f"{self.text}# images {images}\n"
-        copy = folder / "recipe.toml"
-        if copy.exists() and copy.read_text() != text:
-            folder.rename(free_name(folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        copy.write_text(text)
-        return folder
+    def seeds_of(self, student: Part) -> list[int]:
+        """The numbers that its trainings are seeded with."""
+        wanted = student.keys.get("seeds", self.seeds)
+        first = student.keys.get("seed", self.settings.get("seed", 0))
+        return list(range(first, first + wanted)) if isinstance(wanted, int) else list(wanted)
 
-    def settings_of(self, part: dict, seed: int = 0) -> Settings:
-        return Settings(**{"seed": seed} | self.settings | {k: v for k, v in part.items() if k in SETTINGS})
+    def caches_of(self, student: Part) -> list[str]:
+        """The names of dumps and the files that it reads."""
+        return listed(student.keys.get("cache")) or self.cache or list(self.dumps)
 
-    def make_cache(self, model: str, data: jobs.Data, folder: Path, how: dict, progress: Callable) -> Path:
-        network = jobs.load_teacher(model, str(self.weights(model, folder)), data)
-        given = {"method": self.needed()} | self.dump
-        forward = Forward(**{key: given.pop(key) for key in ("batch", "dtype") if key in given})
-        options = jobs.DumpOptions(folder / "logits.h5", **given, forward=forward, **how)
-        with jobs.make_dump(network, data, options) as dump:
-            return dump.run(progress)
+    def plan(self, root=ROOT, device: str = "cpu", workers: int | None = None):
+        """Its stages, with what exists of them; opens the images and writes nothing."""
+        from kdcache.recipe.plan import Plan
 
-    def weights(self, model: str, folder: Path) -> Path:
-        return jobs.teacher_folder(folder, self.data, model) / "last.safetensors"
+        return Plan(self, root, device, workers)
 
-    def needed(self) -> str:
-        """One composition of every method that a student asks the teacher for."""
-        methods = dict.fromkeys(s.get("method", "st") for s in self.student if not s.get("pseudo"))
-        return "+".join(dict.fromkeys(part for m in methods for part in jobs.asking(m))) or "st"
+    def run(
+        self, root=ROOT, device: str = "cpu", progress: Callable = quiet, workers: int | None = None,
+        remark: Callable = quiet,
+    ) -> dict:  # fmt: skip
+        """Makes what is missing; the table. `remark` is called with a line for every stage."""
+        return self.plan(root, device, workers).run(progress, remark)
 
-    def one(self, student: dict, seed: int, data, path: Path, folder: Path, how: dict, progress) -> dict:
-        cache = open_cache(path)
-        opened = jobs.Data.of_cache(cache, self.data, self.code)
-        settings = self.settings_of(student, seed)
-        live, pseudo, model = None, None, self.teacher["model"]
-        if student.get("live"):
-            live = jobs.load_teacher(model, str(self.weights(model, folder)), data)
-        if "pseudo" in student:
-            pseudo = jobs.pseudo_teacher(opened, cache.views, seed, student["pseudo"])
-        chosen = jobs.Student(
-            opened, student.get("model"), student.get("method", "st"), settings, jobs.taught_by(cache, live, pseudo),
-            mix=student.get("mix"), **how,
-        )  # fmt: skip
-        out = folder_name(folder, student_name(student), f"seed{seed}")
-        return jobs.train_student(chosen, out=str(out), resume=True, progress=progress)
 
-    def draw(self, rows: list[dict], folder: Path) -> dict[str, str]:
-        """Accuracy over x, a line for each series; students without x are levels. Points are kept in any case."""
-        series: dict[str, Series] = {}
-        for row in rows:
-            if "series" in row:
-                one = series.setdefault(row["series"], Series(row["series"], []))
-                one.points.append((row.get("x"), 100 * row["top1"], 100 * (row["top1_ci"] or 0)))
-        every, title, across = [*series.values()], self.plot.get("title", self.title), self.plot.get("x", "")
-        points = save_points(folder / "points.json", every)
-        try:
-            require_matplotlib()
-        except KdcacheError as error:
-            return {"points": str(points), "no_plot": str(error)}
-        picture = draw(folder / "plot.png", title, across, "accuracy %", every, "95 % interval\nof the mean")
-        return {"points": str(points), "plot": str(picture)}
+def read(path: str) -> tuple[str, dict]:
+    """The text of a recipe, and what it says."""
+    try:
+        text = read_text(path)
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(path, "a recipe", error.strerror or str(error), "see pipelines/") from None
+    except RecursionError:
+        raise UsageError(path, "a TOML file", "tables or lists nested too deeply", "see pipelines/") from None
+    except ValueError as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
+        raise UsageError(path, "a TOML file", str(error), "correct that line") from None
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def named(lines: Lines, table: dict, kind: str, default: str = "") -> dict[str, Part]:
+    """Its teachers or dumps by name."""
+    found: dict[str, Part] = {}
+    for path, keys, header in tables(table, kind):
+        name = keys.get("name") or keys.get("model" if kind == "teacher" else "teacher") or default or kind
+        part = Part(lines, path, header, name, keys)
+        if name in found:
+            with blaming(part):
+                raise UsageError("name", f"a name of its own for each {kind}", f"two called {name}", "name them")
+        found[name] = part
+    return found
+
+
+def expanded(lines: Lines, table: dict):
+    """Its students, those that lists stand for among them."""
+    taken: set[str] = set()
+    for number, keys in enumerate(table["student"]):
+        written = Part(lines, ("student", number), "[[student]]", keys.get("name", ""), keys)
+        with blaming(written):
+            for name, chosen in matrix.students(keys):
+                part = Part(lines, written.path, f"[[student]] {name}", name, chosen)
+                if name in taken:
+                    with blaming(part):
+                        raise UsageError("name", "one of its own for each student", "two the same", "give it another")
+                taken.add(name)
+                yield part

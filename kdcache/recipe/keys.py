@@ -1,56 +1,224 @@
-"""The keys that a recipe may have, and what they hold."""
+"""The keys that a recipe may have: what each holds, what it is without being written, and what it means.
+
+The tables of docs/recipes.md are made of these.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-from kdcache.checks import advice
+from kdcache.checks import advice, quoted
 from kdcache.errors import UsageError
+from kdcache.recipe.lines import Lines
 from kdcache.train import Settings
 
-SETTINGS = {f.name: object for f in dataclasses.fields(Settings)}  # these check their own types
-PSEUDO = dict.fromkeys(("accuracy", "confusion", "like", "errors", "confidence", "spread", "shape"), str)
-KEYS: dict[str, dict[str, type]] = {
+
+class Key(NamedTuple):
+    """One key: the kind of its value, its default as docs show it, and its meaning."""
+
+    kind: str
+    default: str
+    meaning: str
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def all_of(holds: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(map(holds, value))
+
+
+KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {  # name in docs -> (in errors, what fits)
+    "text": ("a text in quotes", is_text),
+    "number": ("a number", is_number),
+    "whole number": ("a whole number", is_whole),
+    "true or false": ("true or false", lambda value: isinstance(value, bool)),
+    "numbers": ("a list of numbers", all_of(is_number)),
+    "text, or a list": ("a text in quotes, or a list of them", lambda value: is_text(value) or all_of(is_text)(value)),
+    "whole number, or a list": (
+        "a whole number, or a list of them", lambda value: is_whole(value) or all_of(is_whole)(value)
+    ),
+    'whole number, or "all"': ('a whole number, or "all"', lambda value: is_whole(value) or is_text(value)),
+    "number, or text": ("a number, or the name of a key", lambda value: is_number(value) or is_text(value)),
+    "table": ("a table", lambda value: isinstance(value, dict)),
+    "table, or tables": ("a table", lambda value: isinstance(value, dict | list)),
+    "tables": ("[[student]] tables", lambda value: isinstance(value, list)),
+}  # fmt: skip
+LISTS = {"numbers", "text, or a list", "whole number, or a list"}
+"""Kinds whose value may be a list in itself; any other list in [[student]] stands for several students."""
+
+MEANINGS = {  # of the training settings
+    "epochs": "passes over the training images",
+    "batch": "images in a step",
+    "optimizer": "sgd, adam or adamw",
+    "lr": "the highest learning rate; 0.1 for sgd, else 0.001",
+    "momentum": "of sgd",
+    "nesterov": "Nesterov's momentum",
+    "weight_decay": "pull of the weights towards 0; adamw spares biases and normalisation layers",
+    "betas": "of adam and adamw",
+    "schedule": "of the learning rate: cosine, step or onecycle",
+    "warmup": "epochs in which the learning rate rises",
+    "milestones": "of step: when the learning rate falls, as shares of the epochs",
+    "gamma": "of step: the factor by which it falls",
+    "clip": "largest norm of the gradient; 0: no limit",
+    "dtype": "f32, or bf16 for autocast",
+    "channels_last": "memory layout of images and weights",
+    "compile": "torch.compile: about a minute at first, faster steps",
+    "eval_every": "epochs between evaluations; the last epoch always has one",
+    "seed": "of weights and order; of a student, `seeds` count from it",
+}
+ANNOTATIONS = {"int": "whole number", "bool": "true or false", "str": "text"}  # what is not here is a number or a tuple
+
+
+def settings_keys() -> dict[str, Key]:
+    found = {}
+    for field in dataclasses.fields(Settings):
+        kind = ANNOTATIONS.get(field.type, "numbers" if field.type.startswith("tuple") else "number")
+        default = "by optimizer" if field.default is None else written(field.default)
+        found[field.name] = Key(kind, default, MEANINGS[field.name])
+    return found
+
+
+def written(value: object) -> str:
+    """As TOML has it."""
+    return str(list(value) if isinstance(value, tuple) else value).lower()
+
+
+SETTINGS = settings_keys()
+OVERRIDES = {name: key._replace(default="that of [settings]") for name, key in SETTINGS.items()}
+KEYS: dict[str, dict[str, Key]] = {
     "": {
-        "title": str, "data": str, "augment": str, "fraction": float, "seeds": int, "show": bool,
-        "settings": dict, "teacher": dict, "dump": dict, "plot": dict, "student": list,
+        "title": Key("text", "none", "the heading of the table"),
+        "data": Key("text", "digits, or that of `cache`", "the images: `kdcache list sources`"),
+        "augment": Key("text", "the data's own", "the view: `kdcache list views`"),
+        "fraction": Key("number", "1.0", "a stratified part of the training images, for caches and students"),
+        "seeds": Key("whole number, or a list", "3", "trainings of each student: 3 is [0, 1, 2]"),
+        "cache": Key("text, or a list", "none", "files made before, which students read; instead of [dump]"),
+        "show": Key("true or false", "false", "a contact sheet beside the table"),
+        "settings": Key("table", "none", "training settings of all networks"),
+        "teacher": Key("table, or tables", "none", "who is asked; several as [[teacher]]"),
+        "dump": Key("table, or tables", "one a teacher", "how answers are stored; several as [[dump]]"),
+        "student": Key("tables", "required", "who learns; one or more"),
+        "plot": Key("table", "none", "accuracy over `x`, a line for each `series`; needs kdcache[plot]"),
     },
     "settings": SETTINGS,
-    "teacher": {"model": str, "fraction": float, **SETTINGS},
-    "dump": {"views": object, "codec": str, "method": str, "seed": int, "batch": int, "dtype": str},
-    "plot": {"title": str, "x": str},
-    "student": {
-        "name": str, "model": str, "method": str, "mix": str, "live": bool, "pseudo": dict,
-        "series": str, "x": float, **SETTINGS,
+    "teacher": {
+        "name": Key("text", "its model", "what [[dump]] and `cache` call it"),
+        "model": Key("text", "required", "`kdcache list models`, or MODULE:FACTORY, which takes `--code`"),
+        "weights": Key("text", "none", "a file of weights: this teacher is not trained"),
+        "mean": Key("numbers", "in the weights", "what images are normalised with: red, green, blue in 0..1"),
+        "std": Key("numbers", "in the weights", "like `mean`"),
+        "taps": Key("text", "its own", "as `--taps` takes them: f1=layer1,emb=avgpool, by the paths of its modules"),
+        "fraction": Key("number", "that of the recipe", "the part of the training images that it is trained on"),
+        "label_smoothing": Key("number", "0.0", "of its training"),
+        **OVERRIDES,
     },
-    "pseudo": {**PSEUDO, "temperature": float, "calibrated": bool},
+    "dump": {
+        "name": Key("text", "its teacher's", "what `cache` of a student calls it"),
+        "teacher": Key("text", "the only one", "the name of a [[teacher]]"),
+        "views": Key('whole number, or "all"', "10", "renderings of each image"),
+        "codec": Key("text", "f16", "of the logits: `kdcache list codecs`, or auto"),
+        "method": Key("text", "what students read", "what is stored: all that these methods need"),
+        "seed": Key("whole number", "0", "of the views"),
+        "batch": Key("whole number", "256", "images at once"),
+        "dtype": Key("text", "f32", "of the teacher's forward: f32, or bf16 for autocast"),
+    },
+    "student": {
+        "name": Key("text", "its method", "how the table calls it"),
+        "model": Key("text", "that of the data", "`kdcache list models`, or MODULE:FACTORY, which takes `--code`"),
+        "method": Key("text", "st", "`kdcache list methods`; none: labels alone"),
+        "taps": Key("text", "its own", "of a network of yours, as in [teacher]"),
+        "T": Key("number", "the method's own", "temperature, of every part of the method that has one"),
+        "mix": Key("text", "none", "labels, or as in labels:cutmix: images and stored answers mixed"),
+        "cache": Key("text, or a list", "the only one", "a [[dump]] by name, or a file; several are joined"),
+        "fraction": Key("number", "that of the recipe", "its own part of the training images, with a cache of its own"),
+        "seeds": Key("whole number, or a list", "that of the recipe", "trainings of this student"),
+        "live": Key("true or false", "false", "with the teacher in the loop, not its stored answers"),
+        "pseudo": Key("table", "none", "a made-up teacher in place of the real one"),
+        "series": Key("text", "none", "the line of the plot that it belongs to"),
+        "x": Key("number, or text", "none", "its place in the plot: a number, or a key that holds it; else a level"),
+        **OVERRIDES,
+    },
+    "pseudo": {
+        "accuracy": Key("text", "0.9", "as `kdcache pseudo-teacher` takes it: 0.9, one a class, 0.6>0.9"),
+        "confusion": Key("text", "none", "a file of a confusion matrix"),
+        "like": Key("text", "none", "a cache or .npy file, whose accuracies and confusions are taken"),
+        "errors": Key("text", "fixed", "fixed, or per-view: which rows are wrong"),
+        "confidence": Key("text", "0.9", "0.9, a range 0.6,0.99, or beta:8,2"),
+        "spread": Key("text", "uniform", "of the rest: uniform, similarity, or a concentration"),
+        "shape": Key("text", "linear", "of a change over the views: linear, cosine or step"),
+        "temperature": Key("number", "1.0", "of its logits"),
+        "calibrated": Key("true or false", "false", "as right as it is sure"),
+    },
+    "plot": {
+        "title": Key("text", "that of the recipe", "above the plot"),
+        "x": Key("text", "none", "the name of the axis"),
+    },
 }  # fmt: skip
-NAMES = {str: "a text in quotes", float: "a number", int: "a whole number", bool: "true or false", dict: "a table"}
 
 
-def check_keys(path: str, table: dict) -> None:
+def check_keys(lines: Lines, table: dict) -> None:
     """Refuses what no part knows, since a misspelt key would silently be a default, and values of another type."""
-    check_part(path, "", table)
-    for part in ("settings", "teacher", "dump", "plot"):
-        check_part(f"{path} [{part}]", part, table.get(part, {}))
-    for student in table.get("student", []):
-        place = f"{path} [[student]]"
-        if not isinstance(student, dict):
-            raise UsageError(place, "a table", repr(student), "write [[student]] above its keys")
-        check_part(place, "student", student)
-        check_part(f"{place} pseudo", "pseudo", student.get("pseudo", {}))
-    if "model" not in table.get("teacher", {}) or not table.get("student"):
-        raise UsageError(path, "[teacher] with a model, and one [[student]] or more", "less", "see pipelines/")
+    check_part(lines, "", table, (), "")
+    for part in ("settings", "plot"):
+        check_part(lines, part, table.get(part, {}), (part,), f"[{part}]")
+    for part in ("teacher", "dump"):
+        for path, keys, header in tables(table, part):
+            check_table(lines, part, keys, path, header)
+    for number, student in enumerate(table.get("student", [])):
+        path, header = ("student", number), "[[student]]"
+        check_table(lines, "student", student, path, header)
+        pseudo = student.get("pseudo", {})
+        check_part(lines, "pseudo", pseudo, (*path, "pseudo"), f"{header} pseudo")
+    place = lines.at(())
+    if not table.get("student"):
+        raise UsageError(place, "one [[student]] or more", "none", "write [[student]], and below it a method, say")
+    if not table.get("teacher") and "cache" not in table:
+        found = "neither"
+        raise UsageError(place, "[teacher] with a model, or cache = a file made before", found, "add one of them")
+    if "cache" in table and "dump" in table:
+        raise UsageError(lines.at(("dump",)), "no [dump] beside cache", "both", "leave one of them out")
 
 
-def check_part(place: str, part: str, keys: Mapping) -> None:
+def tables(table: Mapping, part: str) -> list[tuple[tuple, object, str]]:
+    """Of [teacher] and [dump], which may come once or as [[teacher]]: the path of each, what it holds, its header."""
+    found = table.get(part, [])
+    if isinstance(found, list):
+        return [((part, number), keys, f"[[{part}]]") for number, keys in enumerate(found)]
+    return [((part,), found, f"[{part}]")]
+
+
+def check_table(lines: Lines, part: str, keys: object, path: tuple, header: str) -> None:
+    if not isinstance(keys, dict):
+        remedy = f"write [[{part}]] above its keys"
+        raise UsageError(f"{lines.at(path)}, {header}", "a table", quoted(keys), remedy)
+    check_part(lines, part, keys, path, header)
+
+
+def check_part(lines: Lines, part: str, keys: Mapping, path: tuple, header: str) -> None:
     for key, value in keys.items():
+        place = ", ".join(filter(None, (lines.at((*path, key)), header)))
         if key not in KEYS[part]:
-            remedy = advice(key, KEYS[part], "leave it out")
+            remedy = advice(key, KEYS[part], "docs/recipes.md explains them")
             raise UsageError(place, f"keys out of {', '.join(sorted(KEYS[part]))}", key, remedy)
-        wanted = KEYS[part][key]
-        allowed = (int, float) if wanted is float else wanted
-        if not isinstance(value, allowed) or (isinstance(value, bool) and wanted in (int, float)):
-            what = "[[student]] tables" if wanted is list else NAMES[wanted]
-            raise UsageError(f"{place} {key}".strip(), what, repr(value), "mend it")
+        kind = KEYS[part][key].kind
+        several = part == "student" and kind not in LISTS | {"table"} and isinstance(value, list) and value
+        for one in value if several else [value]:
+            check_value(f"{place} {key}".strip(), kind, one, key in SETTINGS)
+
+
+def check_value(place: str, kind: str, value: object, setting: bool) -> None:
+    wanted, fits = KINDS[kind]
+    if not setting and not fits(value):  # settings say themselves what they take
+        raise UsageError(place, wanted, quoted(value), f"write {wanted}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import statistics
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from kdcache.checks import replace
 from kdcache.wording import count
 
 # Student's t at 97.5 % for 1 to 19 degrees of freedom; the last serves for more
@@ -25,13 +28,14 @@ def columns(rows: Sequence[Sequence[str]], right: Set[int] = frozenset()) -> str
     return "\n".join(map(line, rows))
 
 
-def row_of(asked: dict, found: list[dict]) -> dict:
-    """The results of one student with all its seeds."""
-    row = {"name": asked.get("name", asked.get("method", "st")), "model": found[0]["student"]}
+def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -> dict:
+    """The results of one network with all its seeds."""
+    row = {"name": asked.get("name", asked.get("method", "st")), "model": model, "weights": weights}
     row |= {key: asked[key] for key in ("method", "series", "x") if key in asked}
-    row["seconds"] = round(statistics.mean(f["seconds"] for f in found), 1)
+    if all("seconds" in one for one in found):
+        row["seconds"] = round(statistics.mean(one["seconds"] for one in found), 1)
     for key in ("top1", "agreement"):
-        values = [f[key] for f in found if key in f]
+        values = [one[key] for one in found if key in one]
         if values:
             row[key], row[f"{key}_all"] = statistics.mean(values), values
             row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
@@ -52,42 +56,71 @@ def percent(row: dict, key: str) -> str:
     return f"{100 * row[key]:.2f}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
 
 
-def interval(row: dict) -> str:
-    """Clipped to what an accuracy can be."""
+def ends(row: dict) -> tuple[float, float] | None:
+    """Of the interval of the accuracy, clipped to what an accuracy can be."""
     half = row.get("top1_ci")
-    return "-" if half is None else f"{100 * max(0, row['top1'] - half):.2f} to {100 * min(1, row['top1'] + half):.2f}"
+    return None if half is None else (max(0.0, row["top1"] - half), min(1.0, row["top1"] + half))
 
 
-HEAD = ("", "model", "accuracy %", "95 % interval", "agreement %", "seconds")
+def interval(row: dict) -> str:
+    low, high = ends(row) or (None, None)
+    return "-" if low is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+HEAD = ("", "model", "weights", "accuracy %", "95 % interval", "agreement %", "seconds")
+NUMBERS = {2, 6}
 BESIDE = {"sheet": "what the teacher saw and said", "plot": "plot", "no_plot": "no plot", "points": "its points"}
 """What a recipe may leave beside the table."""
 
 
 def cells(facts: dict) -> list[tuple[str, ...]]:
     return [
-        (r["name"], r["model"], percent(r, "top1"), interval(r), percent(r, "agreement"), f"{r['seconds']:.1f}")
-        for r in facts["rows"]
-    ]
+        (
+            row["name"], row["model"], "-" if row["weights"] is None else f"{row['weights']:,}", percent(row, "top1"),
+            interval(row), percent(row, "agreement"), f"{row['seconds']:.1f}" if "seconds" in row else "-",
+        )
+        for row in facts["rows"]
+    ]  # fmt: skip
 
 
 def table_text(facts: dict) -> str:
     """The table as it is printed."""
-    text = columns([HEAD, *cells(facts)]).splitlines()
+    text = columns([HEAD, *cells(facts)], NUMBERS).splitlines()
     text.insert(1, "-" * max(map(len, text)))
-    seeds = count(facts["seeds"], "seed") + (" (mean ± std)" if facts["seeds"] > 1 else "")
-    text.append(f"\n{facts['data']}, {seeds}, {facts['seconds']:.0f} s in all")
+    text.append(f"\n{facts['data']}, {seeds(facts)}")
     text += [f"{what}: {facts[key]}" for key, what in BESIDE.items() if key in facts]
     return "\n".join(text)
 
 
+def seeds(facts: dict) -> str:
+    """How many results a row is the mean of."""
+    numbers = sorted({len(row.get("top1_all", ())) for row in facts["rows"] if "method" in row or "x" in row} or {1})
+    shown = count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+    return shown + (" (mean ± std)" if numbers[-1] > 1 else "")
+
+
 def table_markdown(facts: dict) -> str:
     lines = [f"| {' | '.join(line)} |" for line in (HEAD, ("---",) * len(HEAD), *cells(facts))]
-    return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, ""])
+    return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, "", f"{facts['data']}, {seeds(facts)}", ""])
+
+
+COLUMNS = ("name", "model", "method", "weights", "seeds", "top1", "top1_std", "top1_low", "top1_high")
+COLUMNS += ("agreement", "agreement_std", "seconds", "series", "x")
+
+
+def table_csv(facts: dict) -> str:
+    """A line for each row, whose numbers are not rounded."""
+    text = io.StringIO()
+    lines = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
+    for row in facts["rows"]:
+        low, high = ends(row) or (None, None)
+        lines.writerow(row | {"seeds": len(row.get("top1_all", ())), "top1_low": low, "top1_high": high})
+    return text.getvalue()
 
 
 def save_tables(folder: Path, facts: dict) -> None:
-    """table.json with every number, table.md to be read."""
-    (folder / "table.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (folder / "table.md").write_text(table_markdown(facts))
+    """table.json with every number, table.csv for other programs, table.md to be read."""
+    replace(folder / "table.json", json.dumps(facts, indent=1) + "\n")
+    replace(folder / "table.csv", table_csv(facts))
+    replace(folder / "table.md", table_markdown(facts))

@@ -1,0 +1,56 @@
+"""What a recipe came to: rows of a table, points of a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdcache import jobs
+from kdcache.cache import open_cache
+from kdcache.errors import KdcacheError
+from kdcache.proof.accuracy import accuracy_of
+from kdcache.report.plot import Series, draw, require_matplotlib, save_points
+from kdcache.report.table import row_of
+
+if TYPE_CHECKING:
+    from kdcache.recipe.plan import Plan
+
+
+def rows(plan: Plan) -> Iterator[dict]:
+    """Of every teacher and every student."""
+    sizes = plan.networks.sizes
+    for teacher in plan.teachers.values():
+        name = "teacher" if len(plan.teachers) == 1 else f"teacher {teacher.name}"
+        yield row_of({"name": name}, teacher.model, sizes[teacher.model], [teacher.result()])
+    files = [read for student in plan.students for read in student.reads if isinstance(read, Path)]
+    for path in dict.fromkeys(files):
+        yield of_file(path, plan.data_of(path))
+    for part in plan.recipe.students:
+        mine = [student for student in plan.students if student.part is part]
+        yield row_of(part.keys, mine[0].model, sizes[mine[0].model], [student.result() for student in mine])
+
+
+def of_file(path: Path, data: jobs.Data) -> dict:
+    """The row of whoever answered in a file made before; its accuracy, if it answered the evaluation images."""
+    cache = open_cache(path)
+    teacher, right = cache.meta["teacher"], accuracy_of(cache, data.held_out.labels)
+    found = {"top1": right["eval_top1"]} if "eval_top1" in right else {}
+    return row_of({"name": f"teacher of {path.name}"}, str(teacher.get("model") or teacher.get("kind")), None, [found])
+
+
+def plot(rows: list[dict], asked: dict, title: str, folder: Path) -> dict[str, str]:
+    """Accuracy over x, a line for each series; students without x are levels. Points are kept in any case."""
+    series: dict[str, Series] = {}
+    for row in rows:
+        if "series" in row and "top1" in row:
+            one = series.setdefault(row["series"], Series(row["series"], []))
+            one.points.append((row.get("x"), 100 * row["top1"], 100 * (row["top1_ci"] or 0)))
+    every, title, across = [*series.values()], asked.get("title", title), asked.get("x", "")
+    points = save_points(folder / "points.json", every)
+    try:
+        require_matplotlib()
+    except KdcacheError as error:
+        return {"points": str(points), "no_plot": str(error)}
+    picture = draw(folder / "plot.png", title, across, "accuracy %", every, "95 % interval\nof the mean")
+    return {"points": str(points), "plot": str(picture)}

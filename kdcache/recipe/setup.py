@@ -1,0 +1,44 @@
+"""Where a recipe runs, and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdcache import jobs
+from kdcache.runs import folder_name, keyed_name
+from kdcache.sources import Source, open_source
+
+
+@dataclass
+class Setup:
+    """Folder, device and images, each part of which is opened once."""
+
+    root: Path
+    device: str
+    workers: int | None
+    spec: str | None = None
+    augment: str | None = None
+    opened: dict[tuple, Source] = field(default_factory=dict)
+
+    def source(self, spec: str, split: str = "train", fraction: float = 1.0, place: str | None = None) -> Source:
+        """As `open_source` does."""
+        fraction = fraction if split == "train" else 1.0  # of evaluation images there are no parts
+        key = spec, split, fraction, place
+        if key not in self.opened:
+            whole = None if fraction == 1 else self.source(spec, split, place=place)
+            self.opened[key] = whole.part(fraction) if whole else open_source(spec, split, place=place)
+        return self.opened[key]
+
+    def data(self, fraction: float) -> jobs.Data:
+        return jobs.Data.open(self.spec, self.augment, fraction, self.source)
+
+    def how(self, data: jobs.Data) -> dict:
+        return {"device": self.device, "workers": jobs.workers_for(data, self.workers)}
+
+    def folder(self, facts: Mapping, *name: str) -> Path:
+        """The folder of these facts, whatever it was called when it was made."""
+        new = keyed_name(folder_name(self.root, *name), {}, facts)
+        key = new.name.rpartition("-")[2]
+        return next(iter(sorted(self.root.glob(f"*-{key}"))), new)
