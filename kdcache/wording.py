@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 def count(number: int, what: str) -> str:
     """A number with its noun.
@@ -42,3 +44,25 @@ def exactness(found: dict | None) -> str:
     if found["exact"]:
         return f"exact: the same bits in any order and company ({tried})"
     return f"not exact: up to {found['relative']:.1e} of the largest value apart in other company ({tried})"
+
+
+def by(shape: Sequence[int]) -> str:
+    """A shape, as people write it.
+
+    >>> by([64, 8, 8])
+    '64x8x8'
+    """
+    return "x".join(map(str, shape))
+
+
+EVALUATION_VIEWS = {"none": "as they are", "centre": "resized and cropped at the centre"}
+
+
+def evaluated(facts: Mapping) -> str:
+    """Which images are evaluated, and at which size.
+
+    >>> evaluated({"data": "digits", "rows": 360, "view": "none", "size": [32, 32]})
+    '360 images of digits, as they are: 32x32'
+    """
+    how = EVALUATION_VIEWS.get(facts["view"], facts["view"])
+    return f"{count(facts['rows'], 'image')} of {facts['data']}, {how}: {by(facts['size'])}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import files, inspection, labels, make, plan, study
+from kdcache.cli import checkup, files, inspection, labels, make, plan, study
 from kdcache.cli.frame import Door
 
 
@@ -32,6 +32,7 @@ for command in (
     *labels.commands,
     *plan.commands,
     *inspection.commands,
+    *checkup.commands,
     *files.commands,
     *study.commands,
 ):

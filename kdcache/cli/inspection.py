@@ -13,6 +13,7 @@ from kdcache.cli.frame import as_typed
 from kdcache.cli.pages import described
 from kdcache.cli.values import Number, OneOf
 from kdcache.report.table import columns
+from kdcache.wording import evaluated
 
 
 @click.command(
@@ -110,7 +111,10 @@ def evaluate(checkpoint, model, mean, std, data, augment, cache, device, workers
 
     fed = jobs.normalisation(mean, std)
     facts = jobs.evaluate(checkpoint, model, data, cache, jobs.choose_device(device), workers, augment, fed)
-    put({"checkpoint": checkpoint} | facts, as_json, lines(facts))
+    seen = {name: facts[name] for name in ("data", "rows", "view", "size")}
+    measures = {name: value for name, value in facts.items() if name not in seen}
+    text = {"model": measures.pop("model"), "evaluated on": evaluated(seen)} | measures
+    put({"checkpoint": checkpoint} | facts, as_json, lines(text))
 
 
 WIDTH = 100

@@ -83,7 +83,7 @@ def identity(facts: dict) -> dict[str, str]:
         "method": facts["method"],
         "rounding": exactness(facts["exactness"]),
         **({"its loss": facts["loss"]} if facts["loss"] else {}),
-        "evaluation": f"{facts['eval_rows']:,} un-augmented images" if facts["eval_rows"] else "none",
+        "evaluation": f"{facts['eval_rows']:,} un-augmented images of {shape}" if facts["eval_rows"] else "none",
         "blocks": f"of {facts['block_rows']:,} rows, each with a checksum",
         "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()),
     }

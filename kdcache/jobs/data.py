@@ -134,6 +134,11 @@ class Data:
     def image(self) -> tuple[int, int, int]:
         return (3, *self.view.size)
 
+    def seen_in_evaluation(self) -> dict:
+        """What is evaluated: of which images how many, by which view, and at which size."""
+        view = self.view.evaluation()
+        return {"data": self.held_out.spec, "rows": len(self.held_out), "view": view.name, "size": list(view.size)}
+
     def evaluation(self, teacher: Tensor | None, device: str, workers: int, dtype: str = "f32") -> Evaluation:
         return Evaluation(self.held_out_loader(device, workers), teacher, dtype)
 

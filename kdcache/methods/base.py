@@ -24,6 +24,8 @@ class Method(nn.Module):
     paper = ""
     taps: tuple[str, ...] = ()
     """What both networks must show."""
+    norms: tuple[str, ...] = ()
+    """Those of the teacher's taps of which it asks for the BatchNorm in front of the ReLU."""
     term = ""
     """The name of its term; a method of several says so in `weights`."""
     ce = 1.0

@@ -121,7 +121,7 @@ class Overhaul(Method):
 
     paper = "CO, Heo et al. 2019, A Comprehensive Overhaul of Feature Distillation"
     term = "co"
-    taps = TAPS
+    taps = norms = TAPS
     variants: ClassVar = {"imagenet": {"weight": 1e-4}}
 
     def __init__(self, student=None, teacher=None, *, weight: float = 1e-3, ce: float | None = None):

@@ -67,6 +67,7 @@ class Sum(Method):
         self.ce = ce if ce is not None else max(kept) if kept else min(part.ce for part in parts)
         self.keeps_ce = bool(kept)
         self.taps = tuple(dict.fromkeys(tap for part in parts for tap in part.taps))
+        self.norms = tuple(dict.fromkeys(tap for part in parts for tap in part.norms))
         self.codecs = {name: codec for part in parts for name, codec in part.codecs.items()}
         self.paper = "; ".join(part.paper for part in parts)
         self.shift_matters = any(part.shift_matters for part in parts)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kdcache.models.network import Network
 
-__all__ = ["CLASSES", "MODELS", "build", "find", "listed", "runs_user_code"]
+__all__ = ["CLASSES", "MODELS", "build", "call_of", "find", "listed", "runs_user_code"]
 
 
 def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], *, seed: int = 0, **options) -> Network:
@@ -78,6 +78,21 @@ def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
         remedy = "let the function return a torch.nn.Module that takes normalised float images"
         raise UsageError(name, "a torch.nn.Module", type(body).__name__, remedy)
     return body
+
+
+def call_of(name: str, classes: int) -> tuple[str, str] | None:
+    """The signature of a function of the user's, and how it is called; None of our own models."""
+    if not runs_user_code(name):
+        return None
+    factory, function = imported(name, "a network"), name.rpartition(".")[2].rpartition(":")[2]
+    number = _classes_parameter(name, factory)
+    try:
+        found = inspect.signature(factory)
+        plain = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
+        signature = str(found.replace(parameters=plain, return_annotation=found.empty))
+    except (TypeError, ValueError):  # some that are written in C do not tell
+        signature = "(...)"
+    return f"{function}{signature}", f"{function}({f'{number}={classes}' if number else ''})"
 
 
 def _classes_parameter(name: str, factory: Callable) -> str | None:

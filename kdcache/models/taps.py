@@ -15,8 +15,10 @@ Of a module that is called several times in a forward, the last call counts. A m
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -84,27 +86,56 @@ def versions(network: Network, tap: str, place: Place, made: Mapping[str, str]) 
 
 def activations(network: Network, paths: Iterable[str], image: Sequence[int]) -> dict[str, str]:
     """Of those of these modules that return what an activation has made: its path."""
-    body, returned, made = network.body, {}, {}
-    modules = {path: submodule(network, path) for path in paths}
-    made_by = {path: module for path, module in body.named_modules() if isinstance(module, ACTIVATIONS)}
+    asked = {path: submodule(network, path) for path in paths}
+    makers = {path: module for path, module in network.body.named_modules() if isinstance(module, ACTIVATIONS)}
+    passed = passing(network, makers | asked, image)
+    made = {id(passed[path].output): path for path in makers if path in passed}
+    results = {path: passed[path].output for path in asked if path in passed}
+    return {
+        path: made[id(result)] for path, result in results.items() if isinstance(result, Tensor) and id(result) in made
+    }
 
-    def keep(into: dict[str, object], path: str):
-        return lambda module, args, output: into.__setitem__(path, output)
 
-    hooks = [module.register_forward_hook(keep(made, path)) for path, module in made_by.items()]
-    hooks += [module.register_forward_hook(keep(returned, path)) for path, module in modules.items()]
+class Passed(NamedTuple):
+    """What a module was given in its last call, and what it returned."""
+
+    inputs: tuple
+    output: object
+
+
+def passing(network: Network, modules: Mapping[str, nn.Module], image: Sequence[int]) -> dict[str, Passed]:
+    """What passes through modules of the body, in the order in which they return: a stage after what is in it."""
+    seen: dict[str, Passed] = {}
+
+    def keep(path: str):
+        def hook(module, inputs, output):
+            seen.pop(path, None)
+            seen[path] = Passed(inputs, output)
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(path)) for path, module in modules.items()]
     try:
         with evaluating(network):
             network(network.blank(image))
     finally:
         for hook in hooks:
             hook.remove()
-    return {
-        path: activation
-        for path, output in returned.items()
-        for activation, result in made.items()
-        if isinstance(output, Tensor) and result is output
-    }
+    return seen
+
+
+def suggested(passed: Mapping[str, Passed], modules: Mapping[str, nn.Module]) -> str:
+    """Taps that a network could have: the last map of its three smallest grids, and what goes into its last layer."""
+    grids: dict[tuple[int, ...], str] = {}
+    for path, (_, output) in passed.items():
+        if path and isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
+            grids[tuple(output.shape[2:])] = path
+    stages = [grids[size] for size in sorted(grids, key=math.prod, reverse=True)][-3:]
+    parts = [f"f{number}={path}" for number, path in enumerate(stages, 4 - len(stages))]
+    heads = [
+        path for path, (inputs, _) in passed.items() if isinstance(modules[path], nn.Linear) and inputs[0].ndim == 2
+    ]
+    return ",".join(parts + [f"emb={path}:in" for path in heads[-1:]])
 
 
 def submodule(network: Network, path: str) -> nn.Module:
