@@ -24,6 +24,7 @@ from kdcache.types import Batch
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```(sh|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LOOP = re.compile(r"^for (\w+) in ([^;]+); do ([^;]+); done(?: > \S+)?$", re.MULTILINE)
 SKIPPED = {"make demo", "make test"}  # the lines of shell that do not run here; every other one is a command of ours
 PART = "--fraction 0.1"
 SHORTER = {  # the one rule: a command of the text has these options added, so that it takes seconds
@@ -46,7 +47,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def shell(text: str) -> list[list[str]]:
-    """The words of every line, without its comment."""
+    """The words of every line, without its comment; a loop line by line."""
+    text = LOOP.sub(lambda loop: "\n".join(loop[3].replace(f"${loop[1]}", one) for one in loop[2].split()), text)
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 

@@ -12,7 +12,17 @@ from safetensors.numpy import save_file
 
 from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, UsageError
-from kdcache.jobs import Data, Student, dump_pseudo, import_logits, live_teacher, plan, pseudo_teacher, taught_by
+from kdcache.jobs import (
+    Data,
+    Student,
+    dump_pseudo,
+    import_logits,
+    live_teacher,
+    plan,
+    pseudo,
+    pseudo_teacher,
+    taught_by,
+)
 from kdcache.jobs.pseudo import parse_confidence, pseudo_from_text
 from kdcache.proof.verdicts import check_canary_records
 from kdcache.pseudo import PseudoTeacher
@@ -81,6 +91,64 @@ def test_what_no_teacher_can_be_is_one_line(data, asked):
     with pytest.raises(ValueError) as error:
         pseudo_teacher(data, 2, 0, asked)
     assert "\n" not in str(error.value)
+
+
+ACCURACIES = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 0.5, 0.6, 0.7, 0.8]
+FILES = {
+    "a.txt": "# by class\n" + "\n".join(map(str, ACCURACIES)),
+    "b.csv": ",".join(map(str, ACCURACIES)),
+    "list.json": json.dumps(ACCURACIES),
+    "named.json": json.dumps({f"class{c}": share for c, share in reversed([*enumerate(ACCURACIES)])}),
+    "a.npy": np.array(ACCURACIES),
+    "one.json": "0.75",
+}
+
+
+def written(place, content) -> str:
+    np.save(place, content) if isinstance(content, np.ndarray) else place.write_text(content)
+    return str(place)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_accuracies_from_a_file(data, tmp_path, name):
+    teacher = pseudo_teacher(data, 2, 0, {"accuracy": written(tmp_path / name, FILES[name])})
+    expected = 0.75 if name == "one.json" else ACCURACIES
+    again = PseudoTeacher(expected, labels=data.train.labels, seed=0, classes=10)
+    assert np.array_equal(teacher.logits(), again.logits())
+    np.testing.assert_allclose(teacher.class_accuracy(), expected, atol=0.02)
+
+
+WRONG_FILES = {
+    "missing.txt": None, "words.txt": "very good", "nine.json": '{"class0": 0.5}', "broken.json": "{",
+    "text.json": '"good"', "over.json": "[2]", "matrix.npy": np.ones((2, 2)), "empty.txt": "", "text.npy": "no array",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_files_without_accuracies(data, tmp_path, name):
+    if WRONG_FILES[name] is not None:
+        written(tmp_path / name, WRONG_FILES[name])
+    with pytest.raises(UsageError) as error:
+        pseudo_teacher(data, 2, 0, {"accuracy": str(tmp_path / name)})
+    assert "\n" not in str(error.value)
+
+
+def test_a_confusion_as_an_array(data, tmp_path):
+    matrix = np.random.default_rng(0).dirichlet(np.ones(10), 10) + np.eye(10)
+    np.savetxt(tmp_path / "a.csv", matrix, delimiter=",", fmt="%.17g")
+    np.save(tmp_path / "a.npy", matrix)
+    one, other = (pseudo_teacher(data, 1, 0, {"confusion": str(tmp_path / f"a.{kind}")}) for kind in ("csv", "npy"))
+    assert np.array_equal(one.logits(), other.logits())
+
+
+def test_what_came_out_is_said(data):
+    teacher = PseudoTeacher(0.7, labels=data.train.labels, classes=10)
+    said = pseudo.in_words(teacher, data.train.classes, 3)
+    assert said.startswith("accuracy 0.7 in every view; by class: 0.7")
+    schedule = {"accuracy": (0.5, 0.9), "views": 3}
+    teacher = PseudoTeacher(schedule=schedule, labels=np.arange(400) % 20, classes=21)
+    said = pseudo.in_words(teacher, [f"c{i}" for i in range(21)], 3)
+    assert said == "accuracy 0.5 in view 0, 0.9 in view 2; by class in view 2: from 0.9 (c0) to 0.9 (c0)"
 
 
 def test_confidence_in_words():
@@ -195,9 +263,12 @@ def test_a_schedule_follows_the_epochs_where_there_is_no_cache(in_tmp):
 def test_a_schedule_that_plays_again_is_said_with_its_numbers(in_tmp):
     made = good("pseudo-teacher --accuracy 0.5>0.9 --data synthetic:200,4,8 --views 2")
     over = "its accuracy changes over 2 views, one in each epoch"
-    assert made.err == f"pseudo.h5: {over}: a longer training plays that again; dump as many views as it has epochs\n"
+    said = f"pseudo.h5: {over}: a longer training plays that again; dump as many views as it has epochs\n"
+    assert made.err.splitlines(True)[1:] == [said]
     line = "train-student --cache pseudo.h5 --student tiny-2 --device cpu --restart --out run --epochs"
     assert f"teacher: {over}: 5 epochs play that 2.5 times; dump 5 views to play it once\n" in good(f"{line} 5").err
     assert f"teacher: {over}: a training of 1 epoch ends before the last of them\n" in good(f"{line} 1 --warmup 0").err
     assert over not in good(f"{line} 2").err
-    assert good("pseudo-teacher --accuracy 0.5 --data synthetic:200,4,8 --views 2 -o plain.h5").err == ""
+    assert good("pseudo-teacher --accuracy 0.5 --data synthetic:200,4,8 --views 2 -o plain.h5").err == (
+        "accuracy 0.5 in every view; by class: 0.5 0.5 0.5 0.5\n"
+    )

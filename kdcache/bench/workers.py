@@ -65,4 +65,4 @@ def known_answers(path: Path, data: Data) -> Cache:
     logits = np.random.default_rng(0).normal(0, 4, (FILES, CLASSES)).astype(np.float32)
     described = {"kind": "bench", "model": "bench", "fingerprint": "", "shapes": {"logits": [CLASSES]}}
     loader = Loader(data.train, data.view, 0)
-    return open_cache(Dump(path, loader, None, 1, 0, KnownTeacher(Table(logits)), described, "st").run())
+    return open_cache(Dump(path, loader, None, 1, 0, KnownTeacher(Table(logits[None])), described, "st").run())

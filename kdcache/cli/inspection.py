@@ -127,18 +127,27 @@ TABLES = ("sources", "views", "codecs", "methods", "models")
     example="""
         kdcache list methods
         kdcache list methods --teacher wrn-40-4 --student wrn-16-4
+        kdcache list rows --data folder:/data/birds    # row, label, class, file
     """,
 )
-@click.argument("what", type=OneOf(TABLES), required=False)
+@click.argument("what", type=OneOf((*TABLES, "rows")), required=False)
 @click.option("--teacher", metavar="M", default="resnet110", show_default=True, help="Of the bytes of methods.")
 @click.option("--student", metavar="M", default="resnet20", show_default=True, help="Of the bytes of methods.")
 @common.taps_option
 @common.student_taps_option
+@click.option("--data", metavar="D", help="Of rows: their images.  [default: digits]")
+@click.option(
+    "--fraction", type=Number(above=0, most=1), default=1.0, show_default=True, help="Of rows: a part of the images."
+)
 @json_option
-def list_(what, teacher, student, taps, student_taps, as_json):
-    """List sources, views, codecs, methods or models."""
+def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
+    """List sources, views, codecs, methods or models; or the rows of some data."""
     from kdcache import jobs
 
+    if what == "rows":
+        rows = jobs.rows_of(data, fraction)
+        put({"rows": rows}, as_json, "\n".join("\t".join(map(str, row.values())) for row in rows))
+        return
     if what or as_json:
         tables = jobs.tables([what] if what else list(TABLES), teacher, student, taps, student_taps)
         pages = {name: PAGES.get(name, page)(rows) for name, rows in tables.items()}

@@ -19,12 +19,15 @@ from kdcache.cli.values import SEED, Number, OneOf
         kdcache pseudo-teacher --accuracy 0.9
         kdcache pseudo-teacher --accuracy 0.8,0.89,1,0.5,0.99,0.9,0.9,0.9,0.9,0.9
         kdcache pseudo-teacher --accuracy "0.6>0.95"  # from first to last view
+        kdcache pseudo-teacher --accuracy per_class.txt     # or .json, .npy
         kdcache pseudo-teacher --like logits.h5       # as good as a real one
     """,
 )
-@click.option("--accuracy", metavar="X", help='One number, one per class, or "0.6>0.95".  [default: 0.9]')
 @click.option(
-    "--confusion", type=common.FILE, metavar="F", help="A CSV file, a line per true class: accuracy and wrong classes."
+    "--accuracy", metavar="X|F", help='One number, one per class, a file of them, or "0.6>0.95".  [default: 0.9]'
+)
+@click.option(
+    "--confusion", type=common.FILE, metavar="F", help="A CSV or .npy file: per true class accuracy and wrong classes."
 )
 @click.option(
     "--like", type=common.FILE, metavar="F", help="Measure all of it from a real teacher's cache or .npy logits."
@@ -57,7 +60,7 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
     jobs.require_place(out)
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
-    path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar)
+    path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar, say)
     facts = jobs.facts_of(path, opened.held_out)
     put(facts, as_json, made(facts))
     if note := jobs.schedule_note(facts["teacher"]["asked"], facts["views"]):
@@ -69,27 +72,32 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
     cls=Command,
     example="""
         kdcache import-logits vgg19_logits.npy --data cifar10 -o vgg19.h5
-        kdcache import-logits answers.npz:p --data folder:/data/birds --order rows.txt
+        kdcache import-logits answers.pt:p --data folder:/data/birds --order files.txt
+        kdcache import-logits ten_views.npy --augment crop-flip --seed 0
     """,
 )
 @click.argument("file")
 @common.data_option
 @common.fraction_option
 @click.option(
-    "--order", type=common.FILE, metavar="F", help="Which row of the data each row of FILE is, where the order differs."
-)
+    "--order", type=common.FILE, metavar="F",
+    help="Which row of the data, or which file of a folder, each row of FILE is: `kdcache list rows`.",
+)  # fmt: skip
+@click.option("--augment", metavar="A", help="The view that the answers are of.  [default: un-augmented]")
+@click.option("--seed", type=SEED, help="Of that view.")
 @click.option("--kind", type=OneOf(["logits", "probabilities"]), help="Of FILE.  [default: as the numbers tell]")
 @click.option("--anyway", is_flag=True, help="Even if answers and labels hardly agree.")
 @common.codec_option
 @click.option("-o", "--out", type=common.OUTPUT, default="imported.h5", show_default=True)
 @json_option
-def import_logits(file, data, fraction, order, kind, anyway, codec, out, as_json):
+def import_logits(file, data, fraction, order, augment, seed, kind, anyway, codec, out, as_json):
     """Wrap logits or probabilities that you already have."""
     from kdcache import jobs
 
     jobs.require_place(out)
-    opened = jobs.Data.open(data, None, fraction)
-    path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar, kind)
+    opened = jobs.Data.open(data, augment, fraction)
+    views = {"view": opened.view if augment else None, "seed": seed}
+    path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar, kind, **views)
     for remark in remarks:
         say(remark)
     facts = jobs.facts_of(path, opened.held_out)

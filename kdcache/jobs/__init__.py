@@ -4,7 +4,7 @@ import importlib
 
 _PLACES = {
     "accuracy": "facts_of",
-    "catalogue": "overview tables",
+    "catalogue": "overview rows_of tables",
     "checkup": "check_model",
     "data": "DEFAULT_DATA Data choose_device load_teacher normalisation require_place teacher_folder workers_for",
     "dump": "DumpOptions dump_options dump_pseudo make_dump",

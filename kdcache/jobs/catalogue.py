@@ -9,7 +9,7 @@ from kdcache import lazy_torch as torch
 from kdcache import methods, models
 from kdcache.codecs import CODECS
 from kdcache.errors import UsageError
-from kdcache.sources import SOURCES
+from kdcache.sources import SOURCES, open_source
 from kdcache.views import MIXES, VIEWS
 
 if TYPE_CHECKING:
@@ -43,6 +43,15 @@ LINES = {
 def overview() -> dict[str, dict | list]:
     """Every name there is; those of methods and models without what it takes time to compute."""
     return {name: lines() for name, lines in LINES.items()}
+
+
+def rows_of(data: str | None, fraction: float = 1.0) -> list[dict]:
+    """Row, label, class and file of every training image, in the order of the rows of a cache."""
+    source = open_source(data or "digits", "train", fraction)
+    names = source.names or [""] * len(source)
+    labelled = [source.classes[label] if label >= 0 else "" for label in source.labels]
+    described = zip(source.labels.tolist(), labelled, names, strict=True)
+    return [{"row": row, "label": label, "class": c, "file": file} for row, (label, c, file) in enumerate(described)]
 
 
 def first_line(thing) -> str:

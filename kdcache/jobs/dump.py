@@ -13,7 +13,7 @@ from kdcache.cache.ranks import Ranks
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
-from kdcache.jobs.pseudo import pseudo_teacher
+from kdcache.jobs.pseudo import in_words, pseudo_teacher
 from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, shapes
@@ -77,8 +77,10 @@ def dump_options(chosen: dict, device: str, workers: int) -> DumpOptions:
     return DumpOptions(Path(chosen["out"]), **asked, forward=forward, device=device, workers=workers)
 
 
-def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet) -> Path:
-    """Writes a PseudoTeacher's answers as an ordinary cache."""
+def dump_pseudo(
+    path: Path, data: Data, views: int | str, codec: str, seed: int, asked: dict, progress=quiet, remark=quiet
+) -> Path:
+    """Writes a PseudoTeacher's answers as an ordinary cache; `remark` is called with how often it is right."""
     require_unmixed(data.view)
     view, count = counted(data.view, views)
     teacher = pseudo_teacher(data, count, seed, asked)
@@ -89,4 +91,5 @@ def dump_pseudo(path: Path, data: Data, views: int | str, codec: str, seed: int,
         "shapes": {"logits": [len(data.train.classes)]},
     }
     loader = Loader(data.train, view, seed)
+    remark(in_words(teacher, data.train.classes, count))
     return Dump(path, loader, None, count, seed, KnownTeacher(teacher), described, "st", codec).run(progress)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from kdcache import limits
 from kdcache.cache import open_cache
+from kdcache.checks import quoted, short
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
 from kdcache.pseudo import PseudoTeacher, parse_accuracy, read_confusion
 from kdcache.wording import count
+
+FEW = 12  # classes whose accuracies fit a line
 
 
 def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeacher:
@@ -19,7 +26,10 @@ def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeac
     given = {k: asked[k] for k in ("errors", "calibrated", "temperature") if asked.get(k) is not None}
     given |= {"labels": data.train.labels, "classes": len(data.train.classes), "seed": seed}
     schedule = {}
-    for name, parse in (("accuracy", parse_accuracy), ("confidence", parse_confidence)):
+    for name, parse in (
+        ("accuracy", partial(accuracy_of, classes=data.train.classes)),
+        ("confidence", parse_confidence),
+    ):
         text = asked.get(name)
         if text and ">" in text:  # from the first view to the last
             first, _, last = text.partition(">")
@@ -29,13 +39,63 @@ def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeac
     if schedule:
         given["schedule"] = schedule | {"views": views, "shape": asked.get("shape") or "linear"}
     if asked.get("confusion"):
-        given["confusion"] = read_confusion(read_text(asked["confusion"]))
+        given["confusion"] = confusion_of(asked["confusion"])
     if asked.get("spread"):
         given["spread"] = parse_spread(asked["spread"])
     if not asked.get("like"):
         return PseudoTeacher(**given)
     logits = like_logits(asked["like"], data)
     return PseudoTeacher.like(logits, given.pop("labels"), given.pop("seed"), **given)
+
+
+def accuracy_of(text: str, classes: Sequence[str]) -> float | list[float]:
+    """A number, one per class, or a file of them: text, .npy, or .json, which may name the classes."""
+    suffix = Path(text).suffix.lower()
+    if suffix not in (".txt", ".csv", ".json", ".npy"):
+        return parse_accuracy(text)
+    if suffix == ".npy":
+        return load_array(text, "an array of accuracies").tolist()
+    if suffix != ".json":
+        return parse_accuracy(",".join(re.split(r"[\s,;]+", re.sub("#.*", "", read_text(text)).strip())))
+    try:
+        found = json.loads(read_text(text))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(text, "JSON", short(error), "correct the file") from None
+    if isinstance(found, dict):
+        if found.keys() != set(classes):
+            strange = sorted(found.keys() ^ set(classes))[0]
+            raise UsageError(text, f"the {len(classes)} classes of the data", quoted(strange), "name each class once")
+        return [found[name] for name in classes]
+    return found
+
+
+def confusion_of(path: str) -> np.ndarray:
+    """A confusion matrix from .npy, else from CSV."""
+    if Path(path).suffix.lower() == ".npy":
+        return load_array(path, "a confusion matrix")
+    return read_confusion(read_text(path))
+
+
+def load_array(path: str, expected: str) -> np.ndarray:
+    try:
+        limits.require_regular(path)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        found = getattr(error, "strerror", None) or short(error)
+        raise UsageError(path, expected, found, "save it with numpy.save") from None
+
+
+def in_words(teacher: PseudoTeacher, classes: Sequence[str], views: int) -> str:
+    """How often it is right, counted: in the first and in the last view, and by class."""
+    first, last = (teacher.accuracy(view) for view in (0, views - 1))
+    there = "" if first == last else f" in view {views - 1}"
+    change = "in every view" if first == last else f"in view 0, {last:.4g}{there}"
+    by_class = teacher.class_accuracy(views - 1)
+    known = [c for c in range(len(classes)) if not np.isnan(by_class[c])]
+    low, high = (pick(known, key=lambda c: by_class[c]) for pick in (min, max))
+    ends = f"from {by_class[low]:.4g} ({short(classes[low], 20)}) to {by_class[high]:.4g} ({short(classes[high], 20)})"
+    shown = " ".join(f"{by_class[c]:.3g}" for c in known) if len(known) <= FEW else ends
+    return f"accuracy {first:.4g} {change}; by class{there}: {shown}"
 
 
 def parse_confidence(text: str):
@@ -72,13 +132,7 @@ def like_logits(path: str, data: Data) -> np.ndarray:
     """A real teacher's logits on the same rows: of a cache, all its views; of a .npy file, one."""
     rows = np.arange(len(data.train))
     if Path(path).suffix == ".npy":
-        try:
-            limits.require_regular(path)
-            logits = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                path, "an array of logits", getattr(error, "strerror", None) or str(error), "save it with numpy.save"
-            ) from None
+        logits = load_array(path, "an array of logits")
         if logits.ndim != 2 or len(logits) != len(rows):
             found = f"an array {list(logits.shape)}"
             raise UsageError(path, f"logits of {len(rows)} rows", found, "give those of the same data")

@@ -6,15 +6,20 @@ import math
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
 from kdcache import models
 from kdcache.cache import Store, open_cache
 from kdcache.cache.joined import join
+from kdcache.cache.subset import Subset
+from kdcache.checks import Range
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, Normalisation, load_teacher, normalisation_in
+from kdcache.jobs.data import Data, Normalisation, load_teacher, normalisation_in, opener
 from kdcache.models.network import Network
 from kdcache.proof.verdicts import require_teacher
 from kdcache.pseudo import PseudoTeacher
 from kdcache.sources import open_source
+from kdcache.sources.arrays import stratified
 from kdcache.teachers import ALONE, Cached, Live, Pseudo, Teacher, describe
 from kdcache.views import runs_user_code
 
@@ -28,18 +33,41 @@ def open_data(
     average_weights: Sequence[float] | None = None,
     source=open_source,
 ) -> tuple[Data, Store | None]:
-    """The data of a training: a cache names its own. Several of one teacher are more views, of several an average."""
+    """The data of a training: a cache names its own. Several of one teacher are more views, of several an average.
+
+    `fraction` is that of the data, beside a cache, too: the same rows as without one; smaller ones lie in larger ones.
+    """
     files = [caches] if isinstance(caches, str | os.PathLike | Store) else list(caches or ())
     if not files:
         for name, given in (("average", average), ("average_weights", average_weights)):
             if given is not None:
                 raise UsageError(f"`{name}`", "caches of several teachers", "no cache", "leave it out")
         return Data.open(data, augment, fraction, source), None
-    if fraction != 1 or (augment and not runs_user_code(augment)):
-        raise UsageError("`cache`", "its own view and fraction", "`augment` or `fraction`", "leave them out")
+    if augment and not runs_user_code(augment):
+        raise UsageError("`cache`", "its own view", "`augment` beside it", "leave `augment` out")
     opened = [file if isinstance(file, Store) else open_cache(file) for file in files]
     cache = join(opened, average_weights, *average_of(average))
-    return Data.of_cache(cache, data, augment, source), cache
+    whole = Data.of_cache(cache, data, augment, source)
+    return (whole, cache) if fraction == 1 else part_of(whole, cache, data, fraction, source)
+
+
+def part_of(opened: Data, cache: Store, data: str | None, fraction: float, source=open_source) -> tuple[Data, Store]:
+    """The rows of a cache that such a fraction of its data has."""
+    stored = cache.meta["source"]
+    Range(above=0, most=stored["fraction"], remedy="the cache has no more of the data").checked("`fraction`", fraction)
+    if opened.view.mixes:
+        expected, remedy = "a view that does not mix rows", "dump with this `fraction`, or train on all rows"
+        raise UsageError("`fraction`", expected, opened.view.name, remedy)
+    if fraction == stored["fraction"]:
+        return opened, cache
+    every = opened.train
+    if stored["fraction"] < 1:
+        every = opener(cache.path, stored["spec"], data, source)("train", 1.0)
+    had, rows = (stratified(every.labels, share) for share in (stored["fraction"], fraction))
+    part = every.part(fraction)
+    subset = Subset(cache, np.searchsorted(had, rows), part.identity())
+    part.expect(subset.digests)
+    return Data(part, opened.held_out, opened.view), subset
 
 
 def average_of(text: str | None) -> tuple[str | None, float]:

@@ -100,6 +100,11 @@ class PseudoTeacher:
         """The share of labelled rows that are right, counted."""
         return 1 - self._errors.counts(view).sum() / max(self._errors.sizes.sum(), 1)
 
+    def class_accuracy(self, view: int = 0) -> np.ndarray:
+        """The same for each class, float64 [C]; NaN of one without rows."""
+        sizes = self._errors.sizes
+        return np.where(sizes > 0, 1 - self._errors.counts(view) / np.maximum(sizes, 1), np.nan)
+
     def _peaks_of(self, view: int) -> dict:
         """The tables of confidence in one view."""
         view = min(view, self._schedule.views - 1)

@@ -37,6 +37,7 @@ class Source:
     default_student: str = "resnet20"
     size: tuple[int, int] | None  # of every image, of files as far as a look at some tells; None where they differ
     resident: Tensor | None = None  # all the images, where they fit in memory
+    names: Sequence[str] | None = None  # of its files, relative to its folder
     fraction: float = 1.0
     packages: tuple[str, ...] = ()
     """What is installed that its pixels depend on, beside kdcache: what decodes files."""
@@ -120,6 +121,7 @@ class ArraySource(Source):
         part = copy.copy(self)
         part.fraction = self.fraction * fraction
         part.resident, part.labels = self.read(rows), self.labels[rows]
+        part.names = None if self.names is None else [self.names[row] for row in rows]
         part._digests = None if self._digests is None else self._digests[rows]
         return part
 

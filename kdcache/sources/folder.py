@@ -182,9 +182,11 @@ def in_memory(source: FolderSource, size: tuple[int, int]) -> Source:
         source.size = None
         return source
     view = "crop-flip" if size == (32, 32) else f"resized-crop:{min(size)}"
-    return ArraySource(
+    held = ArraySource(
         source.split, torch.from_numpy(images), source.labels, source.classes, view, digests, spec=source.spec
     )
+    held.names = source.names
+    return held
 
 
 def in_threads(function, rows: int) -> Iterator:

@@ -110,10 +110,10 @@ class KnownTeacher:
 
 
 class Table:
-    """Logits of un-augmented images, one row each; the same in every view."""
+    """Logits [views, rows, classes] that somebody has computed."""
 
     def __init__(self, logits: np.ndarray):
         self.table = logits
 
     def logits(self, view, rows) -> np.ndarray:
-        return self.table[np.asarray(rows)]
+        return self.table[np.asarray(view), np.asarray(rows)]

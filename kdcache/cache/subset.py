@@ -1,0 +1,105 @@
+"""Some rows of a cache, as a cache of its own that reads them from the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdcache import lazy_torch as torch
+from kdcache.cache.base import Held, Store
+from kdcache.checks import whole_numbers
+from kdcache.types import Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Subset(Store):
+    """These rows, in growing order, under numbers from 0; all views, and all evaluation answers.
+
+    >>> from kdcache.cache import open_cache
+    >>> Subset(open_cache("logits.h5"), [3, 5], {}).read(view=0, rows=[1])["logits"].shape  # of row 5
+    torch.Size([1, 10])
+    """
+
+    def __init__(self, whole: Store, rows: Sequence[int], source: dict):
+        self.whole, self.path, self.source = whole, whole.path, source
+        self.rows = np.unique(whole_numbers(whole.path, "rows", rows, len(whole)))
+
+    @property
+    def meta(self) -> dict:
+        return self.whole.meta | {"source": self.source}
+
+    @property
+    def files(self) -> Sequence[Store]:
+        return self.whole.files
+
+    @property
+    def views(self) -> int:
+        return self.whole.views
+
+    @property
+    def shapes(self) -> Shapes:
+        return self.whole.shapes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.whole.labels[self.rows]
+
+    @property
+    def digests(self) -> np.ndarray:
+        return self.whole.digests[self.rows]
+
+    @property
+    def eval_digests(self) -> np.ndarray | None:
+        return self.whole.eval_digests
+
+    @property
+    def constants(self) -> Mapping[str, Tensor]:
+        return self.whole.constants
+
+    @property
+    def canaries(self) -> Mapping[str, np.ndarray]:
+        """Those of these rows, under their new numbers; none where none is left."""
+        found = self.whole.canaries
+        stay = np.isin(found["row"], self.rows) if found else np.zeros(0, bool)
+        if not stay.any():
+            return {}
+        kept = {name: values[stay] for name, values in found.items()}
+        return kept | {"row": np.searchsorted(self.rows, kept["row"])}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.whole.notes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        return self.whole.gather(self.items_of_whole(items), names, device)
+
+    def seeds_of(self, items: np.ndarray) -> np.ndarray:
+        return self.whole.seeds_of(self.items_of_whole(items))
+
+    def items_of_whole(self, items: np.ndarray) -> np.ndarray:
+        items = whole_numbers(self.path, "item numbers", items, len(self) * self.views)
+        views, rows = np.divmod(items, len(self))
+        return views * len(self.whole) + self.rows[rows]
+
+    def has_eval(self, name: str) -> bool:
+        return self.whole.has_eval(name)
+
+    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        return self.whole.read_eval(rows, names, device)
+
+    def advise(self, view: int, names: Sequence[str]) -> None:
+        self.whole.advise(view, names)
+
+    def bytes_of_view(self, names: Sequence[str]) -> int:
+        return self.whole.bytes_of_view(names)
+
+    def hold(self, view: int, names: Sequence[str], device) -> Held:
+        held, rows = self.whole.hold(view, names, device), torch.from_numpy(self.rows).to(device)
+        return lambda some: held(rows[some])
