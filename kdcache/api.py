@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,12 +23,13 @@ from kdcache.checks import require_kind
 from kdcache.errors import KdcacheWarning, UsageError
 from kdcache.models.network import Network
 from kdcache.models.weights import save
-from kdcache.proof.verdicts import require_pixels
+from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.pseudo import PseudoTeacher
 from kdcache.runs import Run
 from kdcache.seeds import permutation
 from kdcache.train import Settings
 from kdcache.types import Batch, quiet
+from kdcache.wording import by, count
 
 
 class CachedDataset(Dataset):
@@ -45,19 +47,35 @@ class CachedDataset(Dataset):
     For many epochs with workers that live on, hand out item numbers instead:
 
     >>> loader = DataLoader(data, 128, sampler=data.epochs(seed=0), num_workers=2, persistent_workers=True)
+
+    With `names`, the third part is a dict of several kinds of knowledge. The evaluation images are a dataset, too:
+
+    >>> data = CachedDataset("logits.h5", names=["logits"])
+    >>> image, label, knowledge = data[0]
+    >>> knowledge["logits"].shape
+    torch.Size([10])
+    >>> for images, labels in DataLoader(data.evaluation(answers=False), 128): ...
     """
 
     def __init__(
-        self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits", augment: str | None = None
-    ):
+        self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits",
+        augment: str | None = None, *, names: Sequence[str] | None = None,
+    ):  # fmt: skip
         self.cache = path if isinstance(path, Cache) else open_cache(path)
-        if name not in self.cache.names:
-            found = ", ".join(self.cache.names)
-            raise UsageError(self.cache.path, f"knowledge {name!r}", f"only {found}", "name one of these")
-        opened = jobs.Data.of_cache(self.cache, data, augment)
-        self.source, self.name = opened.train, name
-        self.loader = Loader(opened.train, opened.view, self.cache)
+        self.named = Named([name] if names is None else list(names), names is not None)
+        for one in self.named.names:
+            if one not in self.cache.names:
+                found = ", ".join(self.cache.names)
+                raise UsageError(self.cache.path, f"knowledge {one!r}", f"only {found}", "name one of these")
+        self.opened = jobs.Data.of_cache(self.cache, data, augment)
+        self.source = self.opened.train
+        self.loader = Loader(self.source, self.opened.view, self.cache)
         require_pixels(self.cache, self.loader)
+
+    def __repr__(self) -> str:
+        shown = f"{count(self.views, 'view')} of {count(len(self.source), 'row')} of {self.source.spec}"
+        view = f"{self.loader.view.name} {by(self.loader.view.size)}"
+        return f"CachedDataset({str(self.cache.path)!r}): {shown}, {view}, with {', '.join(self.named.names)}"
 
     @property
     def views(self) -> int:
@@ -76,18 +94,69 @@ class CachedDataset(Dataset):
         """A sampler of item numbers: each pass over it is the next epoch, in the next view."""
         return Epochs(len(self.source), self.views, seed, first, shuffle)
 
+    def evaluation(self, answers: bool = True) -> EvaluationImages:
+        """The evaluation images, un-augmented: (uint8 image, label, the teacher's answer), or the first two."""
+        return EvaluationImages(self, answers)
+
     def __len__(self) -> int:
         return len(self.source) * self.views
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int, Tensor]:
+    def __getitem__(self, item: int) -> tuple[Tensor, int, Answer]:
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
+    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Answer]]:
         items = within(items, len(self), "item numbers")
         batch = self.loader.show(items)
-        knowledge = self.cache.gather(items, [self.name])[self.name]
+        answers = self.named.rows(self.cache.gather(items, self.named.names))
         labels = batch.targets.tolist() if batch.shares is None else soft_targets(batch, len(self.classes))
-        return list(zip(batch.images, labels, knowledge, strict=True))
+        return list(zip(batch.images, labels, answers, strict=True))
+
+
+Answer: TypeAlias = Tensor | dict[str, Tensor]
+
+
+class Named(NamedTuple):
+    """Which knowledge is handed out: of one kind as it is, of several by name."""
+
+    names: list[str]
+    several: bool
+
+    def rows(self, knowledge: dict[str, Tensor]) -> list[Answer]:
+        if not self.several:
+            return list(knowledge[self.names[0]])
+        parts = zip(*(knowledge[name] for name in self.names), strict=True)
+        return [dict(zip(self.names, row, strict=True)) for row in parts]
+
+
+class EvaluationImages(Dataset):
+    """The evaluation images of a CachedDataset, and what the teacher said of them."""
+
+    def __init__(self, data: CachedDataset, answers: bool):
+        self.cache, self.named = data.cache, data.named if answers else None
+        self.loader = data.opened.held_out_loader("cpu", 0)
+        if answers:
+            self._require_answers(data.named.names)
+
+    def _require_answers(self, names: Sequence[str]) -> None:
+        remedy = "take evaluation(answers=False) for images and labels alone"
+        if missing := [name for name in names if not self.cache.has_eval(name)]:
+            raise UsageError(self.cache.path, f"{missing[0]} of the evaluation images", "none", remedy)
+        if not require_eval_images(self.cache, self.loader.source):
+            raise UsageError(self.cache.path, "answers to these evaluation images", "answers to others", remedy)
+
+    def __len__(self) -> int:
+        return len(self.loader.source)
+
+    def __getitem__(self, row: int) -> tuple:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple]:
+        rows = within(rows, len(self), "rows")
+        batch = self.loader.show(rows)
+        parts = [batch.images, batch.targets.tolist()]
+        if self.named:
+            parts.append(self.named.rows(self.cache.read_eval(rows, self.named.names)))
+        return list(zip(*parts, strict=True))
 
 
 def soft_targets(batch: Batch, classes: int) -> Tensor:
@@ -116,6 +185,8 @@ class View(Dataset):
 
 def within(numbers: Sequence[int], stop: int, what: str) -> np.ndarray:
     """Whole numbers from 0 to stop - 1; counting from the end would hide mistakes in item numbers."""
+    if any(isinstance(number, slice) for number in numbers):
+        raise TypeError(f"{what} are whole numbers, not slices; torch.utils.data.Subset(data, range(10)) is a part")
     found = np.asarray(numbers)
     if found.size and found.dtype.kind not in "iu":
         raise TypeError(f"{what} are whole numbers, not {found.dtype}")

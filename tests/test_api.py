@@ -237,6 +237,60 @@ def test_the_package_offers_it_by_name(cache_file):
         kdcache.nothing  # noqa: B018
 
 
+def test_evaluation_images_with_the_teacher_s_answers(cached, teacher):
+    held_out = cached.evaluation()
+    batches = list(DataLoader(held_out, 100))
+    images, labels, logits = (torch.cat([batch[part] for batch in batches]) for part in range(3))
+    assert torch.equal(images, cached.opened.held_out.read(range(260)))
+    assert np.array_equal(labels.numpy(), cached.opened.held_out.labels)
+    with torch.no_grad():
+        live = copy.deepcopy(teacher)(images)
+    assert (live - logits).abs().max() < 2e-3 * live.abs().max()  # f16
+    assert len(cached.evaluation(answers=False)[3]) == 2
+    with pytest.raises(IndexError, match="rows go from 0 to 259"):
+        held_out[-1]
+
+
+def test_answers_to_evaluation_images_that_are_not_there(in_tmp):
+    good("pseudo-teacher --data synthetic:64,4,16 --views 1 -o made.h5")
+    made = CachedDataset("made.h5")
+    with pytest.raises(UsageError, match=r"answers=False"):
+        made.evaluation()
+    assert sum(len(labels) for _, labels in DataLoader(made.evaluation(answers=False), 5)) == 12
+
+
+def test_several_kinds_of_knowledge_at_once(dump, tmp_path):
+    cached = CachedDataset(dump(tmp_path / "two.h5", knowledge="logits,emb"), names=["emb", "logits"])
+    _, _, knowledge = next(iter(DataLoader(cached.view(1), 10)))
+    stored = cached.cache.read(1, range(10))
+    assert list(knowledge) == ["emb", "logits"]
+    assert all(torch.equal(knowledge[name], stored[name]) for name in knowledge)
+    assert torch.equal(cached.evaluation()[4][2]["emb"], cached.cache.read_eval([4])["emb"][0])
+    assert torch.equal(pickle.loads(pickle.dumps(cached))[5][2]["emb"], cached[5][2]["emb"])
+    with pytest.raises(UsageError, match=r"knowledge 'f2\.post', found only"):
+        CachedDataset(cached.cache, names=["logits", "f2.post"])
+
+
+def test_slices_are_refused_with_what_to_take(cached):
+    for one in (cached, cached.view(0), cached.evaluation()):
+        with pytest.raises(TypeError, match=r"not slices; torch\.utils\.data\.Subset"):
+            one[:10]
+
+
+def test_a_cache_is_a_context(cache_file):
+    with kdcache.open_cache(cache_file) as cache:
+        before = cache.read(0, [3])["logits"]
+        assert cache._map is not None
+    assert cache._map is None
+    assert torch.equal(cache.read(0, [3])["logits"], before)  # opened again
+
+
+def test_what_things_say_of_themselves(cached, cache_file):
+    assert repr(cached.cache) == f"Cache({str(cache_file)!r}): 1,300 rows x 3 views of logits by tiny-3"
+    assert "3 views of 1,300 rows of synthetic:1300,10,8, crop-flip 8x8, with logits" in repr(cached)
+    assert "not trained" in repr(kdcache.Distiller("tiny-2", cache_file, device="cpu"))
+
+
 def test_a_distiller_trains_judges_predicts_and_saves(cache_file, tmp_path):
     distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, method="st", device="cpu")
     with pytest.raises(UsageError, match=r"call fit\(\) first"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
 from kdcache.checks import array_of, whole_numbers
 from kdcache.errors import UsageError
 from kdcache.types import Shapes
+from kdcache.wording import count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,6 +107,22 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def hold(self, view: int, names: Sequence[str], device) -> Held:
         """A view's knowledge, copied to a device."""
+
+    def close(self) -> None:
+        """Lets go of the files; whoever reads on opens them again."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        teacher = self.meta["teacher"]
+        shown = f"{count(len(self), 'row')} x {count(self.views, 'view')} of {', '.join(self.names)}"
+        return f"{type(self).__name__}({str(self.path)!r}): {shown} by {teacher.get('model', teacher.get('kind', '?'))}"
 
     @property
     def notes(self) -> Sequence[str]:

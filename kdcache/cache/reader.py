@@ -39,6 +39,8 @@ class Cache(Store):
     (1437, 10)
     >>> cache.read(view=0, rows=[5, 3, 3])["logits"].shape
     torch.Size([3, 10])
+    >>> with open_cache("logits.h5") as cache:  # lets go of the file afterwards
+    ...     labels = cache.labels
     """
 
     def __init__(self, path: str | os.PathLike, check: bool = True):
@@ -94,6 +96,9 @@ class Cache(Store):
 
     def __len__(self) -> int:
         return self._rows
+
+    def close(self) -> None:
+        self._map, self._tables = None, {}  # what was read from it may still be in use: the last user unmaps it
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_map": None, "_tables": {}}
