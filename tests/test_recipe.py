@@ -334,7 +334,7 @@ def test_cifar10_on_a_small_folder():
     text = next(path for path in PIPELINES if path.name == "cifar10.toml").read_text()
     Path("small.toml").write_text(re.sub(r"(epochs|views) = \d+", r"\1 = 1", text))
     found = good(f"run small.toml --data folder:pictures --seeds 1 --workers 0 --json {CPU}").json()
-    assert [row["name"] for row in found["rows"]] == ["teacher", "plain", "st", "at"]
+    assert [row["name"] for row in found["rows"]] == ["teacher", "none", "st", "at"]
 
 
 NET = """

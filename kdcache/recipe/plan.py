@@ -52,7 +52,8 @@ class Plan:
         return jobs.Data.of_cache(cache, self.recipe.data, self.recipe.code, self.setup.source)
 
     def teacher(self, part: Part) -> TeacherStage:
-        data = self.setup.data(part.keys.get("fraction", self.recipe.fraction))
+        fraction = part.keys.get("fraction", self.recipe.fraction)
+        data = self.data if fraction == self.recipe.fraction else self.setup.data(fraction)
         return TeacherStage(part, self.recipe.settings_of(part), data, self.setup)
 
     def dump(self, name: str, fraction: float) -> DumpStage:
@@ -60,7 +61,8 @@ class Plan:
         if (name, fraction) not in self.dumps:
             part = self.recipe.dumps[name]
             teacher = part.keys.get("teacher") or (name if name in self.teachers else next(iter(self.teachers)))
-            self.dumps[name, fraction] = DumpStage(part, self.teachers[teacher], self.setup.data(fraction), self.setup)
+            data = self.data if fraction == self.recipe.fraction else self.setup.data(fraction)
+            self.dumps[name, fraction] = DumpStage(part, self.teachers[teacher], data, self.setup)
         return self.dumps[name, fraction]
 
     def trainings(self, part: Part) -> Iterator[StudentStage]:

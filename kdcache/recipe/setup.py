@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache import jobs
+from kdcache.recipe.identity import code_of, images_of
 from kdcache.runs import folder_name, keyed_name
 from kdcache.sources import Source, open_source
 
@@ -21,6 +22,8 @@ class Setup:
     spec: str | None = None
     augment: str | None = None
     opened: dict[tuple, Source] = field(default_factory=dict)
+    described: dict[int, tuple[jobs.Data, dict]] = field(default_factory=dict)
+    coded: dict[str, str | None] = field(default_factory=dict)
 
     def source(self, spec: str, split: str = "train", fraction: float = 1.0, place: str | None = None) -> Source:
         """As `open_source` does."""
@@ -33,6 +36,18 @@ class Setup:
 
     def data(self, fraction: float) -> jobs.Data:
         return jobs.Data.open(self.spec, self.augment, fraction, self.source)
+
+    def images(self, data: jobs.Data) -> dict:
+        """What `images_of` says of them; it looks at all that are in memory, once."""
+        if id(data) not in self.described:
+            self.described[id(data)] = data, images_of(data)
+        return self.described[id(data)][1]
+
+    def code(self, model: str, data: jobs.Data) -> str | None:
+        """What `code_of` says of a network; it is built once."""
+        if model not in self.coded:
+            self.coded[model] = code_of(model, data)
+        return self.coded[model]
 
     def how(self, data: jobs.Data) -> dict:
         return {"device": self.device, "workers": jobs.workers_for(data, self.workers)}

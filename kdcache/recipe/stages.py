@@ -18,7 +18,7 @@ from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.checks import replace
 from kdcache.models.network import Network
-from kdcache.recipe.identity import cache_facts, code_of, content, images_of, pseudo_facts, told
+from kdcache.recipe.identity import cache_facts, content, pseudo_facts, told
 from kdcache.recipe.parts import Part
 from kdcache.recipe.setup import Setup
 from kdcache.runs import folder_name
@@ -80,8 +80,8 @@ class TeacherStage:
 
     @cached_property
     def facts(self) -> dict:
-        facts = {"stage": "teacher", "model": self.model, "code": code_of(self.model, self.data)} | images_of(self.data)
-        facts |= {"normalisation": self.normalisation, "taps": self.taps}
+        facts = {"stage": "teacher", "model": self.model, "code": self.setup.code(self.model, self.data)}
+        facts |= {"normalisation": self.normalisation, "taps": self.taps} | self.setup.images(self.data)
         if self.weights:
             return told(facts | {"weights": content(self.weights)})
         return told(facts | {"settings": self.settings.changed(), "smoothing": self.smoothing or None})
@@ -166,7 +166,8 @@ class DumpStage:
     @property
     def facts(self) -> dict:
         facts = {"stage": "dump", "teacher": self.teacher.facts, "forward": self.forward.to_json(), **self.options}
-        return facts | images_of(self.data) | ({"method": self.method} if self.options["codec"] == "auto" else {})
+        together = {"method": self.method} if self.options["codec"] == "auto" else {}
+        return facts | self.setup.images(self.data) | together
 
     @property
     def folder(self) -> Path:
@@ -229,10 +230,11 @@ class StudentStage:
     def facts(self) -> dict:
         keys = self.part.keys
         facts = {
-            "stage": "student", "model": self.model, "code": code_of(self.model, self.data), "method": self.method,
+            "stage": "student", "model": self.model, "code": self.setup.code(self.model, self.data),
+            "method": self.method,
             "settings": self.settings.changed(), "mix": keys.get("mix"), "taps": self.taps,
             "live": self.teacher and self.teacher.facts,
-            "pseudo": pseudo_facts(keys["pseudo"]) if "pseudo" in keys else None, **images_of(self.data),
+            "pseudo": pseudo_facts(keys["pseudo"]) if "pseudo" in keys else None, **self.setup.images(self.data),
             "reads": [read.facts if isinstance(read, DumpStage) else cache_facts(read) for read in self.reads],
         }  # fmt: skip
         return told(facts)
