@@ -22,7 +22,7 @@ def pseudo(data, tmp_path_factory):
 
 def test_it_is_the_share_of_right_answers_in_view_0(cache, data):
     answers = cache.read(0, range(len(cache)))["logits"].argmax(1).numpy()
-    found = accuracy_of(cache, data.held_out.labels)
+    found = accuracy_of(cache)
     assert found["train_top1"] == (answers == data.train.labels).mean()
     assert found["train_rows"] == len(cache)
     answers = cache.read_eval(range(260))["logits"].argmax(1).numpy()
@@ -40,10 +40,10 @@ def test_of_many_images_some_are_looked_at(pseudo, monkeypatch):
 
 def test_of_mixed_images_and_of_other_knowledge_nothing_is_said(dump, data, tmp_path):
     mixed = Data.open(data.train.spec, "crop-flip+mixup")
-    found = accuracy_of(open_cache(dump(tmp_path / "mixed.h5", data=mixed)), data.held_out.labels)
+    found = accuracy_of(open_cache(dump(tmp_path / "mixed.h5", data=mixed)))
     assert "train_top1" not in found
     assert "eval_top1" in found
-    assert accuracy_of(open_cache(dump(tmp_path / "emb.h5", knowledge="emb")), data.held_out.labels) == {}
+    assert accuracy_of(open_cache(dump(tmp_path / "emb.h5", knowledge="emb"))) == {}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_decoded_is_within_the_bound(name, values):
         torch.testing.assert_close(p.sum(1), torch.ones(len(p), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", CODECS)
+@given(values=ANY)
+@QUICK
+def test_the_answer_is_read_off_the_bytes(name, values):
+    for codec in fitted(name, values):
+        records = codec.encode(values)
+        decoded = codec.decode(records)
+        said = torch.from_numpy(codec.top1(records.numpy()).astype(np.int64))
+        assert torch.equal(decoded.gather(1, said[:, None])[:, 0], decoded.amax(1))
+
+
 @pytest.mark.parametrize("name", ["f32", "int8", "bits"])
 @given(values=rows(st.floats(-(2.0**126), 2.0**126, width=32)))
 @QUICK

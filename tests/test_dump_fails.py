@@ -215,6 +215,7 @@ def test_hdf5s_own_locks_do_not_matter(cache_file, tmp_path, locking):
         meta = read_layout(Path(sys.argv[1])).meta
         canaries = {f"canaries/{n}": np.zeros(1, t) for n, t in (("row", "i8"), ("view", "i8"), ("crc", "u4"))}
         known = canaries | {"labels": np.zeros(1300, "i4"), "eval_digests": np.zeros(260, "u8")}
+        known |= {"eval_labels": np.zeros(260, "i4")}
         create(Path(sys.argv[2]), meta, known)
         read_layout(part_of(Path(sys.argv[2])))"""
     environment = os.environ | {"HDF5_USE_FILE_LOCKING": locking}

@@ -50,7 +50,7 @@ def test_another_shard_under_its_name_is_refused(dump, halves, tmp_path):
 
 def large(cache, **more) -> tuple[dict, dict]:
     """Header and content of a file of some 7 MB, most of which is filled in later."""
-    content = {name: array_in(cache.path, name) for name in ("labels", "digests", "eval_digests")}
+    content = {name: array_in(cache.path, name) for name in ("labels", "digests", "eval_labels", "eval_digests")}
     content |= {f"canaries/{name}": array for name, array in cache.canaries.items()}
     return cache.meta | {"views": 200} | more, content
 

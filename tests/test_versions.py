@@ -14,7 +14,7 @@ from kdcache.cache.parts import merge, prune
 from kdcache.errors import CacheError, DataChanged
 from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.proof.verdicts import verify
-from kdcache.teachers import Forward
+from kdcache.teachers import Cached, Forward
 from kdcache.train import Settings
 
 
@@ -153,7 +153,7 @@ def test_an_evaluation_image_that_changed_is_named(folder):
     assert "another evaluation image as row 9" in found["DataChanged"][1]
     cache = open_cache(path)
     with pytest.raises(DataChanged, match=r"dog/03.png: .* as row 9"):
-        Student(Data.of_cache(cache), "tiny-3", "st", Settings(epochs=1), cache).train()
+        Student(Data.of_cache(cache), "tiny-3", "st", Settings(epochs=1), Cached(cache)).train()
 
 
 def test_evaluation_images_in_memory_are_compared_one_by_one(cache_file, data):
@@ -162,19 +162,19 @@ def test_evaluation_images_in_memory_are_compared_one_by_one(cache_file, data):
     changed, cache = Data(data.train, held_out, data.view), open_cache(cache_file)
     assert "another evaluation image as row 17" in checks(cache_file, changed)["DataChanged"][1]
     with pytest.raises(DataChanged, match="another evaluation image as row 17"):
-        Student(changed, "tiny-3", "st", Settings(epochs=1), cache).train()
+        Student(changed, "tiny-3", "st", Settings(epochs=1), Cached(cache)).train()
 
 
 def test_a_file_of_version_1_says_that_it_has_no_such_hashes(of_version_1, dump, data, tmp_path, monkeypatch):
     def without(path, meta, known):
-        create(path, meta, {name: array for name, array in known.items() if name != "eval_digests"})
+        create(path, meta, {name: array for name, array in known.items() if not name.startswith("eval_")})
 
     monkeypatch.setattr("kdcache.dump.create", without)
     path = dump(tmp_path / "x.h5")
     assert checks(path, data)["evaluation images"] == (True, "their hashes are not in this file (version 1)")
     cache = open_cache(path)
     assert cache.eval_digests is None
-    Student(data, "tiny-3", "st", Settings(epochs=1), cache).train()
+    Student(data, "tiny-3", "st", Settings(epochs=1), Cached(cache)).train()
 
 
 def test_a_file_of_version_2_has_them(cache_file, tmp_path):

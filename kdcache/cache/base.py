@@ -63,6 +63,11 @@ class Store(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def eval_labels(self) -> np.ndarray | None:
+        """int64 [M]; a file of version 1 has none."""
+
+    @property
+    @abc.abstractmethod
     def constants(self) -> Mapping[str, Tensor]:
         """What a method made of the teacher before the dump."""
 
@@ -143,6 +148,14 @@ class Store(abc.ABC):
     ) -> dict[str, Tensor]:
         """Knowledge of these rows in a view (or in one view each), decoded to f32, in the order asked for."""
         return self.gather(self.items(view, rows), names, device)
+
+    def top1(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        """The classes that the stored logits of these rows name."""
+        return self.read(view, rows, ["logits"])["logits"].argmax(1).numpy()
+
+    def eval_top1(self, rows: Sequence[int]) -> np.ndarray:
+        """The classes that the stored logits of these evaluation rows name."""
+        return self.read_eval(rows, ["logits"])["logits"].argmax(1).numpy()
 
     def seeds(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The augmentation seeds of these rows in a view (or in one view each)."""

@@ -61,6 +61,10 @@ class Joined(Store):
         return self.first.eval_digests if self.with_eval else None
 
     @property
+    def eval_labels(self) -> np.ndarray | None:
+        return self.first.eval_labels if self.with_eval else None
+
+    @property
     def canaries(self) -> Mapping[str, np.ndarray]:
         return self.first.canaries
 

@@ -2,6 +2,7 @@
 
     /meta               u8[]         UTF-8 JSON: who, what, how
     /labels             i32[N]       -1: unlabelled
+    /eval_labels        i32[M]       the same of every evaluation image
     /eval_digests       u64[M]       hash of every evaluation image
     /constants/<name>   f32[...]     what a method made of the teacher
     /canaries/<name>    [K, ...]     row, view, crc, thumb, logits of some sample-views
@@ -17,7 +18,7 @@ are written once, at creation, under a private name; after that only the bytes o
 X.part until its last block and its seal are on disk. No pickle. A row of zeros in /blocks is a block not yet done.
 What is in no dataset and no structure is zero.
 
-Version 1 had no /eval_digests, and its words knew the bytes of a block but not its place.
+Version 1 had neither /eval_labels nor /eval_digests, and its words knew the bytes of a block but not its place.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32
 BLOCK_ROWS = 1024
-SEALED = ("meta", "labels", "eval_digests")  # with canaries and constants: what the seal covers
+SEALED = ("meta", "labels", "eval_labels", "eval_digests")  # with canaries and constants: what the seal covers
 CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits` and `thumb`, where there are some
 THUMB = (3, 8, 8)
 CHUNK = 1 << 20
@@ -190,8 +191,8 @@ def check(layout: Layout, shapes: dict) -> None:
     for name, (_, shape) in shapes.items():
         expected[f"blocks/{name}"] = (np.dtype("<u8"), (*shape[:-1], -(-shape[-1] // layout.block_rows)))
     expected["labels"] = (np.dtype("<i4"), (layout.rows,))
-    if layout.version > 1 and layout.meta["eval"]["rows"]:
-        expected["eval_digests"] = (np.dtype("<u8"), (layout.meta["eval"]["rows"],))
+    if layout.version > 1 and (held_out := layout.meta["eval"]["rows"]):
+        expected |= {"eval_labels": (np.dtype("<i4"), (held_out,)), "eval_digests": (np.dtype("<u8"), (held_out,))}
     expected["seal"] = (np.dtype("<u4"), (1,))
     shown = layout.places["canaries/row"].shape[:1] if "canaries/row" in layout.places else (0,)
     if "pruned_from" not in layout.meta or any(name.startswith("canaries/") for name in layout.places):

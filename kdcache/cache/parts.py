@@ -33,6 +33,7 @@ LATER = {"canaries/logits", "canaries/thumb"}  # which not every shard has that 
 EXACT = {
     "labels": (DataChanged, "labels"),
     "digests": (DataChanged, "images"),
+    "eval_labels": (DataChanged, "evaluation labels"),
     "eval_digests": (DataChanged, "evaluation images"),
     "canaries/row": (PipelineChanged, "rows of the canaries"),
     "canaries/view": (PipelineChanged, "views of the canaries"),

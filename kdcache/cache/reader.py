@@ -87,6 +87,11 @@ class Cache(Store):
         return self._table("eval_digests").flat if "eval_digests" in self.layout.places else None
 
     @property
+    def eval_labels(self) -> np.ndarray | None:
+        """int64 [M]: the label of each evaluation image, -1 where there is none; a file of version 1 has none."""
+        return self._table("eval_labels").flat.astype(np.int64) if "eval_labels" in self.layout.places else None
+
+    @property
     def constants(self) -> dict[str, Tensor]:
         return {name: torch.from_numpy(array) for name, array in self._below("constants/").items()}
 
@@ -122,6 +127,13 @@ class Cache(Store):
         return self._gather("seeds", whole_numbers(self.path, "item numbers", items, self._rows * self._views)).view(
             np.int64
         )
+
+    def top1(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        return self.layout.codecs["logits"].top1(self.records("logits", view, rows))
+
+    def eval_top1(self, rows: Sequence[int]) -> np.ndarray:
+        rows = whole_numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
+        return self.layout.codecs["logits"].top1(self._bytes("eval/logits", rows))
 
     def records(self, name: str, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The stored bytes of knowledge, undecoded: uint8 [n, record size]."""

@@ -61,7 +61,7 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
     opened = jobs.Data.open(data, augment, fraction)
     common.announce(opened)
     path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar, say)
-    facts = jobs.facts_of(path, opened.held_out)
+    facts = jobs.facts_of(path)
     put(facts, as_json, made(facts))
     if note := jobs.schedule_note(facts["teacher"]["asked"], facts["views"]):
         say(f"{out}: {note}")
@@ -100,7 +100,7 @@ def import_logits(file, data, fraction, order, augment, seed, kind, anyway, code
     path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar, kind, **views)
     for remark in remarks:
         say(remark)
-    facts = jobs.facts_of(path, opened.held_out)
+    facts = jobs.facts_of(path)
     put(facts, as_json, made(facts))
 
 

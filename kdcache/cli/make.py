@@ -93,7 +93,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     chosen = jobs.dump_options(rest, device=device, workers=jobs.workers_for(opened, workers))
     with jobs.make_dump(network, opened, chosen) as dump:
         path = dump.run(bar)
-    facts = jobs.facts_of(path, opened.held_out)
+    facts = jobs.facts_of(path)
     put(facts, as_json, made(facts))
     common.doubt(facts)
 

@@ -86,6 +86,10 @@ class Codec:
         """Bytes [n, record size] to f32 [n, *shape]; the same floats on every device."""
         raise NotImplementedError
 
+    def top1(self, records: np.ndarray) -> np.ndarray:
+        """Where the greatest value of each row is, of bytes [n, record size]: read off them, without torch."""
+        raise NotImplementedError
+
     def fault(self, records: np.ndarray) -> str:
         """What no encoder has written in these bytes [n, record size]; empty where nothing speaks against them."""
         return ""

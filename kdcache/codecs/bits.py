@@ -39,6 +39,9 @@ class Bits(Codec):
         bits = eights.view(torch.uint8).view(len(records), self.size * 8)
         return bits[:, : self.count].float().view(len(records), *self.shape)
 
+    def top1(self, records):
+        return np.unpackbits(records, axis=1, bitorder="little")[:, : self.count].argmax(1)
+
     def ideal(self, values):
         return (values > 0).double()
 

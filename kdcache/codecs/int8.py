@@ -69,6 +69,9 @@ class Int8(Codec):
             values *= self.unit
         return values.view(len(records), *self.shape)
 
+    def top1(self, records):
+        return records[:, 4:].argmax(1)
+
     def bound(self, values):
         rows, scale, offset = self.grid(values.float())
         # half a step, what f32 adds when the code is chosen, the last rounding, and what is too small for f32 in units

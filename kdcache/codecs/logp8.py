@@ -63,6 +63,9 @@ class Logp8(Codec):
         table = _table(self, records.device)
         return table.index_select(0, records.flatten().int()).view(len(records), *self.shape)
 
+    def top1(self, records):
+        return records.argmin(1)  # level 0 is nearest to probability 1
+
     def ideal(self, values):
         return -self._depth(values)
 

@@ -27,6 +27,9 @@ class F32(Codec):
     def decode(self, records):
         return from_bytes(records, torch.float32, self.shape)
 
+    def top1(self, records):
+        return records.view("<f4").argmax(1)
+
     def bound(self, values):
         exact = values.dtype != torch.float64
         return torch.zeros_like(values, dtype=torch.float64) if exact else float_error(values)
@@ -47,6 +50,9 @@ class F16(Codec):
 
     def decode(self, records):
         return from_bytes(records, torch.float16, self.shape).float()
+
+    def top1(self, records):
+        return records.view("<f2").argmax(1)
 
     def bound(self, values):
         return half_error(values)

@@ -195,11 +195,14 @@ class TopK(Codec):
 
     def ids(self, records: np.ndarray) -> np.ndarray:
         """int64 [n, k], as they are stored."""
-        places, shifts, lane = _places(self, torch.device("cpu"))
-        words = records.take(places.numpy().ravel(), 1).view(f"<i{lane.itemsize}").astype(np.int64)
-        words >>= shifts.numpy()
+        places, shifts, lane = _lanes(self)
+        words = records.take(places, 1).view(lane).astype(np.int64)
+        words >>= shifts
         words &= 2**self.id_bits - 1
         return words
+
+    def top1(self, records):
+        return np.minimum(self.ids(records)[:, 0], self.shape[0] - 1)
 
     def fault(self, records):
         worst = int(self.ids(records).max(initial=0)) if self.spare_ids else 0
@@ -259,14 +262,22 @@ class TopK(Codec):
 
 
 @lru_cache(maxsize=64)
-def _places(codec: TopK, device: torch.device) -> tuple[Tensor, Tensor, torch.dtype]:
+def _lanes(codec: TopK) -> tuple[np.ndarray, np.ndarray, np.dtype]:
     """Which bytes hold each id, by how much to shift them, and the integer that takes them."""
     first = np.arange(codec.k) * codec.id_bits
-    lane = int((first % 8 + codec.id_bits).max() + 7) // 8
-    lane, dtype = next(pair for pair in ((2, torch.int16), (4, torch.int32), (8, torch.int64)) if pair[0] >= lane)
+    least = int((first % 8 + codec.id_bits).max() + 7) // 8
+    lane = next(size for size in (2, 4, 8) if size >= least)
     # past the record's end anything will do: the mask takes it off
     places = np.minimum(codec.starts[2] + first[:, None] // 8 + np.arange(lane), codec.size - 1)
-    return torch.from_numpy(places.reshape(1, -1)).to(device), torch.from_numpy(first % 8).to(device), dtype
+    return places.ravel(), first % 8, np.dtype(f"<i{lane}")
+
+
+@lru_cache(maxsize=64)
+def _places(codec: TopK, device: torch.device) -> tuple[Tensor, Tensor, torch.dtype]:
+    """The same on a device."""
+    places, shifts, lane = _lanes(codec)
+    dtype = {2: torch.int16, 4: torch.int32, 8: torch.int64}[lane.itemsize]
+    return torch.from_numpy(places[None]).to(device), torch.from_numpy(shifts).to(device), dtype
 
 
 @lru_cache(maxsize=16)

@@ -134,6 +134,7 @@ class Dump:
         require_room(self.path, bytes_of(meta, known))
         known["digests"] = source.check(progress).astype("<u8")  # last, as it may read every file
         if self.held_out:
+            known["eval_labels"] = self.held_out.source.labels.astype("<i4")
             known["eval_digests"] = self.held_out.source.check(progress).astype("<u8")
         create(self.path, meta, known)
 

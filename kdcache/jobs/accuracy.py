@@ -8,11 +8,10 @@ import os
 from kdcache.cache import open_cache, summary
 from kdcache.errors import CacheError
 from kdcache.proof.accuracy import accuracy_of
-from kdcache.sources import Source
 
 
-def facts_of(path: str | os.PathLike, held_out: Source | None = None) -> dict:
-    """What a cache file holds; of a whole one, how often its teacher is right: of evaluation images if they are given.
+def facts_of(path: str | os.PathLike) -> dict:
+    """What a cache file holds; of a whole one, how often its teacher is right.
 
     >>> facts_of("logits.h5")["accuracy"]["train_rows"]
     1437
@@ -21,5 +20,5 @@ def facts_of(path: str | os.PathLike, held_out: Source | None = None) -> dict:
     facts["accuracy"] = {}
     if facts["complete"] and "shard" not in facts:
         with contextlib.suppress(CacheError):  # a damaged block is for verify to name
-            facts["accuracy"] = accuracy_of(open_cache(path), None if held_out is None else held_out.labels)
+            facts["accuracy"] = accuracy_of(open_cache(path))
     return facts

@@ -149,7 +149,10 @@ class Student:
     def accuracy(self, judged: Tensor | None) -> dict[str, float]:
         """How often the teacher is right, from what it stored and what it says of the evaluation images."""
         found = accuracy_of(self.teacher.cache) if isinstance(self.teacher, Cached) else {}
-        return found if judged is None else found | of_eval(self.data.held_out.labels, lambda some: judged[some])
+        if judged is None:
+            return found
+        said = judged.argmax(1).cpu().numpy()
+        return found | of_eval(self.data.held_out.labels, lambda some: said[some])
 
     def said_of_teacher(self, views: int) -> Iterator[str]:
         """How often it is right, what may be wrong with it if that is hardly ever, and how its schedule fits."""

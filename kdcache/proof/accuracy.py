@@ -5,48 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from torch import Tensor
 
 from kdcache.cache.base import Store
 from kdcache.seeds import PROBE, sample_views
+
+Classes = Callable[[np.ndarray], np.ndarray]
+"""Which class is answered for these rows."""
 
 ROWS = 4096  # training images that are looked at, where there are more
 DOUBTFUL = 0.1  # of the way from chance to always right
 
 
-def accuracy_of(cache: Store, eval_labels: np.ndarray | None = None) -> dict[str, float]:
+def accuracy_of(cache: Store) -> dict[str, float]:
     """Shares of images whose label the stored logits say, with how many were looked at; nothing where none are stored.
 
-    Of training images in view 0, unless it mixes them, and of the evaluation images whose labels are given.
+    Of training images in view 0, unless it mixes them, and of the evaluation images.
     """
     found: dict[str, float] = {}
     if "logits" not in cache.names:
         return found
     if "of" not in cache.meta["view"]:  # of a mixed image no one label is right
-        rows = (
-            sample_views(cache.meta["run_key"], ROWS, len(cache), 1, PROBE) if len(cache) > ROWS else range(len(cache))
-        )
-        found |= shares("train", cache.labels, rows, lambda some: cache.read(0, some, ["logits"])["logits"])
-    if eval_labels is not None and cache.has_eval("logits"):
-        found |= of_eval(eval_labels, lambda some: cache.read_eval(some, ["logits"])["logits"])
+        n = len(cache)
+        rows = sample_views(cache.meta["run_key"], ROWS, n, 1, PROBE) if n > ROWS else range(n)
+        found |= shares("train", cache.labels, rows, lambda some: cache.top1(0, some))
+    if (labels := cache.eval_labels) is not None and cache.has_eval("logits"):
+        found |= of_eval(labels, cache.eval_top1)
     return found
 
 
-def of_eval(labels: np.ndarray, answers: Callable[[np.ndarray], Tensor]) -> dict[str, float]:
+def of_eval(labels: np.ndarray, answers: Classes) -> dict[str, float]:
     """The same of all evaluation images."""
     return shares("eval", labels, range(len(labels)), answers)
 
 
-def shares(name: str, labels: np.ndarray, rows, answers: Callable[[np.ndarray], Tensor]) -> dict[str, float]:
+def shares(name: str, labels: np.ndarray, rows, answers: Classes) -> dict[str, float]:
     """Of rows with a label: the share answered with it, their number, and the share of the largest class."""
     rows = np.asarray(rows)
     rows = rows[labels[rows] >= 0]
     if not len(rows):
         return {}
-    right = sum(
-        int((answers(some).argmax(1).cpu().numpy() == labels[some]).sum())
-        for some in np.array_split(rows, -(-len(rows) // ROWS))
-    )
+    right = sum(int((answers(some) == labels[some]).sum()) for some in np.array_split(rows, -(-len(rows) // ROWS)))
     chance = int(np.bincount(labels[rows]).max()) / len(rows)
     return {f"{name}_top1": right / len(rows), f"{name}_rows": len(rows), f"{name}_chance": chance}
 
