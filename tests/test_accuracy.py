@@ -98,7 +98,7 @@ def test_a_teacher_in_the_loop_is_measured_on_the_evaluation_images(data, tmp_pa
 def test_a_made_up_teacher_that_is_seldom_right_was_asked_to_be(in_tmp):
     said = good("pseudo-teacher --accuracy 0.05 --data synthetic:400,4,8 --views 1")
     assert "teacher right in 5.0 % of 400 training images" in said.out
-    assert said.err == ""
+    assert "by chance" not in said.err
     assert (
         good(f"train-student --cache pseudo.h5 --student tiny-2 --epochs 1 {CPU} --json").json()["teacher_train_top1"]
         == 0.05

@@ -55,7 +55,8 @@ def test_what_answers_at_once_does_not_load_torch(code):
 
 def test_a_pipe_gets_no_progress_bar():
     done = process(f"{DUMP} -o piped.h5 --json", stdout=subprocess.PIPE)
-    assert done.stderr == ""
+    said = [line for line in done.stderr.splitlines() if "hardly more than by chance" not in line]
+    assert said == []  # but for what a teacher of 64 images deserves
     assert json.loads(done.stdout)["complete"] is True
 
 
