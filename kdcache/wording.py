@@ -55,7 +55,7 @@ def by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-EVALUATION_VIEWS = {"none": "as they are", "centre": "resized and cropped at the centre"}
+EVALUATION_VIEWS = {"none": "as they are", "centre": "the middle of each, resized"}
 
 
 def evaluated(facts: Mapping) -> str:

@@ -9,9 +9,11 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_cases import good
+from PIL import Image
 from torch.utils.data import DataLoader
 
 import kdcache
@@ -40,6 +42,7 @@ FEWER = {
     '"resnet20", teacher=': '"tiny-2", teacher=',
 }  # and code reads so
 INSIDE = {"contributing.md": response}  # where its code says that it stands
+NAMED = re.compile(r"# (\w+\.\w+)$", re.MULTILINE)  # the first line of what a page shows as a file
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -58,12 +61,28 @@ def code(text: str) -> str:
     return text
 
 
+def birds(folder: Path) -> None:
+    """The images of docs/own-network.md: three classes, which differ in colour."""
+    generator = np.random.default_rng(0)
+    for split, images in (("train", 20), ("val", 5)):
+        for label, name in enumerate(("robin", "wren", "tit")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(images):
+                pixels = generator.integers(0, 128, (70, 80, 3), dtype=np.uint8)
+                pixels[..., label] += 100
+                Image.fromarray(pixels).save(folder / split / name / f"{number:04}.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_runs_from_top_to_bottom(page, in_tmp):
+def test_a_page_runs_from_top_to_bottom(page, in_tmp, monkeypatch):
+    if page.name == "own-network.md":
+        birds(in_tmp / "birds")
+        monkeypatch.delitem(sys.modules, "my_nets", raising=False)
     names = {**vars(INSIDE[page.name])} if page.name in INSIDE else {}
     for kind, text in blocks(page):
-        if kind == "toml":  # a recipe, whose first line is its name
-            Path(text.split()[1]).write_text(code(text))
+        if file := NAMED.match(text):  # a recipe, or a module
+            Path(file[1]).write_text(code(text))
             continue
         if kind == "python":
             exec(compile(code(text), page.name, "exec"), names)
