@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from cli_cases import DATA, DUMP, STUDENT, TEACHER, good, kdcache, refused
 
+from kdcache.cache.layout import read_layout
+
 pytestmark = pytest.mark.usefixtures("home")
 KDCACHE = [sys.executable, "-m", "kdcache"]
-INTERRUPTED = "kdcache: interrupted; the same command goes on where it was, a training with --resume\n"
+INTERRUPTED = "kdcache: interrupted; the same command goes on where it was\n"
+RESUMED = INTERRUPTED.replace("\n", " with --resume\n")
 
 
 def process(line: str, **kwargs) -> subprocess.CompletedProcess:
@@ -79,10 +82,25 @@ def test_nobody_reads_the_remarks():
     assert (done.returncode, done.stdout) == (2, b"")
 
 
+@pytest.mark.parametrize(("line", "code"), [("verify a.h5", 0), ("verify broken.h5", 1)])
+def test_a_verdict_does_not_depend_on_who_reads_it(line, code):
+    """As with `kdcache verify F | head -1`, which reads one line and goes."""
+    data = bytearray(Path("a.h5").read_bytes())
+    layout = read_layout(Path("a.h5"))
+    data[layout.places["knowledge/logits"].offset] ^= 1
+    Path("broken.h5").write_bytes(data)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process(f"{line} --no-data", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
-def test_a_full_disk_under_the_output():
+@pytest.mark.parametrize("line", ["inspect a.h5", "--help", "verify --help"])
+def test_a_full_disk_under_the_output(line):
     with open("/dev/full", "w") as full:
-        done = process("inspect a.h5", stdout=full)
+        done = process(line, stdout=full)
     assert done.returncode == 1
     assert done.stderr.startswith("kdcache: the output: expected ")
     assert len(done.stderr.splitlines()) == 1
@@ -132,7 +150,7 @@ def test_interrupted_training(command, tmp_path, monkeypatch):
         pressing(patch, "make", after=11)  # in the third of epochs of four batches
         said = kdcache(f"{command} --out {tmp_path}/broken")
     assert (said.code, said.out) == (130, "")
-    assert said.err.endswith(f" left\n{INTERRUPTED}")  # behind the line of the second epoch
+    assert said.err.endswith(f" left\n{RESUMED}")  # behind the line of the second epoch
     refused(f"{command} --out {tmp_path}/broken", 2, "one that was left after epoch 2 of 4", "resume", "restart")
     refused(f"{command} --out {tmp_path}/broken --resume --lr 0.5", 2, "leave --resume out")
     good(f"{command} --out {tmp_path}/broken --resume")
@@ -153,7 +171,49 @@ def test_whatever_ctrl_c_broke_is_an_interruption(monkeypatch):
     monkeypatch.setattr("kdcache.cache.summary.summary", half_imported)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which the door replaces, at its end
     said = kdcache("inspect a.h5")
-    assert (said.code, said.err) == (130, INTERRUPTED)
+    assert (said.code, said.err) == (130, "kdcache: interrupted\n")  # there is nothing to go on with
+
+
+class Dropping:
+    """Python drops what is raised in a __del__, as in some callbacks of its own."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+def test_ctrl_c_where_python_drops_exceptions(monkeypatch):
+    def busy(_):
+        Dropping()
+        time.sleep(20)
+
+    monkeypatch.setattr("kdcache.jobs.facts_of", busy, raising=False)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    started = time.monotonic()
+    said = kdcache("inspect a.h5")
+    assert (said.code, said.err, time.monotonic() - started < 15) == (130, "kdcache: interrupted\n", True)
+
+
+def test_workers_that_end_do_not_disturb_the_unwinding(monkeypatch):
+    """torch raises an error in the handler of SIGCHLD when a worker of a loader has died."""
+    unwound = []
+
+    def died(*_):
+        raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    def interrupted(_):
+        before = signal.signal(signal.SIGCHLD, died)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(20)
+        finally:
+            subprocess.run(["true"], check=True)
+            unwound.append(signal.signal(signal.SIGCHLD, before))
+
+    monkeypatch.setattr("kdcache.jobs.facts_of", interrupted, raising=False)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    assert kdcache("inspect a.h5").code == 130
+    assert unwound
 
 
 def test_handlers_are_put_back():
@@ -178,5 +238,6 @@ def test_signals_to_a_process_group(command, seconds, number, tmp_path, pictures
     os.killpg(running.pid, number)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 128 + number
-    assert (out, err) == ("", INTERRUPTED if number == signal.SIGINT else INTERRUPTED.replace("interrupt", "terminat"))
+    word = INTERRUPTED if command.startswith("dump") else RESUMED
+    assert (out, err) == ("", word if number == signal.SIGINT else word.replace("interrupt", "terminat"))
     assert not (tmp_path / "x.h5").exists()

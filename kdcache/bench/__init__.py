@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from kdcache.bench.codecs import bench_codecs
 from kdcache.bench.dump import bench_dump
@@ -15,6 +15,7 @@ from kdcache.bench.settings import bench_settings
 from kdcache.bench.timing import text
 from kdcache.bench.train import bench_train
 from kdcache.bench.workers import bench_workers
+from kdcache.types import quiet
 
 BENCHES: dict[str, Callable] = {
     "read": bench_read,
@@ -30,4 +31,10 @@ BENCHES: dict[str, Callable] = {
 }
 LARGE = {"scale"}  # not part of `all`
 
-__all__ = ["BENCHES", "LARGE", "text"]
+__all__ = ["BENCHES", "LARGE", "run", "text"]
+
+
+def run(what: str, given: Iterable[tuple[str, str, object]], progress=quiet) -> Iterator[tuple[str, dict]]:
+    """The name of a bench and what it measured, of one or of `all`; options are given as (bench, name, value)."""
+    for name in [name for name in BENCHES if name not in LARGE] if what == "all" else [what]:
+        yield name, BENCHES[name](progress, **{option: value for bench, option, value in given if bench == name})

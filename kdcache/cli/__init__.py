@@ -6,11 +6,11 @@ import click
 
 from kdcache import __version__
 from kdcache.cli import checkup, files, inspection, labels, make, plan, study
-from kdcache.cli.frame import Door
+from kdcache.cli.frame import Commands
 
 
 @click.group(
-    cls=Door,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     example="""
         kdcache train-teacher --model tiny-32

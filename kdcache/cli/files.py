@@ -8,12 +8,14 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
+from kdcache.cli.frame import GOES_ON
 from kdcache.cli.pages import made
 from kdcache.cli.values import ViewNumbers
 
 
 @click.command(
     cls=Command,
+    goes_on=GOES_ON,
     example="kdcache merge logits.shard*of4.h5 -o logits.h5  # of --shard 1/4, 2/4, ...",
 )
 @click.argument("shards", type=common.FILE, nargs=-1, required=True)
@@ -34,6 +36,7 @@ def merge(shards, out, as_json):
 
 @click.command(
     cls=Command,
+    goes_on=GOES_ON,
     example="""
         kdcache prune logits.h5 -o small.h5 --views 0-9,20
         kdcache prune logits.h5 -o small.h5 --knowledge logits

@@ -21,6 +21,7 @@ from kdcache.checks import advice, short
 from kdcache.cli.values import name_of
 from kdcache.errors import KdcacheError, KdcacheWarning, UsageError
 
+GOES_ON = "the same command goes on where it was"
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
 AGAIN = 0.5  # seconds
 DEBUG = "kdcache.debug"  # in a context's meta: whether tracebacks are wanted
@@ -57,10 +58,14 @@ class Exampled(click.Command):
 
 
 class Command(Exampled):
-    """A command; with --json, whatever else is printed on the way goes to standard error."""
+    """A command; with --json, whatever else is printed on the way goes to standard error.
 
-    def __init__(self, *args, **kwargs):
+    `goes_on` is what to do after an interruption, of commands that continue where they were.
+    """
+
+    def __init__(self, *args, goes_on: str = "", **kwargs):
         super().__init__(*args, **kwargs)
+        self.goes_on = goes_on
         self.params.append(debug_option(hidden=True))
 
     def parse_args(self, ctx, args):
@@ -87,7 +92,7 @@ class Option(click.Option):
         self.section = section
 
 
-class Door(Exampled, click.Group):
+class Commands(Exampled, click.Group):
     """The group of all commands: where every way to end becomes an exit code."""
 
     def __init__(self, *args, **kwargs):
@@ -105,6 +110,11 @@ class Door(Exampled, click.Group):
         except click.ClickException as error:
             say(f"kdcache: {wrong_use(error)}")
             code = error.exit_code
+        except OSError as error:  # of a help page, which is printed before any command is invoked
+            if (problem := explained(error)) is None:
+                raise
+            say(f"kdcache: {problem}")
+            code = problem.exit_code
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx):
@@ -120,7 +130,7 @@ class Door(Exampled, click.Group):
                 # whoever is interrupted in the middle of an import may raise anything
                 stopped = isinstance(error, KeyboardInterrupt | click.Abort)
                 if stopped or (caught and isinstance(error, Exception | SystemExit)):
-                    ctx.exit(leave(caught))
+                    ctx.exit(leave(ctx, caught))
                 if (problem := explained(error)) is None:
                     raise
                 if DEBUG in ctx.meta:
@@ -169,6 +179,14 @@ def remarks() -> Iterator[None]:
         yield
 
 
+def tell(line: str) -> None:
+    """Prints a line. The command goes on when nobody reads it any more, as after `| head -1`."""
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(text: str) -> None:
     """A remark to the person at the terminal, beside the output."""
     with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is listening
@@ -186,18 +204,20 @@ def signals() -> Iterator[list[int]]:
 
     def stop(number, frame):
         caught.append(number)
-        sys.unraisablehook = lambda _: None  # what was half built complains when it is taken down
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each worker that goes
+        # a loader that is interrupted while it is made has a __del__ that fails, and Python would print that
+        sys.unraisablehook = lambda _: None
+        # Ctrl-C ends the workers as well; torch's handler would raise for each of them while the command is unwound
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Python drops what is raised within a __del__ or a callback of os.fork: then the command is still running
         signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
         raise Stopped
 
     def again(number, frame):
-        """A callback of the interpreter's, as in a fork, ignores what is raised in it: then nothing is unwound."""
-        if not isinstance(sys.exception(), Stopped):
+        if not isinstance(sys.exception(), Stopped):  # not while the first one is unwinding the command
             raise Stopped
 
     before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there has handlers of their own
+    with contextlib.suppress(ValueError):  # only the main thread of a process may set handlers
         for number, handler in ((signal.SIGALRM, again), (signal.SIGINT, stop), (signal.SIGTERM, stop)):
             before[number] = signal.signal(number, handler)
     try:
@@ -209,11 +229,12 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def leave(caught: list[int]) -> int:
-    """The last word of a command that was stopped; its exit code."""
+def leave(ctx: click.Context, caught: list[int]) -> int:
+    """Says that a command was stopped, and how it goes on if it can; its exit code."""
     number = caught[0] if caught else signal.SIGINT
     word = "interrupted" if number == signal.SIGINT else "terminated"
-    say(f"kdcache: {word}; the same command goes on where it was, a training with --resume")
+    goes_on = getattr(running(ctx), "goes_on", "")
+    say(f"kdcache: {word}; {goes_on}" if goes_on else f"kdcache: {word}")
     return 128 + number
 
 
@@ -221,10 +242,14 @@ def as_typed(text: str) -> str:
     """A message with the options of the running command as they are typed: `lr` becomes --lr."""
     if (ctx := click.get_current_context(silent=True)) is None:
         return text
-    running = ctx.command.get_command(ctx, ctx.invoked_subcommand) if ctx.invoked_subcommand else ctx.command
-    options = [max(param.opts, key=len) for param in running.params if isinstance(param, click.Option)]
+    options = [max(param.opts, key=len) for param in running(ctx).params if isinstance(param, click.Option)]
     names = {option.lstrip("-").replace("-", "_"): option for option in options}
     return re.sub("`([a-z_0-9]+)`", lambda found: names.get(found[1], found[0]), text)
+
+
+def running(ctx: click.Context) -> click.Command:
+    """The command that runs under a context, which may be that of the group."""
+    return ctx.command.get_command(ctx, ctx.invoked_subcommand) if ctx.invoked_subcommand else ctx.command
 
 
 def explained(error: BaseException) -> KdcacheError | None:

@@ -9,7 +9,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put
-from kdcache.cli.frame import as_typed
+from kdcache.cli.frame import as_typed, tell
 from kdcache.cli.pages import described
 from kdcache.cli.values import Number, OneOf
 from kdcache.report.table import columns
@@ -62,7 +62,7 @@ def verify(file, data, no_data, augment, teacher, weights, mean, std, device, ru
         for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar):
             checks.append(vars(check) | {"detail": as_typed(check.detail)})
             if not as_json:
-                click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")
+                tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")
     except CacheError as error:  # not even the header can be read
         if not as_json:
             raise

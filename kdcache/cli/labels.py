@@ -8,6 +8,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
+from kdcache.cli.frame import GOES_ON
 from kdcache.cli.pages import made
 from kdcache.cli.values import SEED, Number, OneOf
 
@@ -15,6 +16,7 @@ from kdcache.cli.values import SEED, Number, OneOf
 @click.command(
     "pseudo-teacher",
     cls=Command,
+    goes_on=GOES_ON,
     example="""
         kdcache pseudo-teacher --accuracy 0.9
         kdcache pseudo-teacher --accuracy 0.8,0.89,1,0.5,0.99,0.9,0.9,0.9,0.9,0.9
@@ -70,6 +72,7 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
 @click.command(
     "import-logits",
     cls=Command,
+    goes_on=GOES_ON,
     example="""
         kdcache import-logits vgg19_logits.npy --data cifar10 -o vgg19.h5
         kdcache import-logits answers.pt:p --data folder:/data/birds --order files.txt

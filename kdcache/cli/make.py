@@ -6,6 +6,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
+from kdcache.cli.frame import GOES_ON
 from kdcache.cli.pages import made
 from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
 
@@ -15,6 +16,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
 @click.command(
     "train-teacher",
     cls=Command,
+    goes_on=f"{GOES_ON} with --resume",
     example="""
         kdcache train-teacher --model tiny-32
         kdcache train-teacher --model resnet110 --data cifar10 --epochs 200
@@ -47,6 +49,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 @click.command(
     "dump-logits",
     cls=Command,
+    goes_on=GOES_ON,
     example="""
         kdcache dump-logits --teacher tiny-32 --views 30
         kdcache dump-logits --teacher resnet110 --data cifar10 --views all
@@ -101,6 +104,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @click.command(
     "train-student",
     cls=Command,
+    goes_on=f"{GOES_ON} with --resume",
     example="""
         kdcache train-student --cache logits.h5 --student tiny --method st
         kdcache train-student --method none --student tiny        # the plain baseline
@@ -135,21 +139,15 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 def train_student(caches, student, live, teacher, weights, taps, data, augment, fraction, runs, as_json, **rest):
     """Train a student on the pixels that the teacher saw."""
     from kdcache import jobs
-    from kdcache.errors import UsageError
 
     settings = common.settings_of(rest)
-    normalisation = jobs.normalisation(rest["mean"], rest["std"])
     opened, store = jobs.open_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
     common.announce(opened)
-    pseudo = None
-    if teacher and teacher.startswith("pseudo:"):
-        if live or weights:
-            raise UsageError(f"--teacher {teacher}", "it alone", "--live or --weights beside it", "leave that out")
-        views = store.views if store else rest["views"] or settings.epochs
-        pseudo, teacher = jobs.pseudo_from_text(teacher, opened, settings.seed, views), None
-    network = jobs.live_teacher(live, teacher, weights, store, opened, runs, normalisation, taps)
+    fed = {"normalisation": jobs.normalisation(rest["mean"], rest["std"]), "taps": taps}
+    views = store.views if store else rest["views"] or settings.epochs
+    who = {"live": live, "root": runs, "seed": settings.seed, "views": views}
+    taught_by = jobs.named_teacher(teacher, weights, store, opened, **who, **fed)
     options = {name: rest[name] for name in ("views", "mix", "device", "workers")}
-    taught_by = jobs.taught_by(store, network, pseudo)
     chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, taps=rest["student_taps"], **options)
     where = {name: rest[name] for name in ("out", "resume", "restart")}
     found = jobs.train_student(chosen, root=runs, **where, progress=bar, remark=say)

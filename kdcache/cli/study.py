@@ -6,6 +6,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
+from kdcache.cli.frame import GOES_ON
 from kdcache.cli.values import COUNT, SEEDS, Number, OneOf
 from kdcache.errors import UsageError
 from kdcache.report.table import columns
@@ -14,6 +15,7 @@ from kdcache.wording import count
 
 @click.command(
     cls=Command,
+    goes_on=GOES_ON,
     example="""
         kdcache run pipelines/demo.toml
         kdcache run pipelines/demo.toml --dry-run    # what would be made, what is there already
@@ -93,15 +95,14 @@ def bench(what, as_json, **options):
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if ASKS[name] != what and not (what == "all" and ASKS[name] == "codecs"):
-            raise UsageError(f"--{name}", f"`bench {ASKS[name]}`", f"`bench {what}`", "leave it out")
+            raise UsageError(f"`{name}`", f"`bench {ASKS[name]}`", f"`bench {what}`", "leave it out")
     from kdcache import bench as bench_
 
     found = {}
-    for name in [name for name in BENCHES if name not in bench_.LARGE] if what == "all" else [what]:
-        asked = {option: value for option, value in given.items() if ASKS[option] == name}
-        found[name] = bench_.BENCHES[name](bar, **asked)
+    for name, one in bench_.run(what, [(ASKS[name], name, value) for name, value in given.items()], bar):
+        found[name] = one
         if not as_json:
-            click.echo(bench_.text(name, found[name]))
+            click.echo(bench_.text(name, one))
     if as_json:
         put(found, True, "")
 

@@ -13,7 +13,7 @@ _PLACES = {
     "inspection": "evaluate show verify",
     "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
     "student": "Student asking default_student train_student",
-    "taught": "live_teacher open_data taught_by",
+    "taught": "live_teacher named_teacher open_data taught_by",
     "teacher": "train_teacher",
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}

@@ -15,6 +15,7 @@ from kdcache.cache.subset import Subset
 from kdcache.checks import Range
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data, Normalisation, load_teacher, normalisation_in, opener
+from kdcache.jobs.pseudo import pseudo_from_text
 from kdcache.models.network import Network
 from kdcache.proof.verdicts import require_teacher
 from kdcache.pseudo import PseudoTeacher
@@ -83,6 +84,20 @@ def average_of(text: str | None) -> tuple[str | None, float]:
         expected = "logits, probability, or probability:T"
         raise UsageError("`average`", expected, repr(text), "write it like probability:4, with the T of the method")
     return space, value
+
+
+def named_teacher(
+    teacher: str | None, weights: str | None, cache: Store | None, data: Data, *, live: bool, root,
+    normalisation: Normalisation | None = None, taps: str | None = None, seed: int = 0, views: int = 1,
+) -> Teacher:  # fmt: skip
+    """Who teaches, as `train-student` names it: a network with `live`, pseudo:ACCURACY, else whom the cache is of."""
+    if not (teacher and teacher.startswith("pseudo:")):
+        return taught_by(cache, live_teacher(live, teacher, weights, cache, data, root, normalisation, taps))
+    for option, given in (("live", live), ("weights", weights)):
+        if given:
+            raise UsageError(f"`teacher` {teacher}", "no network beside it", f"`{option}`", f"leave `{option}` out")
+    live_teacher(False, None, None, cache, data, root, normalisation, taps)  # refuses what only a network has
+    return taught_by(cache, pseudo=pseudo_from_text(teacher, data, seed, views))
 
 
 def taught_by(
