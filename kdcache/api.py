@@ -220,7 +220,7 @@ def told(line: str) -> None:
 
 
 class Distiller:
-    """A student and its teacher, with the manners of Keras; what `kdcache train-student` does, with its defaults.
+    """A student and its teacher, in the style of Keras; what `kdcache train-student` does, with its defaults.
 
     student   a name of `kdcache list models`, MODULE:FACTORY, or a module: it is trained itself, from the weights
               that it has now. Modules take normalised float images; None: what suits the data

@@ -25,14 +25,14 @@ from kdcache.views import View, seeds_of
 
 
 class Seeds(Protocol):
-    """What knows the seeds of sample-views: a cache, or a key."""
+    """Gives the seeds of sample-views: a cache reads them, `Seeded` draws them under a key."""
 
     def seeds_of(self, items: np.ndarray) -> np.ndarray:
         """int64, one for each item number."""
 
 
 class Seeded:
-    """Seeds drawn under a key, in a form that a worker can be sent; view 0 may be a later one."""
+    """Seeds drawn under a key; it can be sent to a worker. View 0 is view `first` of that key."""
 
     def __init__(self, view: View, key: int, rows: int, first: int = 0):
         self.view, self.key, self.rows, self.first = view, key, rows, first
@@ -127,7 +127,7 @@ class Loader:
         return self.show(items).images
 
     def taken(self, rows: np.ndarray) -> Tensor:
-        """Images that lie on the device."""
+        """The images of these rows, where all of them lie on the device."""
         return self.resident.index_select(0, torch.from_numpy(rows).to(self.device))
 
     def batch(self, items: np.ndarray, images: Tensor, seeds: np.ndarray, epoch: int | None) -> Batch:

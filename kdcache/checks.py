@@ -128,21 +128,8 @@ KINDS = {  # of what is written: its endings, and how every such file begins
 }
 OF_OTHERS = {
     *(".h5", ".hdf5", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".pdf", ".npy", ".npz", ".pt", ".pth"),
-    *(
-        ".safetensors",
-        ".json",
-        ".jsonl",
-        ".toml",
-        ".yaml",
-        ".csv",
-        ".txt",
-        ".md",
-        ".html",
-        ".py",
-        ".zip",
-        ".tar",
-        ".gz",
-    ),
+    *(".safetensors", ".json", ".jsonl", ".toml", ".yaml", ".csv", ".txt", ".md", ".html", ".py"),
+    *(".zip", ".tar", ".gz"),
 }
 
 
@@ -154,9 +141,7 @@ def require_kind(place: object, path: Path, kind: str) -> Path:
     if beginning and path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
             if file.read(len(beginning)) != beginning:
-                raise UsageError(
-                    place, f"a {kind}, to be written anew", f"{path}, which is none", "choose another name"
-                )
+                raise UsageError(place, f"a {kind}, to be written anew", f"{path}, which is none", "name a new file")
     return path
 
 

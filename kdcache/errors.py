@@ -20,7 +20,7 @@ class KdcacheError(ValueError):
 
 
 class UsageError(KdcacheError):
-    """A command or call that cannot mean anything."""
+    """Options or arguments that are wrong, or contradict each other."""
 
     exit_code = 2
 
@@ -64,19 +64,19 @@ class KdcacheWarning(UserWarning):
 
 
 def one_line(text: str) -> str:
-    """Fit for any terminal, whatever a file or a path has put into it."""
+    """A text as one line that any terminal can print, whatever a file or a path has put into it."""
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def reason(error: BaseException) -> str:
-    """Another library's exception as part of a message of ours."""
+    """The exception of another library in a few words, for a message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def difference(stored, asked, name: str = "") -> tuple[str, object, object]:
-    """The innermost place where two descriptions part, and what they say there; lists of texts count from 1."""
+    """The first key at which two JSON values differ, and both values there; lists of texts are numbered from 1."""
     sides = [side for side in (stored, asked) if isinstance(side, list) and all(isinstance(text, str) for text in side)]
     if len(sides) == 2 and len(stored) == len(asked):
         stored, asked = ({str(i): text for i, text in enumerate(side, 1)} for side in sides)

@@ -1,6 +1,6 @@
-"""What is read of a file that anybody may have made: a regular one, of a bounded size.
+"""Bounds for files that anybody may have made: only regular ones are read, and only up to a size.
 
-A bound of images is an environment variable: KDCACHE_MAX_PIXELS=500000000 kdcache dump-logits ...
+Environment variables set the bounds of images: KDCACHE_MAX_PIXELS=500000000 kdcache dump-logits ...
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_SIDE = 4096  # of what a view renders
 
 
 def limit(name: str) -> int:
-    """A bound, as the environment has it or as it stands above."""
+    """A bound: from the environment variable of that name, else from LIMITS."""
     text = os.environ.get(name)
     if text is None:
         return LIMITS[name]
@@ -33,7 +33,7 @@ def limit(name: str) -> int:
 
 
 def read_bytes(path: str | os.PathLike, most: int) -> bytes:
-    """The bytes of a file; an OSError of a device or a pipe, which may never end, and of too large a file."""
+    """The bytes of a file; raises an OSError for a device or a pipe, which may never end, and for too large a file."""
     with open(opened(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -42,7 +42,7 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
 
 
 def opened(path: str | os.PathLike) -> int:
-    """A descriptor of a regular file, which is never waited for."""
+    """Opens a regular file for reading, and never waits as a pipe might; its descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -54,10 +54,10 @@ def opened(path: str | os.PathLike) -> int:
 
 
 def require_regular(path: str | os.PathLike) -> None:
-    """An OSError of anything else, before a library opens it by its name."""
+    """Raises an OSError for anything but a regular file, before a library opens it by its name."""
     os.close(opened(path))
 
 
 def read_text(path: str | os.PathLike, most: int = TEXT) -> str:
-    """The same as UTF-8, with one kind of line end."""
+    """The text of a UTF-8 file, read as by `read_bytes`; every line ends in a plain newline."""
     return read_bytes(path, most).decode().replace("\r\n", "\n")

@@ -188,7 +188,9 @@ class Run:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 remedy = "wait for it, or name another folder with `out`"
-                raise KdcacheError(self.folder, "a run of our own", "one that another process trains", remedy) from None
+                raise KdcacheError(
+                    self.folder, "a folder that no other process trains in", "one that is in use", remedy
+                ) from None
 
     def _sweep(self) -> None:
         """Removes half-written files of a process that was killed."""
@@ -214,7 +216,7 @@ def free_name(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What the system says against writing, as one line."""
+    """Turns an error of the file system into an error that names the folder."""
     try:
         yield
     except OSError as error:

@@ -21,7 +21,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def quiet(items, **_):
-    """The progress bar of those who want none."""
+    """Stands in for a progress bar, or for a function that says something, where nothing is to be shown."""
     return items
 
 

@@ -1,4 +1,4 @@
-"""Functions of the user's, named MODULE:FACTORY."""
+"""Importing functions that a user names as MODULE:FACTORY, and finding their line in a traceback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def from_current_folder() -> Iterator[None]:
 
 
 def imported(name: str, made: str, place: str | None = None) -> Callable:
-    """The function behind MODULE:FACTORY, which is to return what is `made`."""
+    """The function that a user names as MODULE:FACTORY; `made` says, for the errors, what it should return."""
     module, _, attribute = name.partition(":")
     importlib.invalidate_caches()
     try:
@@ -45,7 +45,7 @@ def imported(name: str, made: str, place: str | None = None) -> Callable:
 
 
 def blamed(error: Exception, remedy: str = "") -> tuple[str, str]:
-    """An error of the user's code: what it was and where, and what to do; `remedy` if it came from elsewhere."""
+    """Finding and remedy for an exception: file and line where the user's code raised it, else the given remedy."""
     where = place_in_code(error)
     if not where:
         return reason(error), remedy
@@ -53,7 +53,7 @@ def blamed(error: Exception, remedy: str = "") -> tuple[str, str]:
 
 
 def place_in_code(error: Exception) -> str:
-    """File and line of the innermost call that is neither ours nor an installed package's."""
+    """File and line of the innermost frame that belongs neither to kdcache nor to an installed package."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}" if error.filename else ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]

@@ -214,7 +214,7 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path, resume):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "a"], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(KdcacheError, match="one that another process trains"):
+        with pytest.raises(KdcacheError, match="expected a folder that no other process trains in"):
             begun(tmp_path / "a", {}, resume)
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
     finally:

@@ -47,7 +47,7 @@ def tell(process: subprocess.Popen, line: str = "") -> None:
 def heard(process: subprocess.Popen) -> dict:
     line = process.stdout.readline()
     if not line:
-        raise KdcacheError("bench scale", "a process that ends well", "one that died", "see what it said")
+        raise KdcacheError("bench scale", "a process that ends well", "one that died", "see its error above")
     return json.loads(line)
 
 

@@ -98,7 +98,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def advise(self, view: int, names: Sequence[str]) -> None:
-        """Has the system read a view into memory while something else is done."""
+        """Asks the system to read a view into its page cache in the background."""
 
     def require_unchanged(self) -> None:
         """Refuses to go on where a file was truncated, written to or replaced since it was opened."""
@@ -131,7 +131,7 @@ class Store(abc.ABC):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What whoever reads it should be told."""
+        """What a user of it should be told."""
         return ()
 
     @property

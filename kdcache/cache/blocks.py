@@ -44,7 +44,7 @@ class Blocks:
         return self.array("digests")
 
     def words(self, dataset: str) -> np.ndarray:
-        """What is said of each block: u64 [V, NB]; 0 where it is not done."""
+        """The word of each block, u64 [V, NB]: DONE and a CRC, or 0 where it is not done."""
         return self.array(f"blocks/{dataset}").reshape(self.layout.blocks(dataset))
 
     def done(self, dataset: str) -> np.ndarray:

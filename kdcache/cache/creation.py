@@ -85,7 +85,7 @@ def write(descriptor: int, data, offset: int) -> None:
 
 
 def room(layout: Layout, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of what has to have room on the disk: all of a file, but of a shard's blocks its own alone."""
+    """Offset and length of what is reserved on the disk: a whole file, or of a shard's blocks only its own."""
     if "shard" not in layout.meta:
         yield 0, size
         return
@@ -113,7 +113,10 @@ def private_file(part: Path) -> Iterator[tuple[Path, int]]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[bool]:
-    """Whether nobody else makes a file there: then all private files are of the dead. It waits a while for that."""
+    """Locks a folder, waiting PATIENCE seconds for others; gives whether it has the lock.
+
+    Files are created under this lock: whoever has it knows that private files were left by processes that were killed.
+    """
     descriptor, alone, until = os.open(folder, os.O_RDONLY), False, time.monotonic() + PATIENCE
     try:
         while not alone and time.monotonic() < until:
@@ -138,13 +141,13 @@ def clear_leftovers(part: Path) -> None:
 
 
 def reserve(descriptor: int, size: int, offset: int = 0) -> None:
-    """Takes the space now, where the system can do so; elsewhere that there was enough has to do."""
+    """Takes the space on the disk now, where the system can; elsewhere it was only checked that there is enough."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, offset, size)
 
 
 def name_it(private: Path, part: Path) -> None:
-    """Gives a file the name that others wait for, unless another process was first: its file serves as well."""
+    """Gives a file its public name, unless another process has already made one of the same content there."""
     try:
         os.link(private, part)
     except FileExistsError:
@@ -176,7 +179,7 @@ def require_room(path: Path, need: int = 0) -> None:
 
 
 def refused(path: Path, error: OSError) -> CacheError:
-    """What the file system said, as one line."""
+    """An error of the file system as an error of ours."""
     number = error.errno
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CacheError(

@@ -1,4 +1,4 @@
-"""What /meta must say before anything believes it: the header is the one part of a file that can hold anything."""
+"""The form that a file's header, /meta, must have; all of it is checked here, so that code behind can rely on it."""
 
 from __future__ import annotations
 
@@ -154,5 +154,5 @@ def to_bytes(meta: dict) -> np.ndarray:
         return np.frombuffer(json.dumps(meta, sort_keys=True, allow_nan=False).encode(), dtype=np.uint8)
     except ValueError:
         raise CacheError(
-            "/meta", "finite numbers", "NaN or an infinity", "leave it out of the view's pipeline"
+            "header", "finite numbers", "NaN or an infinity", "look for it in the view's pipeline"
         ) from None

@@ -1,4 +1,4 @@
-"""New caches out of blocks that exist: the shards of a dump merged, or a part of a cache.
+"""New caches made by copying blocks: the shards of a dump merged into one, or a part of a cache.
 
     files -> header, what is known -> X.part (whole size) -> block by block: pread, check its CRC, pwrite -> X
 
@@ -91,7 +91,7 @@ def prune(
 def copied(
     path: Path, meta: dict, content: Mapping[str, np.ndarray], words: Words, read: Callable[..., bytes], progress
 ) -> Path:
-    """Makes a file of the blocks that `read` gives, or finishes one that was begun with the same ones."""
+    """Makes a file of the blocks that `read` returns, or finishes one that was begun with the same blocks."""
     part, remedy = part_of(path), "remove it, or name another file with `out`"
     if not path.exists():
         if not part.exists():
@@ -118,7 +118,7 @@ def copied(
 
 
 def require_words(file: Blocks, words: Words, remedy: str) -> None:
-    """Refuses a file with blocks that are others than those it would be given now."""
+    """Refuses a file whose finished blocks differ from those that would be copied into it now."""
     for dataset, expected in words.items():
         if (file.done(dataset) & (file.words(dataset) != expected)).any():
             raise CacheError(file.layout.path, f"the blocks of {dataset} as they are now", "other ones", remedy)
@@ -145,7 +145,7 @@ def require_apart(path: Path, paths: Sequence[Path]) -> None:
 
 
 def require_begun(file: Blocks) -> None:
-    """Refuses a file that is whole already, and a shard whose header or blocks were lost after its end."""
+    """Refuses a finished cache, and a finished shard that was damaged since."""
     if not file.array("seal")[0]:
         return  # a dump at work, or one that was stopped
     if "shard" not in file.layout.meta:

@@ -39,9 +39,9 @@ class Ranks:
         return turns(shape, self.world) == self.rank
 
     def wait_for(self, ready: Callable[[], bool], sign: Callable[[], object] = lambda: None) -> None:
-        """Until other ranks have done their part; alone there is nothing to wait for.
+        """Waits until `ready()` is true, which the other ranks bring about; a process alone returns at once.
 
-        A long time in which `sign` does not change means that they are gone.
+        If `sign()` does not change for PATIENCE seconds, the others are taken to be gone, and an error says so.
         """
         last, since = sign(), time.monotonic()
         while self.world > 1 and not ready():

@@ -22,10 +22,10 @@ SYNC_SECONDS = 5.0
 
 
 class Writer(Blocks):
-    """Fills the blocks of an X.part. A context: what was put is kept, however it is left.
+    """Fills the blocks of an X.part. A context manager: what was put is kept, however the context is left.
 
-    Order: records, then fsync now and then, then the words that mark them done; so a word never speaks of
-    bytes that are not on disk. FileNotFoundError: there is no X.part (any more).
+    Order: records, now and then an fsync, then the words that mark the blocks done; so no word is written before its
+    block is on the disk. Raises FileNotFoundError where there is no X.part, or no longer.
     """
 
     def __init__(self, path: Path, ranks: Ranks = Ranks()):  # noqa: B008 - frozen
@@ -61,7 +61,7 @@ class Writer(Blocks):
             self.close()
 
     def lock(self, ranks: Ranks) -> None:
-        """Keeps other dumps off, whose bits may differ on another device; the ranks of one dump each lock a byte.
+        """Refuses a second dump at the same file, whose bits may differ; the ranks of one dump each lock a byte.
 
         Such a lock is this process's alone (its workers do not hold it) and goes when the process does. It would go
         with any other handle on the file, too, so nothing else opens the file from here on.
@@ -103,7 +103,7 @@ class Writer(Blocks):
         )
 
     def sync(self, always: bool = False) -> None:
-        """Makes what was put last, and says so in the file."""
+        """Flushes the blocks that were put to the disk, then marks them done."""
         if not always and time.monotonic() - self.synced < SYNC_SECONDS:
             return
         try:

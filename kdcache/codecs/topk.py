@@ -63,7 +63,7 @@ class TopK(Codec):
         power_of_two(self, self.unit)
         if not (isinstance(self.k, int) and 1 <= self.k <= self.shape[0] <= 2**32):
             found = f"{self.k} of {self.shape[0]}"
-            raise UsageError("codec topk", "1 to all classes, 2**32 at most", found, "take another k")
+            raise UsageError("codec topk", "1 to all classes, 2**32 at most", found, "try topk:16")
         if not (isinstance(self.wide, int) and 0 <= self.wide <= max(self.k - 1, 0)):
             raise UsageError("codec topk", f"0 to {self.k - 1} wide gaps", f"{self.wide}", "fit the codec again")
 

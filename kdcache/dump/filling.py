@@ -26,9 +26,9 @@ WAITING = 3  # batches of answers
 
 
 class Behind:
-    """Does what it is given, in order, in a thread; whoever is too far ahead waits.
+    """Runs actions one after the other in a thread of its own; `do` waits while WAITING of them are not yet done.
 
-    An error ends it, since what follows relies on what came before; it comes out in `do` or at the end.
+    After an error no further action is run, for each relies on those before it; it is raised by `do`, or at the end.
     """
 
     def __init__(self):
@@ -54,7 +54,7 @@ class Behind:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        """What was given is done, so that an interruption loses little."""
+        """Finishes the actions that were given, so that an interruption loses little."""
         self.thread.shutdown()
         while kind is None and self.pending:
             self.pending.popleft().result()
@@ -102,7 +102,7 @@ def fill(
     writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | None, ranks: Ranks,
     progress=quiet,
 ) -> None:  # fmt: skip
-    """Every block that is not done yet, of the training images and of the evaluation images."""
+    """Fills every block of this rank that is not done yet, of the training images and of the evaluation images."""
     names = writer.layout.codecs
     with Behind() as behind:
         todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
@@ -116,7 +116,7 @@ def fill(
 def fill_blocks(
     writer: Writer, teacher: Dumped, loader: Loader, kind: str, todo: list, behind: Behind, progress
 ) -> None:
-    """These blocks, each of whose batches is cut the same way every time."""
+    """Fills these blocks. A block is always cut into the same batches, which decide the last bits of the answers."""
     size, n, layout = teacher.forward.batch, len(loader.source), writer.layout
     spans = ((view, block_rows(layout, block, n)) for view, block in todo)
     plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
@@ -131,7 +131,7 @@ def fill_blocks(
 
 
 def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:
-    """(view, block) of what is missing and falls to this rank; which one does not depend on what is done by now."""
+    """(view, block) of every missing block of this rank. Which blocks are its own does not depend on what is done."""
     done = np.logical_and.reduce([writer.done(name) for name in datasets])
     return [tuple(place) for place in np.argwhere(ranks.share(done.shape) & ~done).tolist()]
 

@@ -51,7 +51,7 @@ class FactorTransfer(Method):
     ):
         super().__init__(student, teacher, ce=ce)
         if fit not in FITS or form not in ("factor", "map"):
-            raise UsageError(PLACE, "fit l1 or mse, form factor or map", f"fit {fit}, form {form}", "take one of them")
+            raise UsageError(PLACE, "fit l1 or mse, form factor or map", f"fit {fit}, form {form}", "try fit=l1")
         self.weight, self.k, self.taps, self.form, self.fit, self.seed = weight, k, (tap,), form, fit, seed
         self.passes = FITS[fit][1] if passes is None else passes
         options = {f"k{k:g}": k != 0.5, tap: tap != "f3.post", fit: fit != "l1", f"seed{seed}": seed != 0}

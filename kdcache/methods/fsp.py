@@ -59,7 +59,7 @@ class FSP(Method):
         super().__init__(student, teacher, ce=ce)
         if pool not in ("avg", "max") or form not in ("mean", "sum", "squared"):
             expected = "pool avg or max, form mean, sum or squared"
-            raise UsageError("method fsp", expected, f"{pool}, {form}", "take one of them")
+            raise UsageError("method fsp", expected, f"{pool}, {form}", "try pool=avg:form=mean")
         self.weight, self.pool, self.form, self.mean = weight, pool, form, mean
         self.init_share = type(self).init_share if init_share is None else init_share
         stages = STAGES[first:]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdcache.errors import UsageError
+from kdcache.checks import one_of
 from kdcache.methods.base import Method
 
 TINY = 1e-12  # squared length below which two embeddings are one point: no direction, no gradient
@@ -42,8 +42,7 @@ class Relational(Method):
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
-        if normalise not in NORMALISED:
-            raise UsageError("method option normalise", ", ".join(NORMALISED), repr(normalise), "choose one")
+        one_of("method option normalise", normalise, NORMALISED)
         self.weight, self.distance, self.angle = weight, distance, angle
         self.normalise, self.diagonal = NORMALISED[normalise], diagonal
 

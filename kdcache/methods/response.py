@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcache.checks import one_of
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method, labelled
 from kdcache.types import Batch
@@ -73,8 +74,7 @@ class Logits(Method):
 
     def __init__(self, student=None, teacher=None, *, weight: float = 0.1, over: str = "mean", ce: float | None = None):
         super().__init__(student, teacher, ce=ce)
-        if over not in ("mean", "sum"):
-            raise UsageError("method option over", "mean or sum", repr(over), "choose one")
+        one_of("method option over", over, ("mean", "sum"))
         self.weight, self.over = weight, over
 
     def terms(self, look, knowledge, batch):
@@ -156,5 +156,5 @@ def kl(teacher: Tensor, student: Tensor, T: float = 1.0) -> Tensor:
 
 def above_zero(option: str, value: float) -> float:
     if not value > 0:
-        raise UsageError(f"method option {option}", "a number above 0", f"{value}", "raise it")
+        raise UsageError(f"method option {option}", "a number above 0", f"{value}", "try 4")
     return value

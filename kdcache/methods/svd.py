@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kdcache.errors import UsageError
+from kdcache.checks import one_of
 from kdcache.methods.base import Method, upcast
 from kdcache.methods.bridges import known_shape, refuse
 from kdcache.types import Knowledge, Look, Shapes
@@ -54,8 +54,7 @@ class SingularVectors(Method):
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
-        if vectors not in ("svd", "eid"):
-            raise UsageError("method option vectors", "svd or eid", repr(vectors), "choose one")
+        one_of("method option vectors", vectors, ("svd", "eid"))
         self.term = f"kd{vectors}"
         same_channels(f"method {self.term}", student, teacher)
         self.weight, self.mean, self.clips_to_ce = weight, mean, clip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcache.errors import UsageError
+from kdcache.checks import one_of
 
 SHORTCUTS = ("identity", "projection")
 
@@ -63,8 +63,7 @@ class ResNet(nn.Module):
 
     def __init__(self, depth: int, classes: int, shortcut: str = "identity"):
         super().__init__()
-        if shortcut not in SHORTCUTS:
-            raise UsageError(f"resnet{depth}", f"a shortcut out of {', '.join(SHORTCUTS)}", repr(shortcut), "name one")
+        one_of(f"shortcut of resnet{depth}", shortcut, SHORTCUTS)
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

@@ -39,7 +39,7 @@ def save(network: Network, path: str | os.PathLike, **facts) -> None:
     try:
         replace(Path(path), safetensors.torch.save(tensors, header))
     except OSError as error:
-        raise TeacherError(path, "a place to save weights", str(error.strerror), "choose another") from error
+        raise TeacherError(path, "a place to save weights", str(error.strerror), "name another file") from error
 
 
 def load(

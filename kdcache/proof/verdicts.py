@@ -88,7 +88,7 @@ def check_eval_images(cache: Cache, held_out: Source) -> Check:
 
 
 def check_padding(cache: Cache) -> Check:
-    """Nothing lies where nothing belongs."""
+    """The bytes that belong to no dataset and no structure are zero."""
     found = cache.padding()
     if found is None:
         return Check("padding", True, "not compared: libhdf5 laid out this file (version 1)")

@@ -91,7 +91,7 @@ def check_student(plan: Plan, student: StudentStage) -> None:
     for whose, taps in (("student", own), ("teacher", own if alone else teacher)):
         if strange := [tap for tap in method.taps if tap not in taps]:
             expected = f"{strange[0]} of the {whose}"
-            raise UsageError(f"method {text}", expected, ", ".join(taps), "take another")
+            raise UsageError(f"method {text}", expected, ", ".join(taps), "take a method that reads these")
     if "pseudo" in student.part.keys:
         jobs.pseudo_teacher(student.data, 1, 0, student.part.keys["pseudo"])
     for stored, remedy in plan.stored_for(student):
@@ -104,6 +104,6 @@ def check_stored(plan: Plan, dump: DumpStage) -> None:
     shown, codec = plan.networks.of(dump), dump.options["codec"]
     method = build_method(dump.method, shown, shown)
     if strange := [tap for tap in method.taps if tap not in shown]:
-        raise UsageError(f"method {dump.method}", f"{strange[0]} of the teacher", ", ".join(shown), "take another")
+        raise UsageError(f"method {dump.method}", f"{strange[0]} of the teacher", ", ".join(shown), "leave it out")
     if codec != "auto":
         named(codec, torch.zeros(2, len(dump.data.train.classes)), method.shift_matters)

@@ -69,7 +69,7 @@ def draw(
     try:
         figure.savefig(path, format="png")
     except OSError as error:
-        raise KdcacheError(path, "a picture to write", error.strerror or str(error), "choose another place") from None
+        raise KdcacheError(path, "a picture to write", error.strerror or str(error), "name a file elsewhere") from None
     return path
 
 

@@ -203,7 +203,7 @@ class Script:
 
 
 def drawn(font, letters: set[str]) -> set[str]:
-    """Those that a font has: what it lacks, it draws as it draws what no font has."""
+    """The letters that a font has: those it lacks look like U+FFFF, which no font has."""
     lacking = bytes(font.getmask("\uffff"))
     return {letter for letter in letters if bytes(font.getmask(letter)) != lacking}
 

@@ -19,7 +19,7 @@ def file_bytes(path: str) -> bytes:
     try:
         return read_bytes(path, limit("KDCACHE_MAX_IMAGE_BYTES"))
     except OSError as error:
-        raise SourceError(path, "a readable image", error.strerror or str(error), "mend or remove it") from None
+        raise SourceError(path, "a readable image", error.strerror or str(error), "replace or remove it") from None
 
 
 def decode(path: str, data: bytes) -> np.ndarray:
@@ -82,4 +82,4 @@ def opened(path: str, data: bytes) -> Iterator:
         raise SourceError(path, f"an image of at most {most:,} pixels", str(error), remedy) from None
     except Exception as error:
         found = "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise SourceError(path, "a whole JPEG or PNG image", found, "mend or remove it") from None
+        raise SourceError(path, "a whole JPEG or PNG image", found, "replace or remove it") from None

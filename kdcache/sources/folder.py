@@ -101,7 +101,7 @@ def image_folder(spec: str, argument: str, split: str) -> Source:
 
 
 def require_whole(root: Path, names: list[str], progress=quiet) -> np.ndarray:
-    """Reads every image; its digests, u64 [N]. All bad ones are named at once, so that one round mends them."""
+    """Reads every image; its digests, u64 [N]. All bad ones are named at once."""
     bad: dict[int, SourceError] = {}
 
     def look(row: int) -> int:
@@ -119,7 +119,9 @@ def require_whole(root: Path, names: list[str], progress=quiet) -> np.ndarray:
         raise bad.popitem()[1]
     if bad:
         shown = ", ".join(names[row] for row in sorted(bad)[:NAMED]) + (", ..." if len(bad) > NAMED else "")
-        raise SourceError(root, "whole JPEG or PNG images", f"{len(bad)} that are not: {shown}", "mend or remove them")
+        raise SourceError(
+            root, "whole JPEG or PNG images", f"{len(bad)} that are not: {shown}", "replace or remove them"
+        )
     return digests
 
 

@@ -37,7 +37,7 @@ class SampleViews(Seeds, Protocol):
 
 
 class Drawn(Seeded):
-    """Sample-views that nobody saw before."""
+    """Sample-views drawn under a new key, which no teacher has seen."""
 
     canaries: Mapping[str, np.ndarray] = {}
 
@@ -54,7 +54,7 @@ class Teacher(Protocol):
     views: int | None
     """How many sample-views are given; None: as many as are drawn."""
     notes: Sequence[str]
-    """What whoever trains should be told beforehand."""
+    """What the user should be told before a training."""
 
     def identity(self) -> dict | None:
         """The teacher as it stands in a cache, and in a run."""
@@ -101,7 +101,7 @@ class Dumped(Protocol):
 
 @dataclass(frozen=True)
 class Alone:
-    """Nobody: a student learns from labels, or from other students."""
+    """No teacher: a student learns from labels, or from other students."""
 
     name = "alone"
     views = None

@@ -25,7 +25,7 @@ LARGEST_HELD = 1 << 30  # bytes of a view's knowledge that are kept on the devic
 
 @dataclass(frozen=True)
 class Cached:
-    """Whoever answered when a cache was made."""
+    """The teacher whose answers are in a cache."""
 
     cache: Store
 
@@ -117,7 +117,7 @@ class CacheTeacher:
         return self.cache.gather(items, self.names, self.device)
 
     def turn(self, view: int) -> None:
-        """What an epoch asks for goes to the device at once, where it fits; the next epoch's into the page cache."""
+        """Begins a view: copies its knowledge to the device if it fits, and has that of the next one read ahead."""
         self.view = view
         self.cache.require_unchanged()  # reading what was cut off would end the process
         self.cache.advise((view + 1) % self.cache.views, self.names)

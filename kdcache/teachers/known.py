@@ -1,4 +1,4 @@
-"""Teachers whose answers are known without looking: a PseudoTeacher, or logits that a user already has."""
+"""Teachers that answer without pixels: a PseudoTeacher, or logits that a user already has."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Described(Known, Protocol):
 
 @dataclass(frozen=True)
 class Pseudo:
-    """A made-up teacher, who has logits and nothing else; beside a cache, on the sample-views of that."""
+    """A made-up teacher, which has only logits; `beside` a cache it is asked about the sample-views of that cache."""
 
     teacher: Described
     beside: Teacher = ALONE
@@ -82,7 +82,7 @@ class Pseudo:
 
 
 def require_unmixed(view: View) -> None:
-    """Refuses mixed images, of which somebody who never looks knows nothing."""
+    """Refuses a view that mixes images: a pseudo teacher answers by row number, and no row is a mixture."""
     if view.mixes:
         remedy = "mix its answers when you train: `mix` labels"
         raise UsageError(f"view {view.name}", "images as they are, for a pseudo teacher", "mixed ones", remedy)

@@ -21,7 +21,7 @@ from kdcache.types import Batch, Knowledge, Look, Shapes
 
 @dataclass(frozen=True)
 class Live:
-    """A network in the loop; beside a cache of its answers, on the sample-views and with the settings of that."""
+    """A network in the loop; `beside` a cache of its answers it gets the sample-views and settings of that cache."""
 
     network: Network
     beside: Teacher = ALONE
@@ -89,7 +89,7 @@ def describe(network: Network) -> dict:
 
 @contextlib.contextmanager
 def lent(network: Network) -> Iterator[None]:
-    """What a teacher sets for itself, gradients and mode, is afterwards as it was: the network is the caller's."""
+    """Restores the mode and `requires_grad` of the caller's network afterwards, both of which a teacher sets."""
     modes = {module: module.training for module in network.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
     try:

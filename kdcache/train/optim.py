@@ -116,7 +116,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: Settings) -> to
     """Weight decay spares what has one dimension under adamw, and nothing under the others, as is usual."""
     parameters = [p for p in parameters if p.requires_grad]
     if not parameters:
-        raise UsageError("training", "a network with weights to train", "none", "choose another network")
+        raise UsageError("training", "a network with weights to train", "none", "train a network with parameters")
     lr, decay = settings.top_lr, settings.weight_decay
     if settings.optimizer == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0

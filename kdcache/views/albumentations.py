@@ -69,13 +69,13 @@ class Albumentations(Pipeline):
             try:
                 live = albumentations.from_dict(self.pipeline)
             except Exception as error:
-                raise UsageError(place, "transforms of the installed version", named(error), "mend the file") from None
+                raise UsageError(place, "transforms of the installed version", named(error), REMEDY) from None
         for warning in caught:
             text = short(warning.message, 200)
             if text == "Argument(s) 'padding' are not valid for transform PadIfNeeded":  # its own doing
                 continue
             if "not valid for transform" in text or "has no 'p' parameter" in text:
-                raise UsageError(place, "arguments that it knows", text, "mend the file")
+                raise UsageError(place, "arguments that it knows", text, "save it again without them")
         return live
 
     def apply(self, live, image, words):

@@ -1,4 +1,7 @@
-"""Pipelines that a function of the user's returns: MODULE:FACTORY, and a line on each step to know it again by."""
+"""Pipelines that a function of the user's returns, named MODULE:FACTORY.
+
+The header of a cache keeps one line of text for each step, by which a pipeline that has changed is found.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ LONGEST = 200  # characters of a step in a message
 
 @dataclass(frozen=True)
 class Coded(Pipeline):
-    """`pipeline` is a text on each step; the steps themselves are made anew in every process."""
+    """`pipeline` holds a line of text for each step; the function is called again in every process."""
 
     factory: str = ""
     made: ClassVar[str] = ""
@@ -59,7 +62,7 @@ class Coded(Pipeline):
         return view
 
     def parts(self) -> tuple[list[Callable], list[str], list]:
-        """What to call one after the other; a text on each step; the steps that were taken off."""
+        """The steps to call one after the other, a line of text for each, and the steps that were taken off the end."""
         try:
             with untouched_generators(), from_current_folder():
                 factory = imported(self.factory, self.made, self.spec)
@@ -96,5 +99,5 @@ def normalisation_of(removed: list) -> tuple | None:
 
 
 def text_of(step) -> str:
-    """The same in every process."""
+    """The repr of a step without memory addresses, so that it is the same in every process."""
     return ADDRESS.sub("", " ".join(repr(step).split()))

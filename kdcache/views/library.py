@@ -29,7 +29,7 @@ def render_elsewhere(view: Pipeline, images, seeds: Tensor) -> Tensor:
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env=where)
     if done.returncode:
         found = (done.stderr.strip().splitlines() or ["no answer"])[-1][-200:]
-        raise UsageError(view.name, "a pipeline that runs in a worker", found, "mend it")
+        raise UsageError(view.name, "a pipeline that runs in a worker", found, "correct the pipeline")
     return torch.frombuffer(bytearray.fromhex(done.stdout), dtype=torch.uint8).view(len(seeds), 3, *view.size)
 
 

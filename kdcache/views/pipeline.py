@@ -75,7 +75,7 @@ class Pipeline(Plain):
             result = self.apply(live, image, words)
         except Exception as error:
             expected = "a pipeline that takes images of {} x {}".format(*image.shape[1:])
-            raise UsageError(f"view {self.name}", expected, named(error), "mend it") from error
+            raise UsageError(f"view {self.name}", expected, named(error), "correct the pipeline") from error
         return self.checked(result)
 
     def checked(self, result) -> Tensor:
@@ -165,7 +165,7 @@ def untouched_generators() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """As in a worker: with more threads torch adds numbers up in another order. And its speed is alike everywhere."""
+    """One thread of torch, as in a worker: with more, it adds numbers up in another order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
