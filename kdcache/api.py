@@ -85,10 +85,10 @@ class CachedDataset(Dataset):
     def classes(self) -> list[str]:
         return self.cache.classes
 
-    def view(self, epoch: int) -> View:
+    def view(self, epoch: int) -> CachedView:
         """One epoch: every row once, in view `epoch` modulo the number of views."""
         self.cache.require_unchanged()
-        return View(self, epoch % self.views)
+        return CachedView(self, epoch % self.views)
 
     def epochs(self, seed: int = 0, first: int = 0, shuffle: bool = True) -> Epochs:
         """A sampler of item numbers: each pass over it is the next epoch, in the next view."""
@@ -167,7 +167,7 @@ def soft_targets(batch: Batch, classes: int) -> Tensor:
     return out
 
 
-class View(Dataset):
+class CachedView(Dataset):
     """The rows of a CachedDataset in one view."""
 
     def __init__(self, data: CachedDataset, number: int):

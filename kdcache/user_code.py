@@ -36,7 +36,7 @@ def imported(name: str, made: str, place: str | None = None) -> Callable:
             factory = operator.attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # the module may be anybody's code
         remedy = "check the spelling; the current folder is searched first"
-        found, remedy = blamed(error, remedy)
+        found, remedy = user_fault(error, remedy)
         raise UsageError(place or name, "MODULE:FACTORY that can be imported", found, remedy) from error
     if not callable(factory):
         found, remedy = type(factory).__name__, "name a function or class"
@@ -44,7 +44,7 @@ def imported(name: str, made: str, place: str | None = None) -> Callable:
     return factory
 
 
-def blamed(error: Exception, remedy: str = "") -> tuple[str, str]:
+def user_fault(error: Exception, remedy: str = "") -> tuple[str, str]:
     """Finding and remedy for an exception: file and line where the user's code raised it, else the given remedy."""
     where = place_in_code(error)
     if not where:

@@ -14,7 +14,7 @@ import torch
 from kdcache.cache import open_cache
 from kdcache.cache.hdf5 import ALIGNMENT
 from kdcache.cache.layout import part_of
-from kdcache.cache.meta import parse
+from kdcache.cache.meta import read_header
 from kdcache.errors import CacheError, UsageError
 from kdcache.seeds import sample_seeds
 from kdcache.teachers import CacheTeacher, Forward
@@ -257,7 +257,7 @@ def test_an_unfinished_cache_is_refused_by_either_name(copied):
 
 
 def test_a_header_says_no_more_than_it_should(cache):
-    assert parse("x", bytes(stored(cache.path, "meta"))) == cache.meta
+    assert read_header("x", bytes(stored(cache.path, "meta"))) == cache.meta
 
 
 def test_a_sample_view_is_asked_for_by_its_number(cache):

@@ -291,13 +291,13 @@ def test_inspect_of_other_views():
     pipeline = {"transform": {"transforms": [{"__class_fullname__": "albumentations.HorizontalFlip"}]}}
     found["view"] = {"view": "albumentations", "size": [16, 16], "pipeline": pipeline}
     found["source"]["fraction"] = 0.5
-    page = pages.described(found)
+    page = pages.cache_page(found)
     assert "views       2 of albumentations 16x16, HorizontalFlip\n" in page
     assert "train, 0.5 of it: 64 rows\n" in page
     found |= {"views": 162, "view": {"view": "crop", "size": [8, 8], "pad": 4, "flip": False, "enumerated": True}}
-    assert "views       all 162 of crop 8x8, pad 4\n" in pages.described(found)
+    assert "views       all 162 of crop 8x8, pad 4\n" in pages.cache_page(found)
     found["class_names"] = [f"class{c}" for c in range(100)]
-    assert len(next(line for line in pages.described(found).splitlines() if line.startswith("classes"))) < 80
+    assert len(next(line for line in pages.cache_page(found).splitlines() if line.startswith("classes"))) < 80
 
 
 def test_inspect_refuses_a_header_that_was_changed(tmp_path):

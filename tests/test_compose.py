@@ -10,7 +10,7 @@ from torch import nn
 
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, Method, Part, Sum, build, parse
-from kdcache.methods.compose import merged
+from kdcache.methods.sums import merged
 
 RAW = {f"f{i}.raw": shape for i, shape in enumerate([(3, 3, 3), *STAGES.values()])}
 

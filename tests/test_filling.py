@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from kdcache.dump.filling import WAITING, Behind
+from kdcache.dump.filling import WAITING, WriterThread
 
 
 def behind(*actions):
-    with Behind() as thread:
+    with WriterThread() as thread:
         for action in actions:
             thread.do(action)
 
@@ -33,7 +33,7 @@ def test_what_was_given_is_done_when_somebody_interrupts():
     done = []
 
     def interrupted():
-        with Behind() as thread:
+        with WriterThread() as thread:
             for number in range(5):
                 thread.do(done.append, number)
             raise KeyboardInterrupt
@@ -45,7 +45,7 @@ def test_what_was_given_is_done_when_somebody_interrupts():
 
 def test_nobody_gets_far_ahead():
     begun, go = [], threading.Event()
-    with Behind() as thread:
+    with WriterThread() as thread:
         giver = threading.Thread(target=lambda: [thread.do(go.wait) or begun.append(i) for i in range(20)])
         giver.start()
         giver.join(0.2)

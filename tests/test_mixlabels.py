@@ -15,7 +15,7 @@ from kdcache.jobs import Data, Student, pseudo_from_text, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.methods.base import cross_entropy
 from kdcache.train import Settings
-from kdcache.train.mixlabels import MixedAnswers, MixingLoader, parse
+from kdcache.train.mixlabels import MixedAnswers, MixingLoader, parse_mix
 from kdcache.types import Batch
 from kdcache.views.mixing import ONE
 
@@ -95,7 +95,7 @@ def test_mixed_labels_cached_equal_live(plain, mix):
 
 def test_mixed_labels_are_the_mean_of_both_answers(plain):
     data, _, cache = plain
-    mixing = MixingLoader(Loader(data.train, data.view, cache), parse("labels"), 0)
+    mixing = MixingLoader(Loader(data.train, data.view, cache), parse_mix("labels"), 0)
     whole = next(mixing.run([np.arange(ROWS)], 1))
     parts = [b for start in (0, 20) for b in mixing.run([np.arange(start, min(start + 20, ROWS))], 1)]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images[:40])

@@ -15,7 +15,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.dump import Dump
 from kdcache.jobs import Data
 from kdcache.teachers import Answers, CacheTeacher, KnownTeacher, no_teacher
-from kdcache.teachers.known import Table
+from kdcache.teachers.known import StoredLogits
 
 FILES, SIDE, CLASSES, BATCH, WORKERS, ROUNDS = 1000, 256, 10, 64, 2, 9
 VIEW = "resized-crop:224"
@@ -65,4 +65,4 @@ def known_answers(path: Path, data: Data) -> Cache:
     logits = np.random.default_rng(0).normal(0, 4, (FILES, CLASSES)).astype(np.float32)
     described = {"kind": "bench", "model": "bench", "fingerprint": "", "shapes": {"logits": [CLASSES]}}
     loader = Loader(data.train, data.view, 0)
-    return open_cache(Dump(path, loader, None, 1, 0, KnownTeacher(Table(logits[None])), described, "st").run())
+    return open_cache(Dump(path, loader, None, 1, 0, KnownTeacher(StoredLogits(logits[None])), described, "st").run())

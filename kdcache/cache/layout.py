@@ -32,7 +32,7 @@ import numpy as np
 
 from kdcache import codecs
 from kdcache.cache.hdf5 import SIGNATURE, Place, read_structure
-from kdcache.cache.meta import LONGEST, REMEDY, parse
+from kdcache.cache.meta import LONGEST, REMEDY, read_header
 from kdcache.cache.ranks import Ranks
 from kdcache.checks import short
 from kdcache.codecs import Codec
@@ -140,7 +140,7 @@ def read_layout(path: Path) -> Layout:
         require_file(path)
         with open(path, "rb") as file:
             structure = read_structure(file.fileno())
-            meta = parse(path, read_meta(path, structure.places, file))
+            meta = read_header(path, read_meta(path, structure.places, file))
         shapes, found = filled_datasets(meta, path)
         layout = Layout(path, meta, structure.places, found, structure.spans if structure.known else None)
         check(layout, shapes)

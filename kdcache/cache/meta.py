@@ -93,7 +93,7 @@ MEASURED = {EVERY: [{"codec": text, "bytes": count, "kl?": by_temperature}]}
 """What only the header of a file has that is not the whole answer to a request."""
 
 
-def parse(path: Path, data: bytes) -> dict:
+def read_header(path: Path, data: bytes) -> dict:
     """The header, once it is known that every part has the form that the code behind relies on."""
     try:
         meta = json.loads(data.decode(), parse_constant=refuse_constant)

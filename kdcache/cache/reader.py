@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Table:
+class MappedDataset:
     """A dataset as this process sees it."""
 
     flat: np.ndarray  # one record after the other; what is no plain number is opaque bytes, which NumPy gathers fastest
@@ -51,7 +51,7 @@ class Cache(Store):
         self._rows, self._views = self.layout.rows, self.layout.views
         self._map: mmap.mmap | None = None
         self._mapped: tuple = ()  # what file that is
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, MappedDataset] = {}
 
     @property
     def meta(self) -> dict:
@@ -227,7 +227,7 @@ class Cache(Store):
             self._look_at(dataset, table, items)
         return table.flat.take(items)
 
-    def _look_at(self, dataset: str, table: Table, items: np.ndarray) -> None:
+    def _look_at(self, dataset: str, table: MappedDataset, items: np.ndarray) -> None:
         """Checks the CRC of every block that is touched for the first time."""
         per_view = self.layout.blocks(dataset)[1]
         views, rows = np.divmod(items, self.layout.places[dataset].shape[-1])
@@ -255,7 +255,7 @@ class Cache(Store):
             self._map = found
         return self._map
 
-    def _table(self, dataset: str) -> Table:
+    def _table(self, dataset: str) -> MappedDataset:
         table = self._tables.get(dataset)
         if table is None:
             place = self.layout.places[dataset]
@@ -264,7 +264,7 @@ class Cache(Store):
             flat = np.frombuffer(self._open(), dtype, place.nbytes // dtype.itemsize, place.offset)
             to_check = self.check and dataset in self.layout.filled()
             unchecked = np.ones(self.layout.places[f"blocks/{dataset}"].nbytes // 8, dtype=bool) if to_check else None
-            table = self._tables[dataset] = Table(flat, unchecked)
+            table = self._tables[dataset] = MappedDataset(flat, unchecked)
         return table
 
     def _below(self, prefix: str) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import click
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put
 from kdcache.cli.frame import as_typed, tell
-from kdcache.cli.pages import described
+from kdcache.cli.pages import cache_page
 from kdcache.cli.values import Number, OneOf
 from kdcache.report.table import columns
 from kdcache.wording import evaluated
@@ -30,7 +30,7 @@ def inspect(file, as_json):
     from kdcache import jobs
 
     facts = jobs.facts_of(file)
-    put(facts, as_json, described(facts))
+    put(facts, as_json, cache_page(facts))
     common.doubt(facts)
 
 

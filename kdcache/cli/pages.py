@@ -32,7 +32,7 @@ def bytes_a_row(facts: dict) -> int:
     return sum(one["bytes_per_row"] for one in facts["knowledge"].values()) + facts["seed_bytes_per_row"]
 
 
-def described(facts: dict) -> str:
+def cache_page(facts: dict) -> str:
     """The page."""
     page = [[name, text] for name, text in identity(facts).items()]
     size = f", {readable(facts['disk_bytes'])} of it on the disk" if "shard" in facts else ""

@@ -44,10 +44,10 @@ def plan(data, fraction, augment, out, device, runs, as_json, mean, std, **rest)
     facts = jobs.plan(
         opened, Path(out), jobs.choose_device(device), root=runs, normalisation=jobs.normalisation(mean, std), **rest
     )
-    put(facts, as_json, described(facts))
+    put(facts, as_json, plan_page(facts))
 
 
-def described(facts: dict) -> str:
+def plan_page(facts: dict) -> str:
     sizes = facts["bytes_per_row"]
     text = {f"/knowledge/{name}": f"{size} bytes a row" for name, size in sizes.items()}
     text["a sample-view"] = f"{sum(sizes.values())} + 8 bytes (8: its seed)"

@@ -25,7 +25,7 @@ from kdcache.types import Knowledge, quiet
 WAITING = 3  # batches of answers
 
 
-class Behind:
+class WriterThread:
     """Runs actions one after the other in a thread of its own; `do` waits while WAITING of them are not yet done.
 
     After an error no further action is run, for each relies on those before it; it is raised by `do`, or at the end.
@@ -50,7 +50,7 @@ class Behind:
             self.failed = True
             raise
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> WriterThread:
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -104,17 +104,17 @@ def fill(
 ) -> None:  # fmt: skip
     """Fills every block of this rank that is not done yet, of the training images and of the evaluation images."""
     names = writer.layout.codecs
-    with Behind() as behind:
+    with WriterThread() as thread:
         todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
-        fill_blocks(writer, teacher, loader, "knowledge", todo, behind, progress)
+        fill_blocks(writer, teacher, loader, "knowledge", todo, thread, progress)
         if held_out:
             todo = undone(writer, [f"eval/{name}" for name in names], ranks)
-            fill_blocks(writer, teacher, held_out, "eval", todo, behind, progress)
+            fill_blocks(writer, teacher, held_out, "eval", todo, thread, progress)
     writer.sync(always=True)
 
 
 def fill_blocks(
-    writer: Writer, teacher: Dumped, loader: Loader, kind: str, todo: list, behind: Behind, progress
+    writer: Writer, teacher: Dumped, loader: Loader, kind: str, todo: list, thread: WriterThread, progress
 ) -> None:
     """Fills these blocks. A block is always cut into the same batches, which decide the last bits of the answers."""
     size, n, layout = teacher.forward.batch, len(loader.source), writer.layout
@@ -126,8 +126,8 @@ def fill_blocks(
         block = Block(writer, kind, view, number)
         for _ in range(0, len(block_rows(layout, number, n)), size):
             batch = next(batches)
-            behind.do(block.add, batch.rows, batch.seeds, teacher(batch))
-        behind.do(block.store)
+            thread.do(block.add, batch.rows, batch.seeds, teacher(batch))
+        thread.do(block.store)
 
 
 def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from kdcache.jobs.arrays import read_array
 from kdcache.jobs.data import Data
 from kdcache.limits import TABLE, read_text, require_regular
 from kdcache.sources import Source
-from kdcache.teachers.known import KnownTeacher, Table
+from kdcache.teachers.known import KnownTeacher, StoredLogits
 from kdcache.types import quiet
 from kdcache.views import View, open_view
 
@@ -59,7 +59,7 @@ def import_logits(
         "shapes": {"logits": [logits.shape[-1]]},
     }  # fmt: skip
     loader = Loader(data.train, view, seed or 0)
-    teacher = KnownTeacher(Table(logits))
+    teacher = KnownTeacher(StoredLogits(logits))
     Dump(path, loader, None, len(logits), seed or 0, teacher, described, "st", codec).run(progress)
     return path, remarks
 

@@ -68,7 +68,7 @@ class Student:
         if isinstance(self.model, str):
             find(self.model)
         if self.mix:
-            mixlabels.parse(self.mix)
+            mixlabels.parse_mix(self.mix)
         if self.taps:
             parse_taps(self.taps)
         if self.views is not None and self.teacher.views is not None:
@@ -133,7 +133,7 @@ class Student:
 
     def mixed(self, method: Method, loader: Loader, answers: Answers) -> tuple[mixlabels.MixingLoader, Answers]:
         """The batches and the answers, mixed two by two."""
-        mixing = mixlabels.parse(self.mix)
+        mixing = mixlabels.parse_mix(self.mix)
         if self.data.view.mixes:
             found = f"{self.data.view.name}, which mixes"
             raise UsageError(f"`mix` {self.mix}", "a view that does not mix", found, "leave `mix` out")

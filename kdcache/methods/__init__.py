@@ -8,8 +8,9 @@ import importlib
 
 _PLACES = {
     "base": "Method",
-    "compose": "Part RawTaps Sum build described parse split",
+    "compose": "Part build described parse split",
     "names": "ALIASES PLACES",
+    "sums": "RawTaps Sum",
     "svd": "clipped_gradients",
     "table": "METHODS",
 }

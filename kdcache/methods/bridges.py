@@ -48,7 +48,7 @@ def stored(place: str, kept: Mapping[str, Tensor], *names: str) -> Tensor:
     raise UsageError(place, " or ".join(names), found, "dump the knowledge of this method with the same options")
 
 
-def both(look: Look, knowledge: Knowledge, tap: str, name: str | None = None) -> tuple[Tensor, Tensor]:
+def tap_pair(look: Look, knowledge: Knowledge, tap: str, name: str | None = None) -> tuple[Tensor, Tensor]:
     """The student's tap and the teacher's answer to it, of the same type."""
     student = look[tap]
     return student, knowledge[name or tap].to(student)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import bare_regressor, both, known_shape, on_smaller_grid, refuse, regressor, row_shape
+from kdcache.methods.bridges import bare_regressor, known_shape, on_smaller_grid, refuse, regressor, row_shape, tap_pair
 from kdcache.methods.response import kl
 
 
@@ -63,7 +63,7 @@ class FitNet(Method):
         return {"fitnet.kd": 1.0} if self.hint_stage and stage == "main" else {"fitnet": self.weight}
 
     def init_terms(self, look, knowledge, batch):
-        mine, theirs = both(look, knowledge, self.tap)
+        mine, theirs = tap_pair(look, knowledge, self.tap)
         mine = self.connector(mine)
         if mine.shape != theirs.shape:
             place = f"method fitnet at {self.tap}"
@@ -112,7 +112,7 @@ class VID(Method):
             self.gaussians.append(Gaussian(mine[0], theirs[0], variance, eps))
 
     def terms(self, look, knowledge, batch):
-        pairs = [on_smaller_grid(*both(look, knowledge, tap)) for tap in self.taps]
+        pairs = [on_smaller_grid(*tap_pair(look, knowledge, tap)) for tap in self.taps]
         total = sum(gaussian(*pair) for gaussian, pair in zip(self.gaussians, pairs, strict=True))
         return {"vid": self.weight * (total / len(self.taps) if self.mean else total)}
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import both, on_smaller_grid, unit
+from kdcache.methods.bridges import on_smaller_grid, tap_pair, unit
 
 
 class SimilarityPreserving(Method):
@@ -22,7 +22,7 @@ class SimilarityPreserving(Method):
         self.weight = weight
 
     def terms(self, look, knowledge, batch):
-        mine, theirs = (similarity(features) for features in both(look, knowledge, self.taps[0]))
+        mine, theirs = (similarity(features) for features in tap_pair(look, knowledge, self.taps[0]))
         return {"sp": self.weight * (mine - theirs).square().mean()}
 
 
@@ -51,7 +51,7 @@ class NeuronSelectivity(Method):
         self.weight, self.taps = weight, tuple(taps)
 
     def terms(self, look, knowledge, batch):
-        return {"nst": self.weight * sum(discrepancy(*both(look, knowledge, tap)) for tap in self.taps)}
+        return {"nst": self.weight * sum(discrepancy(*tap_pair(look, knowledge, tap)) for tap in self.taps)}
 
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from kdcache import lazy_torch as torch
 from kdcache.checks import advice
 from kdcache.errors import KdcacheError, UsageError, reason
 from kdcache.models.table import MODELS, listed
-from kdcache.user_code import blamed, from_current_folder, imported
+from kdcache.user_code import from_current_folder, imported, user_fault
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,7 @@ def _call(name: str, factory: Callable, classes: int, **options) -> nn.Module:
     except KdcacheError:
         raise
     except Exception as error:
-        found, remedy = blamed(error, "KDCACHE_DEBUG=1 shows the whole traceback")
+        found, remedy = user_fault(error, "KDCACHE_DEBUG=1 shows the whole traceback")
         expected = f"a network from {name.partition(':')[2]}({f'{number}={classes}' if number else ''})"
         raise UsageError(name, expected, found, remedy) from error
     if not isinstance(body, torch.nn.Module):

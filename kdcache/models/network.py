@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import TeacherError, UsageError
 from kdcache.types import Look
-from kdcache.user_code import blamed
+from kdcache.user_code import user_fault
 
 
 class Normalize(nn.Module):
@@ -228,7 +228,7 @@ def check_output(network: Network, images: Tensor | Sequence[int]) -> None:
             logits = network(blank)
     except Exception as error:  # the body may be anybody's code
         expected = f"a network for images of {list(blank.shape[1:])}"
-        found, _ = blamed(error)
+        found, _ = user_fault(error)
         raise TeacherError(model, expected, found, "change the network or the size of the images") from error
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != [2, classes]:

@@ -11,7 +11,7 @@ COOLEST, HOTTEST = 0.5, 10.0  # beyond these a temperature says that there was t
 QUANTILES = 65
 
 
-def measured(logits, labels) -> dict:
+def measure_teacher(logits, labels) -> dict:
     """Confusion (and with it accuracy), confidence of right and of wrong rows, spread and temperature.
 
     The confidences are those at T = 1. The rest is spread as it is at the temperature at which the teacher is

@@ -7,7 +7,7 @@ import numpy as np
 from kdcache.checks import one_of, quoted
 from kdcache.errors import UsageError
 from kdcache.pseudo import ask, shape
-from kdcache.pseudo.measure import measured
+from kdcache.pseudo.measure import measure_teacher
 from kdcache.pseudo.wrong import Errors, wrong_counts
 
 CHUNK = 2**17  # logits worked on at a time: they stay in the processor's cache
@@ -159,7 +159,7 @@ class PseudoTeacher:
     @classmethod
     def like(cls, logits, labels, seed: int = 0, **options) -> PseudoTeacher:
         """A teacher with the accuracy, confusion, confidence and temperature of real logits [n, C] or [views, n, C]."""
-        return cls(labels=labels, seed=seed, **(measured(logits, labels) | options))
+        return cls(labels=labels, seed=seed, **(measure_teacher(logits, labels) | options))
 
     def _view(self, view) -> int:
         return ask.whole("view", ask.plain(view), 0, 2**32 - 1)

@@ -89,7 +89,7 @@ def check_student(recipe: Recipe, student: Part) -> None:
     if keys.get("live") and "pseudo" in keys:
         raise UsageError("live", "no pseudo teacher beside it", "both", "leave one out")
     parse(keys.get("method", "st"))
-    mixlabels.parse(keys.get("mix", "labels"))
+    mixlabels.parse_mix(keys.get("mix", "labels"))
     find(keys.get("model", "tiny"))
     check_seeds(keys.get("seeds", 1))
     recipe.settings_of(student, recipe.seeds_of(student)[0])

@@ -109,7 +109,7 @@ class KnownTeacher:
         return {}
 
 
-class Table:
+class StoredLogits:
     """Logits [views, rows, classes] that somebody has computed."""
 
     def __init__(self, logits: np.ndarray):

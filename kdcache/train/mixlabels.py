@@ -48,7 +48,7 @@ class MixingLoader:
         return items - rows + bijection(rows, n, self.key, epoch, PARTNER)
 
     def mixed(self, both: Batch) -> Pair:
-        own, other = halves(both)
+        own, other = two_batches(both)
         seeds = sample_seeds(self.key, np.int64(both.epoch or 0), own.rows)
         shares = self.mixing.kept(seeds, self.view.size).to(self.device)
         images = self.mixing.mix(own.images, other.images, seeds)
@@ -56,7 +56,7 @@ class MixingLoader:
         return Pair(images, own.targets, own.items, size, epoch, other.targets, shares, of=(own, other))
 
 
-def halves(both: Batch) -> tuple[Batch, Batch]:
+def two_batches(both: Batch) -> tuple[Batch, Batch]:
     n, size, epoch = len(both) // 2, both.rows_per_view, both.epoch
     parts = both.images, both.targets, both.items
     return Batch(*(p[:n] for p in parts), size, epoch), Batch(*(p[n:] for p in parts), size, epoch)
@@ -74,7 +74,7 @@ class MixedAnswers:
         return {"logits": torch.logaddexp(own + share.log(), other + (1 - share).log())}
 
 
-def parse(text: str) -> Mixing:
+def parse_mix(text: str) -> Mixing:
     """`labels`, or `labels:mixup:0.2+cutmix`."""
     kind, _, rest = text.partition(":")
     if kind != "labels":

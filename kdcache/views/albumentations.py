@@ -14,7 +14,7 @@ import numpy as np
 from kdcache.checks import short
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SIDE, read_text
-from kdcache.views.pipeline import ANY, Pipeline, channels_last, named, number, sizes_in, usable
+from kdcache.views.pipeline import ANY, Pipeline, as_number, channels_last, named, sizes_in, usable
 
 FLOAT_TAIL = {"Normalize", "ToFloat", "ToTensorV2"}  # the network normalises
 MOST_VALUES = 100_000  # of a pipeline
@@ -81,7 +81,7 @@ class Albumentations(Pipeline):
     def apply(self, live, image, words):
         """The one recipe that replays: both generators from outside; Compose(seed=) would correlate its transforms."""
         live.set_random_state(
-            np.random.Generator(np.random.PCG64(number(words[:4]))), random.Random(number(words[4:6]))
+            np.random.Generator(np.random.PCG64(as_number(words[:4]))), random.Random(as_number(words[4:6]))
         )
         return live(image=channels_last(image))["image"]
 

@@ -37,14 +37,14 @@ class Augmentor(Coded):
         if not hasattr(made, "torch_transform") or not hasattr(made, "operations"):
             remedy = "let the function return an Augmentor.Pipeline"
             raise UsageError(self.spec, self.made, type(made).__name__, remedy)
-        return [made.torch_transform()], [described(operation) for operation in made.operations], []
+        return [made.torch_transform()], [operation_text(operation) for operation in made.operations], []
 
     def apply(self, live, image, words):
         """Its greyscale has one channel, and no other is to be had."""
         return live[0](Image.fromarray(channels_last(image))).convert("RGB")
 
 
-def described(operation) -> str:
+def operation_text(operation) -> str:
     """An operation with its settings, which its own text leaves out."""
     settings = ", ".join(f"{name}={text_of(value)}" for name, value in sorted(vars(operation).items()))
     return f"{type(operation).__name__}({settings})"

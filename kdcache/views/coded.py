@@ -15,7 +15,7 @@ import numpy as np
 
 from kdcache.checks import short
 from kdcache.errors import CacheError, KdcacheError, PipelineChanged, UsageError
-from kdcache.user_code import blamed, from_current_folder, imported
+from kdcache.user_code import from_current_folder, imported, user_fault
 from kdcache.views.pipeline import ANY, Pipeline, seed_generators, sizes_in, untouched_generators, usable
 
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
@@ -72,7 +72,7 @@ class Coded(Pipeline):
             raise
         except Exception as error:
             expected = f"{self.made} from {self.factory.partition(':')[2]}()"
-            found, remedy = blamed(error, "let the function take no arguments")
+            found, remedy = user_fault(error, "let the function take no arguments")
             raise UsageError(self.spec, expected, found, remedy) from error
 
     def taken_apart(self, made) -> tuple[list[Callable], list[str], list]:

@@ -174,16 +174,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def number(words: np.ndarray) -> int:
+def as_number(words: np.ndarray) -> int:
     """Words as one number."""
     return int.from_bytes(words.tobytes(), "little")
 
 
 def seed_generators(words: np.ndarray) -> None:
     """The global generators; the first six words are left for a library that takes generators of its own."""
-    random.seed(number(words[6:8]))
+    random.seed(as_number(words[6:8]))
     np.random.seed(int(words[7]))
-    torch.default_generator.manual_seed(number(words[6:8]))
+    torch.default_generator.manual_seed(as_number(words[6:8]))
 
 
 def named(error: Exception) -> str:

@@ -87,7 +87,7 @@ def resize(images: Tensor, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]
     top, left, height, width = boxes
     down, across = taps(top, height, size[0]), taps(left, width, size[1], flip)
     if images.device.type != "cpu":
-        return both(images, down, across)
+        return both_axes(images, down, across)
     n, channels, *sides = images.shape
     out = images.new_empty(n, channels, *size)
     together = max(1, CACHE // (channels * max(sides[0], size[0]) * max(sides[1], size[1])))
@@ -97,11 +97,11 @@ def resize(images: Tensor, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]
         if together == 1:  # nothing outside its box needs to be touched
             y, x, h, w = (int(side[start]) for side in boxes)
             some, rows, columns = some[:, :, y : y + h, x : x + w], (rows[0] - y, rows[1]), (columns[0] - x, columns[1])
-        out[part] = both(some, rows, columns)
+        out[part] = both_axes(some, rows, columns)
     return out
 
 
-def both(images: Tensor, down: Taps, across: Taps) -> Tensor:
+def both_axes(images: Tensor, down: Taps, across: Taps) -> Tensor:
     """One axis after the other, each rounded to whole levels. Whole rows are gathered fastest: columns become rows."""
     n, channels, _, columns = images.shape
     rows = stretch(images, down)
