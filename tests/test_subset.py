@@ -5,9 +5,11 @@ import pytest
 import torch
 from cli_cases import DATA, STUDENT, good, refused
 
+from kdcache.cache import open_cache
 from kdcache.cache.subset import Subset
-from kdcache.errors import UsageError
-from kdcache.jobs import Data, Student, open_data, taught_by
+from kdcache.errors import CacheError, UsageError
+from kdcache.jobs import Data, Student, open_data, prune, taught_by
+from kdcache.proof.verdicts import verify
 from kdcache.train import Settings
 
 FRACTIONS = (0.5, 0.2, 0.05)
@@ -73,9 +75,57 @@ def test_a_view_that_mixes_needs_all_rows(dump, data, tmp_path):
         open_data(dump(tmp_path / "x.h5", data=mixed, views=1), fraction=0.5)
 
 
+@pytest.fixture
+def pruned(cache_file, tmp_path):
+    return open_cache(prune(str(cache_file), str(tmp_path / "x.h5"), views=[1, 2], fraction=0.5))
+
+
+def test_a_file_of_these_rows(pruned, cache_file):
+    opened, subset = open_data(cache_file, fraction=0.5)
+    assert pruned.meta["source"] == opened.train.identity()
+    assert pruned.meta["pruned_from"].items() >= {"rows": 1300, "views": [1, 2]}.items()
+    every = np.arange(len(subset))
+    for view, before in enumerate((1, 2)):
+        assert torch.equal(pruned.read(view, every)["logits"], subset.read(before, every)["logits"])
+        assert np.array_equal(pruned.seeds(view, every), subset.seeds(before, every))
+    assert np.array_equal(pruned.labels, subset.labels)
+    assert np.array_equal(pruned.digests, subset.digests)
+    assert torch.equal(pruned.read_eval([0, 259])["logits"], subset.read_eval([0, 259])["logits"])
+
+
+def test_it_verifies(pruned):
+    assert len(pruned.canaries["row"])
+    opened, _ = open_data(pruned.path)
+    found = list(verify(pruned, opened.train, opened.view, None, {}, held_out=opened.held_out))
+    assert all(check.ok for check in found), found
+    assert {"images", "pixels", "knowledge/logits"} <= {check.name for check in found}
+
+
+def test_a_part_of_a_part_has_the_same_bytes(pruned, cache_file, tmp_path):
+    smaller = prune(str(pruned.path), str(tmp_path / "y.h5"), fraction=0.1)
+    at_once = prune(str(cache_file), str(tmp_path / "z.h5"), [1, 2], fraction=0.1)
+    assert smaller.read_bytes() == at_once.read_bytes()
+    assert prune(str(cache_file), str(smaller), [1, 2], fraction=0.1) == smaller
+    with pytest.raises(CacheError, match="as in the file"):
+        prune(str(cache_file), str(smaller), [1, 2], fraction=0.2)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"fraction": 1}, "something to leave out"), ({"data": "digits"}, "`fraction` beside it"),
+])  # fmt: skip
+def test_rows_that_cannot_be_kept(cache_file, tmp_path, options, words):
+    with pytest.raises(UsageError, match=words):
+        prune(str(cache_file), str(tmp_path / "x.h5"), **options)
+    assert not list(tmp_path.glob("x.h5*"))
+
+
 @pytest.mark.usefixtures("home")
 def test_as_a_command(tmp_path):
     good(f"{STUDENT} --cache a.h5 --fraction 0.5 --method none --out {tmp_path}/cached")
     good(f"{STUDENT} {DATA} --fraction 0.5 --method none --views 2 --out {tmp_path}/alone")
     good(f"{STUDENT} --cache a.h5 --fraction 0.5 --live --teacher tiny-3 --out {tmp_path}/live")
+    assert good(f"prune a.h5 --fraction 0.5 -o {tmp_path}/half.h5 --json").json()["rows"] == 32
+    assert "kept of     2 views: 0-1; knowledge logits; 64 rows" in good(f"inspect {tmp_path}/half.h5").out
+    assert "FAIL" not in good(f"verify {tmp_path}/half.h5 --teacher tiny-3").out
+    good(f"{STUDENT} --cache {tmp_path}/half.h5 --out {tmp_path}/half")
     refused(f"{STUDENT} --cache a.h5 --augment crop", 2, "leave --augment out")

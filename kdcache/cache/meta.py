@@ -87,7 +87,7 @@ OPTIONAL = {"exactness": {"rows": count, "exact": flag}, "loss": text}
 
 APART = {
     "shard": {"number": count, "of": count},
-    "pruned_from": {"views": [count_or_none], "of": count, "knowledge": [text]},
+    "pruned_from": {"views": [count_or_none], "of": count, "knowledge": [text], "rows?": count},
 }
 MEASURED = {EVERY: [{"codec": text, "bytes": count, "kl?": by_temperature}]}
 """What only the header of a file has that is not the whole answer to a request."""

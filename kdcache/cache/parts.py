@@ -20,6 +20,7 @@ from kdcache.cache.creation import create
 from kdcache.cache.layout import part_of, place_of, read_layout
 from kdcache.cache.ranks import turns
 from kdcache.cache.reader import require_finished, require_intact
+from kdcache.cache.rowwise import RowReading, of_rows, with_canaries_of
 from kdcache.cache.same import LOGIT_TOLERANCE, require_same
 from kdcache.cache.writer import Writer
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
@@ -65,27 +66,38 @@ def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
 
 
 def prune(
-    source: Path, path: Path, views: Sequence[int] | None, names: Sequence[str] | None = None, progress=quiet
-) -> Path:
-    """A cache of some views of a finished one and, if named, of some knowledge; what stays is copied as it is."""
+    source: Path, path: Path, views: Sequence[int] | None, names: Sequence[str] | None = None, progress=quiet,
+    rows: tuple[np.ndarray, dict] | None = None,
+) -> Path:  # fmt: skip
+    """A cache of some views of a finished one and, if named, of some knowledge; what stays is copied as it is.
+
+    `rows` are the rows to keep, in growing order, and what stands in the header of a source that has these alone.
+    """
     require_apart(path, [source])
     layout = read_layout(source)
     require_finished(layout)
     kept = chosen("`views`", range(layout.views), views)
     names = chosen("`knowledge`", list(layout.codecs), names)
-    if len(kept) == layout.views and len(names) == len(layout.codecs):
-        raise UsageError(source, "something to leave out", "all of it kept", "name fewer `views` or `knowledge`")
+    if len(kept) == layout.views and len(names) == len(layout.codecs) and rows is None:
+        remedy = "name fewer `views` or `knowledge`, or a smaller `fraction`"
+        raise UsageError(source, "something to leave out", "all of it kept", remedy)
     with Blocks(layout) as blocks:
         datasets = ["digests", "seeds", *(f"{part}/{name}" for part in ("eval", "knowledge") for name in names)]
         origin = {  # of each view of each dataset
             name: kept if len(layout.places[name].shape) == 2 else [0] for name in datasets if name in layout.places
         }
+        meta, content = pruned(layout.meta, kept, names), known(blocks, kept)
+        if rows is not None:
+            meta["pruned_from"] = {"rows": layout.rows} | meta["pruned_from"]
+            reading, content = RowReading(blocks, origin, rows[0]), of_rows(content, rows[0])
+            words = {name: reading.words(name) for name in origin}
+            return copied(path, meta | {"source": rows[1]}, content, words, reading.read, progress)
         words = {name: moved(blocks, name, views) for name, views in origin.items()}
 
         def read(dataset: str, view: int, block: int) -> bytes:
             return blocks.block(dataset, origin[dataset][view], block)
 
-        return copied(path, pruned(layout.meta, kept, names), known(blocks, kept), words, read, progress)
+        return copied(path, meta, content, words, read, progress)
 
 
 def copied(
@@ -221,16 +233,7 @@ def known(file: Blocks, views: Sequence[int] | None = None) -> dict[str, np.ndar
     found = {name: file.array(name) for name in shapes(file)}
     for block in range(file.layout.blocks("digests")[1]):
         file.block("digests", 0, block)
-    if views is None:
-        return found
-    stay = np.isin(found["canaries/view"], views) if "canaries/view" in found else np.zeros(0, bool)
-    for name in [name for name in found if name.startswith("canaries/")]:
-        found[name] = found[name][stay]
-        if not stay.any():
-            del found[name]
-    if stay.any():
-        found["canaries/view"] = np.searchsorted(views, found["canaries/view"])
-    return found
+    return found if views is None else with_canaries_of(found, "view", views)
 
 
 def chosen(option: str, every: Sequence, wanted: Sequence | None) -> list:

@@ -10,7 +10,7 @@ from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
 from kdcache.cli.frame import GOES_ON
 from kdcache.cli.pages import made
-from kdcache.cli.values import ViewNumbers
+from kdcache.cli.values import Number, ViewNumbers
 
 
 @click.command(
@@ -40,26 +40,33 @@ def merge(shards, out, as_json):
     example="""
         kdcache prune logits.h5 -o small.h5 --views 0-9,20
         kdcache prune logits.h5 -o small.h5 --knowledge logits
+        kdcache prune logits.h5 -o tenth.h5 --fraction 0.1
     """,
 )
 @click.argument("file", type=common.FILE)
 @click.option("-o", "--out", type=common.OUTPUT, required=True, help="The smaller cache.")
 @click.option("--views", type=ViewNumbers(), help="The views to keep.  [default: all]")
 @click.option("--knowledge", metavar="K,K", help="The knowledge to keep, as `inspect` names it.  [default: all]")
+@click.option(
+    "--fraction",
+    type=Number(above=0, most=1),
+    help="The rows to keep: those of a part of the images.  [default: all]",
+)
+@click.option("--data", metavar="D", help="Of --fraction: the images, where they lie elsewhere now.")
+@common.code_option
 @json_option
-def prune(file, out, views, knowledge, as_json):
+def prune(file, out, views, knowledge, fraction, data, augment, as_json):
     """Keep a part of a cache, in a new file.
 
-    Some views, and some of the knowledge; all that stays is copied as it is.
+    Some views, some of the knowledge, some of the rows; all that stays is copied as it is.
     """
     from kdcache import jobs
-    from kdcache.cache import parts
 
-    place = jobs.require_place(out)
-    path = parts.prune(Path(file), place, views, knowledge.split(",") if knowledge is not None else None, bar)
+    names = knowledge.split(",") if knowledge is not None else None
+    path = jobs.prune(file, out, views, names, fraction, data, augment, bar)
     facts = jobs.facts_of(path)
     if not facts["canaries"]:
-        say(f"{out}: no canaries are of these views: verify can no longer compare its pixels, only its images")
+        say(f"{out}: no canaries are left in it: verify can no longer compare its pixels, only its images")
     put(facts, as_json, f"{made(facts)}, {facts['canaries']} canaries")
 
 

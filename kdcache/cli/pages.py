@@ -126,7 +126,8 @@ def in_short(value) -> str:
 
 def kept_of(pruned: dict) -> str:
     """What a pruned cache is a part of."""
-    return f"{pruned['of']} views: {spans(pruned['views'])}; knowledge {', '.join(pruned['knowledge'])}"
+    rows = f"; {pruned['rows']:,} rows" if "rows" in pruned else ""
+    return f"{pruned['of']} views: {spans(pruned['views'])}; knowledge {', '.join(pruned['knowledge'])}{rows}"
 
 
 def spans(numbers: list[int]) -> str:

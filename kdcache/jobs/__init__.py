@@ -11,6 +11,7 @@ _PLACES = {
     "estimates": "plan",
     "imports": "import_logits",
     "inspection": "evaluate show verify",
+    "pruning": "prune",
     "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
     "student": "Student asking default_student train_student",
     "taught": "live_teacher named_teacher open_data taught_by",
