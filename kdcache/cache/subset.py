@@ -57,6 +57,10 @@ class Subset(Store):
         return self.whole.eval_digests
 
     @property
+    def eval_labels(self) -> np.ndarray | None:
+        return self.whole.eval_labels
+
+    @property
     def constants(self) -> Mapping[str, Tensor]:
         return self.whole.constants
 
