@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError
-from kdcache.proof.accuracy import accuracy_of
+from kdcache.proof.accuracy import of_eval
 from kdcache.report.plot import Series, draw, require_matplotlib, save_points
 from kdcache.report.table import row_of
 
@@ -33,8 +33,9 @@ def rows(plan: Plan) -> Iterator[dict]:
 
 def of_file(path: Path, data: jobs.Data) -> dict:
     """The row of whoever answered in a file made before; its accuracy, if it answered the evaluation images."""
-    cache = open_cache(path)
-    teacher, right = cache.meta["teacher"], accuracy_of(cache, data.held_out.labels)
+    cache, labels = open_cache(path), data.held_out.labels
+    teacher, answered = cache.meta["teacher"], cache.has_eval("logits") and cache.meta["eval"]["rows"] == len(labels)
+    right = of_eval(labels, cache.eval_top1) if answered else {}
     found = {"top1": right["eval_top1"]} if "eval_top1" in right else {}
     return row_of({"name": f"teacher of {path.name}"}, str(teacher.get("model") or teacher.get("kind")), None, [found])
 
