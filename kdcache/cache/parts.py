@@ -17,9 +17,9 @@ import numpy as np
 
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import create
+from kdcache.cache.intact import require_finished, require_intact
 from kdcache.cache.layout import part_of, place_of, read_layout
 from kdcache.cache.ranks import turns
-from kdcache.cache.reader import require_finished, require_intact
 from kdcache.cache.rowwise import RowReading, of_rows, with_canaries_of
 from kdcache.cache.same import LOGIT_TOLERANCE, require_same
 from kdcache.cache.writer import Writer

@@ -13,8 +13,8 @@ import numpy as np
 
 from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
-from kdcache.cache.blocks import Blocks
-from kdcache.cache.layout import Layout, merging, read_layout, sealed_crc
+from kdcache.cache.intact import require_finished
+from kdcache.cache.layout import Layout, read_layout
 from kdcache.checks import whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
@@ -280,31 +280,3 @@ def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
 def identity(stat: os.stat_result) -> tuple[object, int, int]:
     """Which file it is, its size, and when it was written to."""
     return (stat.st_dev, stat.st_ino), stat.st_size, stat.st_mtime_ns
-
-
-def require_finished(layout: Layout) -> int:
-    """Refuses a shard, and a file with open blocks or a wrong seal, whatever its name; its seal."""
-    if "shard" in layout.meta:
-        found = f"a shard, {layout.shard.rank + 1} of {layout.shard.world}"
-        remedy = f"merge them first: {merging(layout.path, layout.shard)}"
-        raise CacheError(layout.path, "a finished cache", found, remedy)
-    return require_intact(layout)
-
-
-def require_intact(layout: Layout) -> int:
-    """Refuses a file that lacks blocks which are to be in it, or has a wrong seal; its seal."""
-    with Blocks(layout) as blocks:
-        for name in layout.filled():
-            if missing := blocks.missing(name):
-                found = f"{missing} of {int(layout.share(name).sum())} blocks of {name} missing"
-                raise CacheError(layout.path, "a finished cache", found, "run the same command again to finish it")
-        seal = int(blocks.array("seal")[0])
-        if seal != sealed_crc(layout, blocks.file):
-            raise CacheError(layout.path, "an intact header", "a wrong seal", "copy or dump it again")
-        bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
-        for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
-            values = blocks.array(name) if name in layout.places else np.empty(0)
-            if values.size and not (low <= values.min() and values.max() < high):
-                found = f"{values.min()} to {values.max()}"
-                raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
-    return seal

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import Layout, merging, read_layout
-from kdcache.cache.reader import require_intact
 from kdcache.cache.writer import blocks_done
 from kdcache.errors import CacheError
 

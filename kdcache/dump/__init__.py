@@ -19,10 +19,10 @@ from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import bytes_of, require_room
+from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import block_rows, part_of, read_layout
 from kdcache.cache.meta import FORMAT, VERSION
 from kdcache.cache.ranks import Ranks
-from kdcache.cache.reader import require_intact
 from kdcache.cache.same import require_same
 from kdcache.codecs import Codec
 from kdcache.dump.filling import encoded, fill

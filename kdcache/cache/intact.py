@@ -1,0 +1,37 @@
+"""Whether a file is finished and its header as it was sealed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdcache.cache.blocks import Blocks
+from kdcache.cache.layout import Layout, merging, sealed_crc
+from kdcache.errors import CacheError
+
+
+def require_finished(layout: Layout) -> int:
+    """Refuses a shard, and a file with open blocks or a wrong seal, whatever its name; its seal."""
+    if "shard" in layout.meta:
+        found = f"a shard, {layout.shard.rank + 1} of {layout.shard.world}"
+        remedy = f"merge them first: {merging(layout.path, layout.shard)}"
+        raise CacheError(layout.path, "a finished cache", found, remedy)
+    return require_intact(layout)
+
+
+def require_intact(layout: Layout) -> int:
+    """Refuses a file that lacks blocks which are to be in it, or has a wrong seal; its seal."""
+    with Blocks(layout) as blocks:
+        for name in layout.filled():
+            if missing := blocks.missing(name):
+                found = f"{missing} of {int(layout.share(name).sum())} blocks of {name} missing"
+                raise CacheError(layout.path, "a finished cache", found, "run the same command again to finish it")
+        seal = int(blocks.array("seal")[0])
+        if seal != sealed_crc(layout, blocks.file):
+            raise CacheError(layout.path, "an intact header", "a wrong seal", "copy or dump it again")
+        bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
+        for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
+            values = blocks.array(name) if name in layout.places else np.empty(0)
+            if values.size and not (low <= values.min() and values.max() < high):
+                found = f"{values.min()} to {values.max()}"
+                raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
+    return seal
