@@ -276,6 +276,13 @@ def test_weights_that_are_given():
     assert missing("r.toml") == {"teacher": 1, "cache": 1, "student": 1}
 
 
+def test_a_cache_of_a_teacher_that_never_existed():
+    good(f"pseudo-teacher {DATA} --views 2 -o made.h5")
+    found = small("cache = 'made.h5'\n[[student]]\nmodel = 'tiny-2'\nseeds = 2")
+    assert [(row["name"], "top1" in row) for row in found["rows"]] == [("teacher of made.h5", False), ("st", True)]
+    assert "synthetic:64,4,16, 2 seeds (mean ± std)" in found["text"]
+
+
 def test_caches_that_were_made_before():
     good(f"train-teacher --model tiny-3 {DATA} --epochs 1 --batch 16 {CPU}")
     for number in (0, 1):

@@ -28,7 +28,8 @@ def rows(plan: Plan) -> Iterator[dict]:
         yield of_file(path, plan.data_of(path))
     for part in plan.recipe.students:
         mine = [student for student in plan.students if student.part is part]
-        yield row_of(part.keys, mine[0].model, sizes[mine[0].model], [student.result() for student in mine])
+        model, asked = mine[0].model, {"method": mine[0].method, **part.keys}
+        yield row_of(asked, model, sizes[model], [student.result() for student in mine])
 
 
 def of_file(path: Path, data: jobs.Data) -> dict:

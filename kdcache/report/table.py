@@ -94,7 +94,7 @@ def table_text(facts: dict) -> str:
 
 def seeds(facts: dict) -> str:
     """How many results a row is the mean of."""
-    numbers = sorted({len(row.get("top1_all", ())) for row in facts["rows"] if "method" in row or "x" in row} or {1})
+    numbers = sorted({len(row.get("top1_all", ())) for row in facts["rows"] if "method" in row} or {1})
     shown = count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
     return shown + (" (mean ± std)" if numbers[-1] > 1 else "")
 
