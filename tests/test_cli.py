@@ -238,6 +238,9 @@ def test_plan_and_soft_labels(tmp_path):
     assert "forward" not in page
     accuracy = "--accuracy 0.5,0.6,0.7,1>0.9,0.9,0.8,1"
     good(f"pseudo-teacher {accuracy} --spread 0.5 --errors per-view {DATA} -o {tmp_path}/q.h5")
+    good(f"pseudo-teacher --accuracy 0.6>0.9 --confidence 0.5,0.8 {DATA} -o {tmp_path}/r.h5")
+    asked = "schedule (accuracy 0.6 to 0.9, shape linear, views 10), confidence 0.5,0.8"
+    assert f"teacher     pseudo, {asked}, right in " in good(f"inspect {tmp_path}/r.h5").out
     asked = "schedule (accuracy 0.5,0.6,0.7,1.0 to 0.9,0.9,0.8,1.0, shape linear, views 10)"
     assert (
         f"teacher     pseudo, {asked}, errors per-view, spread 0.5, right in " in good(f"inspect {tmp_path}/q.h5").out

@@ -118,9 +118,10 @@ USUAL = {"calibrated": False, "errors": "fixed", "spread": "uniform", "temperatu
 def in_short(value) -> str:
     """An option of a pseudo teacher in a few words."""
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{name} {in_short(one)}" for name, one in value.items()) + ")"
+        ends = {name: one if isinstance(one, list) and name in ASKED else [one] for name, one in value.items()}
+        return "(" + ", ".join(f"{name} {' to '.join(map(in_short, of))}" for name, of in ends.items()) + ")"
     if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
-        return f"{len(value)}x{len(value[0])}" if len(value) > 2 else " to ".join(map(in_short, value))
+        return f"{len(value)}x{len(value[0])}"
     return short(",".join(map(str, value)) if isinstance(value, list) else value)
 
 
