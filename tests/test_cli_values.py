@@ -130,7 +130,6 @@ def test_no_cuda_here():
 
 TOGETHER = [
     (f"{STUDENT} --cache a.h5 --augment crop", "--augment"),
-    (f"{STUDENT} --cache a.h5 --fraction 0.5", "--fraction"),
     (f"{STUDENT} --cache a.h5 --views 3", "--views"),
     (f"{STUDENT} --cache a.h5 --teacher tiny-3", "--teacher: expected --live"),
     (f"{STUDENT} --cache a.h5 --weights {WEIGHTS}", "--weights: expected --live"),
