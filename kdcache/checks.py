@@ -160,6 +160,12 @@ def replace(path: Path, content: str | bytes) -> None:
     sync_folder(path)
 
 
+def sweep(folder: Path, names: Iterable[str]) -> None:
+    """Removes what `replace` left of these files where it was killed."""
+    for left in (left for name in names for left in folder.glob(f".{name}.*")):
+        left.unlink(missing_ok=True)
+
+
 def sync_folder(path: Path) -> None:
     """Makes the name of a file last, too."""
     folder = os.open(path.absolute().parent, os.O_RDONLY)

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from kdcache.checks import replace, short
+from kdcache.checks import replace, short, sweep
 from kdcache.errors import KdcacheError, UsageError, difference
 from kdcache.types import quiet
 
@@ -49,7 +49,7 @@ class Run:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            self._sweep()
+            sweep(self.folder, ("run.json", *RESULTS))
             if self.goes_on():
                 return True
             if self._was_killed_at_once():
@@ -192,21 +192,18 @@ class Run:
                     self.folder, "a folder that no other process trains in", "one that is in use", remedy
                 ) from None
 
-    def _sweep(self) -> None:
-        """Removes half-written files of a process that was killed."""
-        for name in ("run.json", *RESULTS):
-            for left in self.folder.glob(f".{name}.*"):
-                left.unlink()
-
 
 def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
-    """The records of a run, one per epoch; a line that a kill cut short is left out."""
+    """The records of a run, one per epoch; it ends at a line that a kill cut short, or that was damaged."""
     path = Path(folder) / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except ValueError:  # of JSON or of UTF-8
             return
+        if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+            return
+        yield record
 
 
 def free_name(folder: Path) -> Path:

@@ -37,6 +37,25 @@ def test_round_trip(name, options, images, tmp_path):
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
+def test_a_flipped_bit_of_a_weight_is_found(tmp_path):
+    path = tmp_path / "net.safetensors"
+    weights.save(make("tiny-3"), path)
+    data = bytearray(path.read_bytes())
+    for place in (-1, -400, -len(data) // 3):
+        data[place] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(TeacherError, match="expected the weights that were saved, found a wrong checksum"):
+            weights.load(path)
+        data[place] ^= 4
+
+
+def test_weights_of_before_there_were_checksums(tmp_path):
+    network, path = make("tiny-3"), tmp_path / "net.safetensors"
+    header = {"kdcache": json.dumps({"arch": network.arch, "facts": {}})}
+    safetensors.torch.save_file(network.state_dict(), path, header)
+    assert weights.fingerprint(weights.load(path)) == weights.fingerprint(network)
+
+
 def test_same_network_same_bytes(tmp_path):
     for name in "ab":
         weights.save(make("tiny-3"), tmp_path / name, accuracy=1, seed=0)

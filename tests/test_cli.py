@@ -61,6 +61,14 @@ def test_version_and_no_arguments():
     assert "Commands:" in said.err
 
 
+def test_ctrl_c_before_a_command_has_begun(monkeypatch, capsys):
+    monkeypatch.setattr(click.Group, "make_context", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as end:
+        main(["list"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip().startswith("kdcache: interrupted; ")
+
+
 def test_completion(monkeypatch):
     monkeypatch.setenv("COMP_WORDS", "kdcache train-teacher --optimizer ada")
     monkeypatch.setenv("COMP_CWORD", "3")

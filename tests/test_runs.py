@@ -261,3 +261,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_folder_names_have_no_slashes_and_no_colons():
     assert str(folder_name("runs", "student", "folder:/a/b", "st:0.9+at")) == "runs/student-folder--a-b-st-0.9+at"
+
+
+@pytest.mark.parametrize("damage", [b"\xa0\xb2\n", b"{\n", b"7\n", b'{"epoch": "1"}\n'])
+def test_records_end_where_they_are_damaged(tmp_path, damage):
+    run, _ = begun(tmp_path / "a")
+    run.log({"epoch": 1})
+    with open(run.path("metrics.jsonl"), "ab") as file:
+        file.write(damage)
+    run.log({"epoch": 3})
+    assert list(read_metrics(tmp_path / "a")) == [{"epoch": 1}]

@@ -115,6 +115,8 @@ class Commands(Exampled, click.Group):
                 raise
             say(f"kdcache: {problem}")
             code = problem.exit_code
+        except (click.Abort, KeyboardInterrupt):  # before the command had begun
+            code = leave([])
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx):

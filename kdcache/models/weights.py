@@ -1,6 +1,6 @@
 """Networks on disk: a safetensors file whose header says how to build the network; checkpoints from elsewhere, too.
 
-    header  {"kdcache": JSON of {"arch": {"model", "classes", "options"}, "facts": {...}}}
+    header  {"kdcache": JSON of {"arch": {"model", "classes", "options"}, "facts": {...}, "crc": of all that is there}}
     tensors normalize.mean, normalize.std, body.*
 
 Nothing in a file is trusted: no pickle runs code, a header never picks code to import, and what a header asks for
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,9 +36,10 @@ def save(network: Network, path: str | os.PathLike, **facts) -> None:
     """Writes weights, architecture and facts (JSON values); the file appears whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     # one key, since safetensors writes several in an order that changes from run to run
-    header = {"kdcache": json.dumps({"arch": network.arch, "facts": facts})}
+    header = {"arch": network.arch, "facts": facts}
+    header["crc"] = checksum(header, tensors)
     try:
-        replace(Path(path), safetensors.torch.save(tensors, header))
+        replace(Path(path), safetensors.torch.save(tensors, {"kdcache": json.dumps(header)}))
     except OSError as error:
         raise TeacherError(path, "a place to save weights", str(error.strerror), "name another file") from error
 
@@ -185,9 +187,23 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("kdcache")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return state, header and json.loads(header)
+        header = header and json.loads(header)
+        right = (
+            not header or "crc" not in header or header.pop("crc") == checksum(header, state)
+        )  # older ones have none
     except Exception as error:  # its header may be damaged in any way
         raise TeacherError(path, "a whole safetensors file", reason(error), "copy or save it again") from error
+    if not right:
+        raise TeacherError(path, "the weights that were saved", "a wrong checksum", "copy or save it again")
+    return state, header
+
+
+def checksum(facts: Mapping, tensors: Mapping[str, Tensor]) -> int:
+    """safetensors has none of its own, and a flipped bit would train on unnoticed."""
+    crc = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+    return crc
 
 
 def fingerprint(network: Network) -> str:

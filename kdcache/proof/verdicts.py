@@ -82,7 +82,8 @@ def check_eval_images(cache: Cache, held_out: Source) -> Check:
     if digests is None:
         return Check(name, True, "their hashes are not in this file (version 1)")
     if stored["rows"] != len(held_out):
-        return Check(name, False, f"{len(held_out)} of them, {stored['rows']} were answered")
+        found = f"{len(held_out)}"
+        raise DataChanged(cache.path, f"{stored['rows']} evaluation images", found, "dump again to have them answered")
     require_digests(cache.path, held_out, np.arange(len(held_out)), digests, "evaluation ")
     return Check(name, True, f"all {len(held_out)} have the hashes that the teacher's had")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from kdcache.checks import replace
 from kdcache.errors import KdcacheError, reason
+from kdcache.models.weights import checksum
 from kdcache.runs import writing
 
 REMEDY = "leave `resume` out to start over"
@@ -47,14 +47,6 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if not right:
         raise KdcacheError(path, "a whole training state", "one whose checksum is wrong", REMEDY)
     return facts, tensors
-
-
-def checksum(facts: Mapping, tensors: Mapping[str, Tensor]) -> int:
-    """safetensors has none of its own, and a flipped bit would train on unnoticed."""
-    crc = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
-    return crc
 
 
 def restore(path: Path, trainer, tensors: Mapping[str, Tensor]) -> None:
