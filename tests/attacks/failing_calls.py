@@ -15,7 +15,6 @@ It ends with 1 if there is any of the last line, or with 77 where there is no co
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import errno
@@ -29,6 +28,8 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+
+from common import keep, options, report
 
 HERE = Path(__file__).parent
 DATA = "--data synthetic:48,4,8"
@@ -138,7 +139,7 @@ def outcome(name: str, number: int, failure: str, truth: dict, shim, said: Path)
     return ("refused" if code else "right"), failed
 
 
-def run(folder: Path, shim, count: int, seed: int, names: list[str]) -> tuple[Counter, list]:
+def run(folder: Path, shim, count: int, seed: int, names: list[str], kept: Path | None) -> tuple[Counter, list]:
     said, trials, truths = folder.parent / "said", [], {}
     with open(said, "w") as out, contextlib.redirect_stdout(out):
         prepared(folder)
@@ -154,8 +155,9 @@ def run(folder: Path, shim, count: int, seed: int, names: list[str]) -> tuple[Co
     counts, bad = Counter(), []
     for name, number, failure in trials:
         found, failed = outcome(name, number, failure, truths[name], shim, said)
-        counts[f"{name}: {found}"] += 1
+        counts[name, found] += 1
         if found not in GOOD:
+            keep(kept, f"{name}-{number}-{failure}-{found}", said.read_text(), *COMMANDS[name][1])
             bad.append([name, number, failure, failed, found, said.read_text()[-600:]])
         remove(COMMANDS[name][1])
     return counts, bad
@@ -171,11 +173,8 @@ def compiled(folder: Path) -> Path | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--commands", default=",".join(COMMANDS))
-    chosen = parser.parse_args()
+    asked = options(__doc__, 300, lambda parser: parser.add_argument("--commands", default=",".join(COMMANDS)))
+    kept = asked.keep and asked.keep.absolute()
     if "KDCACHE_SHIM" not in os.environ:  # it has to be there before the C library is
         with tempfile.TemporaryDirectory() as folder:
             library = compiled(Path(folder))
@@ -193,12 +192,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder).resolve() / "inside"
         inside.mkdir()
-        counts, bad = run(inside, shim, chosen.count, chosen.seed, chosen.commands.split(","))
+        counts, bad = run(inside, shim, asked.count, asked.seed, asked.commands.split(","), kept)
         os.chdir("/")
     for one in bad:
         print(one, file=sys.stderr)
-    print(json.dumps(dict(sorted(counts.items()))))
-    return int(bool(bad))
+    return report(counts, GOOD, asked.as_json)
 
 
 if __name__ == "__main__":

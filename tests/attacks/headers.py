@@ -13,12 +13,11 @@ them is counted:
     wrong      it opened with other content though no checksum was made right
     traceback, memory, hang, signal N     the reader is at fault
 
-It ends with 1 if there is any of the last two lines; --keep FOLDER keeps those files.
+It ends with 1 if there is any of the last two lines.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -36,6 +35,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import options, report
 from hostile_cases import lay_out_by_libhdf5
 
 from kdcache.cache import open_cache
@@ -281,16 +281,11 @@ def run(folder: Path, count: int, seed: int, keep: Path | None) -> Counter:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path)
-    chosen = parser.parse_args()
+    asked = options(__doc__, 2000)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        counts = run(Path(folder), chosen.count, chosen.seed, chosen.keep)
-    print(json.dumps(dict(sorted(counts.items()))))
-    return int(any(one not in GOOD for one in counts))
+        counts = run(Path(folder), asked.count, asked.seed, asked.keep)
+    return report(Counter({("structures", outcome): n for outcome, n in counts.items()}), GOOD, asked.as_json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Files and arguments from anywhere: each ends in one line and at once, whatever is in it.
 
-    python tests/attacks/untrusted.py [--seconds 10] [--gigabytes 1.5] [NAME ...]
+    python tests/attacks/untrusted.py [--count 20 --seed 0] [--seconds 10] [--gigabytes 1.5] [NAME ...]
 
 Every input meets a command in a process of its own, which has so much time and so much memory beyond what it begins
 with. A line per input: how it ended, seconds, memory, and what was said. The exit code is 1 if one of them was killed,
@@ -9,10 +9,10 @@ ran into a limit, or ended in a traceback.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
+import random
 import resource
 import select
 import shlex
@@ -24,9 +24,12 @@ import time
 import traceback
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from common import keep, options, report
 
 SMALL = "--data synthetic:64,4,16"
 
@@ -231,11 +234,12 @@ def answer(make, command: str, gigabytes: float, writable: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="of inputs; all of them if none is given")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--gigabytes", type=float, default=1.5)
-    asked = parser.parse_args()
+    def more(parser):
+        parser.add_argument("names", nargs="*", help="of inputs; of all of them if none is given")
+        parser.add_argument("--seconds", type=float, default=10)
+        parser.add_argument("--gigabytes", type=float, default=1.5)
+
+    asked = options(__doc__, 0, more)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
@@ -243,16 +247,18 @@ def main() -> int:
     import kdcache.recipe  # noqa: F401  once, before all the children
 
     torch.set_num_threads(1)
-    wrong = 0
-    for name in asked.names or INPUTS:
+    names = asked.names or list(INPUTS)
+    if asked.count:
+        names = random.Random(asked.seed).sample(names, min(asked.count, len(names)))
+    found = Counter()
+    for name in names:
         met = meet(name, asked.seconds, asked.gigabytes)
-        wrong += not met["right"]
-        print(
-            f"{'ok  ' if met['right'] else 'FAIL'} {met['name']:<36} code {met['code']}, {met['seconds']:4} s, "
-            f"{met['megabytes']} MB: {met['said'][:160]}", flush=True,
-        )  # fmt: skip
-    print(f"{wrong} of {len(asked.names or INPUTS)} inputs did harm")
-    return min(wrong, 1)
+        said = f"code {met['code']}, {met['seconds']:4} s, {met['megabytes']} MB: {met['said']}"
+        found["inputs", "answered" if met["right"] else "harm"] += 1
+        print(f"{'ok  ' if met['right'] else 'FAIL'} {name:<36} {said[:200]}", flush=True, file=sys.stderr)
+        if not met["right"]:
+            keep(asked.keep, name, said)
+    return report(found, ("answered",), asked.as_json)
 
 
 if __name__ == "__main__":
