@@ -116,7 +116,8 @@ class Commands(Exampled, click.Group):
             say(f"kdcache: {problem}")
             code = problem.exit_code
         except (click.Abort, KeyboardInterrupt):  # before the command had begun
-            code = leave([])
+            say("kdcache: interrupted")
+            code = 128 + signal.SIGINT
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx):

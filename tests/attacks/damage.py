@@ -154,7 +154,9 @@ WEIGHTS = "runs/*/last.safetensors"
 VICTIMS = {
     "cache": Victim("made.h5", "verify made.h5 --no-data", kinds=tuple(KINDS)),
     "cache of version 1": Victim("old.h5", "verify old.h5 --no-data"),
-    "part": Victim("out.h5.part", f"{DUMP} -o out.h5", half_done, "verify out.h5 --no-data", tuple(KINDS)),
+    "part": Victim(
+        "out.h5.part", f"{DUMP} -o out.h5", half_done, "verify out.h5 --teacher tiny-3 --device cpu", tuple(KINDS)
+    ),
     "shard": Victim("made.shard1of2.h5", COMMANDS["merge"], lambda: clear("out*"), "verify out.h5 --no-data"),
     "teacher's weights": Victim(WEIGHTS, "verify made.h5 --teacher tiny-3 --device cpu"),
     "student's weights": Victim("student/last.safetensors", f"evaluate student/last.safetensors {DATA} --device cpu"),
