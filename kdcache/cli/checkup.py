@@ -17,8 +17,8 @@ MOST = 24  # modules that are listed; --json has them all
     cls=Command,
     example="""
         kdcache check-model resnet20
-        kdcache check-model torchvision.models:resnet18 --weights w.pt --data folder:birds
-        kdcache check-model torchvision.models:resnet18 --taps f1=layer1,f2=layer2,f3=layer3,emb=avgpool
+        kdcache check-model my_nets:make --weights w.pt --data folder:birds
+        kdcache check-model torchvision.models:resnet18 --taps f1=layer1,emb=avgpool
     """,
 )
 @click.argument("model", metavar="MODEL")
@@ -30,7 +30,7 @@ MOST = 24  # modules that are listed; --json has them all
 @common.device_option
 @json_option
 def check_model(model, weights, mean, std, taps, data, augment, device, as_json):
-    """Say what a network takes, shows and costs, and which methods it can serve.
+    """Say what a network takes, shows and costs, and whom it serves.
 
     MODEL is one of `kdcache list models`, or MODULE:FACTORY, a function of yours.
     """

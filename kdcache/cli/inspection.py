@@ -141,7 +141,7 @@ TABLES = ("sources", "views", "codecs", "methods", "models")
 )
 @json_option
 def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
-    """List sources, views, codecs, methods or models; or the rows of some data."""
+    """List sources, views, codecs, methods, models or rows."""
     from kdcache import jobs
 
     if what == "rows":

@@ -18,7 +18,7 @@ from kdcache.wording import count
     goes_on=GOES_ON,
     example="""
         kdcache run pipelines/demo.toml
-        kdcache run pipelines/demo.toml --dry-run    # what would be made, what is there already
+        kdcache run pipelines/demo.toml --dry-run    # what would be made
         kdcache run pipelines/demo.toml --data synthetic:1000,10,32 --seeds 1
         kdcache run mine.toml --code my_nets:make    # a network of yours in it
     """,
@@ -36,7 +36,7 @@ from kdcache.wording import count
 @common.runs_option
 @json_option
 def run(recipe, data, seeds, code, dry_run, device, workers, runs, as_json):
-    """Run a recipe end to end: teachers, caches, students, table.
+    """Run a recipe: teachers, caches, students, table.
 
     Interrupted or killed, the same command goes on where it was. After a change of the recipe, it makes what the change
     concerns. docs/recipes.md explains every key.
