@@ -30,7 +30,7 @@ MOST = 24  # modules that are listed; --json has them all
 @common.device_option
 @json_option
 def check_model(model, weights, mean, std, taps, data, augment, device, as_json):
-    """Say what a network takes, shows and costs, and whom it serves.
+    """Say what a network takes, shows, costs and serves.
 
     MODEL is one of `kdcache list models`, or MODULE:FACTORY, a function of yours.
     """
