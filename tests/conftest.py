@@ -136,6 +136,17 @@ def killing(folder: Path, *arguments, before=()) -> dict:
     return json.loads(done.stdout)
 
 
+def attack(name: str, count: int, *options: str) -> dict[str, dict[str, int]]:
+    """What came of so many trials of one of the attacks, none of which may go wrong: what -> outcome -> count."""
+    program = Path(__file__).parent / "attacks" / f"{name}.py"
+    command = [sys.executable, program, "--count", str(count), "--seed", str(count), "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert sum(sum(outcomes.values()) for outcomes in found.values()) == count
+    return found
+
+
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> Path:
     """A folder in which somebody trained a tiny-3 on 64 images and dumped it to a.h5, with the commands."""
