@@ -253,7 +253,7 @@ def outcome(scene: Scene, path: Path) -> tuple[str, str]:
 def run(count: int, seed: int, victims: list[str], kinds: list[str], kept: Path | None) -> Counter:
     found = Counter()
     prepare()
-    scenes = {name: scene(VICTIMS[name]) for name in victims}
+    scenes = {name: scene(VICTIMS[name]) for name in victims[:count]}
     for number in range(count):
         name, draw = victims[number % len(victims)], random.Random(f"{seed}:{number}")
         restored(scenes[name])

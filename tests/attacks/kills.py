@@ -142,7 +142,7 @@ def trial(name: str, seconds: float, truth: dict, draw: random.Random, begin) ->
 def run(count: int, seed: int, names: list[str], fresh_ones: int, kept: Path | None) -> Counter:
     found = Counter()
     prepare()
-    truths = {name: undisturbed(name) for name in names}
+    truths = {name: undisturbed(name) for name in names[:count]}
     for number in range(count):
         name, draw = names[number % len(names)], random.Random(f"{seed}:{number}")
         seconds, truth = truths[name]
