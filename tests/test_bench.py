@@ -12,11 +12,13 @@ from cli_cases import good, refused
 from kdcache import bench
 from kdcache.bench import codecs, dump, live, methods, process, read, replay, scale, settings, timing, train, workers
 from kdcache.cli import study
+from kdcache.methods import METHODS
 from kdcache.teachers import Forward
 from kdcache.types import quiet
 from kdcache.views.pipeline import one_thread
 
 FIGURE = {"name": str, "median": float, "low": float, "high": float, "unit": str, "bar": str}
+FEW_METHODS = {name: METHODS[name] for name in ("none", "st", "fitnet", "ab", "dml")}
 SMALL = {
     "read": [(read, {"ROWS": 300, "MANY": 300, "BATCH": 8, "BATCHES": 2, "ROUNDS": 2})],
     "replay": [(replay, {"ROUNDS": 2, "CASES": [(*case[:2], 4, *case[3:]) for case in replay.CASES]})],
@@ -27,7 +29,17 @@ SMALL = {
         (settings, {"ROWS": 32, "BATCH": 8, "MODEL": "tiny-2", "ROUNDS": 2, "SETTINGS": {"f32": {}, "f32, again": {}}})
     ],
     "workers": [(workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2})],
-    "methods": [(methods, {"ROWS": 16, "BATCH": 4, "ROUNDS": 1, "METHODS": ["none", "st", "fitnet", "ab", "dml"]})],
+    "methods": [
+        (
+            methods,
+            {
+                "ROWS": 16,
+                "BATCH": 4,
+                "ROUNDS": 1,
+                "METHODS": FEW_METHODS,
+            },
+        )
+    ],
     "codecs": [(codecs, {"ROWS": 64, "CLASSES": 12})],
     "scale": [(process, {"BATCHES": 2}), (scale, {"READERS": 2, "ROUNDS": 2})],
 }
@@ -128,7 +140,7 @@ def test_codecs_beyond_their_range_are_shown(monkeypatch, tmp_path):
         ("bench read --cache a.h5", ["--cache", "`bench codecs`"]),
         ("bench all --rows 5", ["--rows", "`bench scale`"]),
         ("bench codecs --plot .", ["--plot", "a file"]),
-        ("bench scale --rows 1000000000000", ["bench scale", "MB of free space"]),
+        ("bench scale --rows 1000000000000", ["--rows", "from 1 to 1000000000", "try 1"]),
     ],
 )
 def test_wrong_use(line, words):

@@ -272,7 +272,7 @@ def test_label_smoothing_is_a_share(tmp_path, value):
 def test_evaluate_says_all_there_is_to_say(same, tmp_path):
     same.student("st", epochs=1).train(Run(tmp_path / "run", {}))
     found = jobs.evaluate(tmp_path / "run" / "best.safetensors", None, None, same.cache.path, "cpu", 0)
-    assert list(found) == ["model", "rows", "top1", "agreement", "nll", "ece", "kl"]
+    assert list(found) == ["model", "data", "rows", "view", "size", "top1", "agreement", "nll", "ece", "kl"]
     assert found["rows"] == len(same.data.held_out)
 
 

@@ -191,7 +191,7 @@ def test_a_damaged_state_is_one_clear_line(wider, tmp_path, damage):
     with pytest.raises(KdcacheError, match=r"state\.safetensors: expected a whole training state") as refused:
         wider.student("st").train(Run(tmp_path / "run", {}, resume=True))
     assert "\n" not in str(refused.value)
-    assert refused.value.remedy == "leave --resume out to start over"
+    assert refused.value.remedy == "leave `resume` out to start over"
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2
 
 

@@ -110,7 +110,7 @@ def test_a_view_that_grows_too_large(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["epochs", "batch", "lr", "warmup", "clip", "seed"])
 def test_settings_of_400_digits(name):
-    with pytest.raises(UsageError, match=f"{name}: expected"):
+    with pytest.raises(UsageError, match=f"`{name}`: expected"):
         Settings(**{name: 10**400})
 
 

@@ -75,7 +75,7 @@ def test_other_data(cache, spec, found):
         require_source(cache, source)
     name, (ok, detail) = list(checks(cache, source).items())[-1]
     assert (name, ok) == ("DataChanged", False)
-    assert "give the data it was made from with --data, or dump again" in detail
+    assert "give the data it was made from with `data`, or dump again" in detail
 
 
 def test_other_labels(forge_labels, data):

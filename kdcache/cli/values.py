@@ -29,7 +29,8 @@ class Number(click.ParamType):
         if not isinstance(value, int | float):
             with contextlib.suppress(ValueError):  # what is no number is refused as it was written
                 value = (int if self.range.whole else float)(value)
-        return self.range.checked(name_of(param), value, param and param.default)
+        usual = param.to_info_dict()["default"] if param else None  # click has a word of its own for none
+        return self.range.checked(name_of(param), value, usual)
 
 
 class OneOf(click.Choice):
