@@ -4,7 +4,12 @@ PIP_ARGS ?=
 KDCACHE = $(VENV)/bin/kdcache
 READY = $(VENV)/.ready
 
-.PHONY: demo test test-all bench lint pseudo-teacher
+# kernels that other processors would take, for the tests of equality
+PROCESSORS = ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 \
+	MKL_CBWR=COMPATIBLE
+EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/test_prune.py
+
+.PHONY: demo test test-all test-arithmetic bench lint pseudo-teacher
 
 # a teacher, its cache, a plain and a distilled student with five seeds, a table and a contact sheet; about a minute
 demo: $(READY)
@@ -17,6 +22,12 @@ test: $(READY)
 # all tests, the slow ones too
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile -m ""
+
+# cached equals live, and files read as before, in the arithmetic of other processors; EQUALITY=tests for all tests
+test-arithmetic: $(READY)
+	for one in $(PROCESSORS); do \
+		echo "$$one" && env $$one $(VENV)/bin/python -m pytest -n auto --dist loadfile $(EQUALITY) || exit 1; \
+	done
 
 # the speed of this machine
 bench: $(READY)
