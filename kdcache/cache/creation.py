@@ -11,13 +11,14 @@ import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache.hdf5 import lay_out
-from kdcache.cache.layout import Layout, filled_datasets, part_of, read_layout, word_of
+from kdcache.cache.layout import Layout, filled_datasets, is_sealed, part_of, read_layout, word_of
 from kdcache.cache.meta import to_bytes
 from kdcache.checks import sync_folder
 from kdcache.errors import CacheError
@@ -53,10 +54,21 @@ def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str
     """Type and shape of every dataset, and the content of those that have some from the beginning."""
     rows = meta["block_rows"]
     shapes, _ = filled_datasets(meta, "/meta")
-    content = {"meta": to_bytes(meta), "seal": np.zeros(1, "<u4")} | dict(known)
+    content = {"meta": to_bytes(meta)} | dict(known)
+    content["seal"] = np.array([seal_of(content)], dtype="<u4")
     content |= {f"blocks/{name}": words_of(meta, name, known[name]) for name in shapes if name in known}
     words = {f"blocks/{name}": (np.dtype("<u8"), (*s[:-1], -(-s[-1] // rows))) for name, (_, s) in shapes.items()}
     return shapes | words | {name: (array.dtype, array.shape) for name, array in content.items()}, content
+
+
+def seal_of(content: Mapping[str, np.ndarray]) -> int:
+    """What `sealed_crc` has to find in the file."""
+    crc = 0
+    for name, array in sorted(content.items()):
+        if is_sealed(name):
+            crc = zlib.crc32(f"{name}:{array.dtype.str}:{array.shape}".encode(), crc)
+            crc = zlib.crc32(array.tobytes(), crc)
+    return crc
 
 
 def bytes_of(meta: dict, known: Mapping[str, np.ndarray]) -> int:

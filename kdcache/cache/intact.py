@@ -25,9 +25,7 @@ def require_intact(layout: Layout) -> int:
             if missing := blocks.missing(name):
                 found = f"{missing} of {int(layout.share(name).sum())} blocks of {name} missing"
                 raise CacheError(layout.path, "a finished cache", found, "run the same command again to finish it")
-        seal = int(blocks.array("seal")[0])
-        if seal != sealed_crc(layout, blocks.file):
-            raise CacheError(layout.path, "an intact header", "a wrong seal", "copy or dump it again")
+        seal = require_seal(blocks, "copy or dump it again")
         bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
         for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
             values = blocks.array(name) if name in layout.places else np.empty(0)
@@ -35,3 +33,19 @@ def require_intact(layout: Layout) -> int:
                 found = f"{values.min()} to {values.max()}"
                 raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
     return seal
+
+
+def require_seal(file: Blocks, remedy: str) -> int:
+    """Refuses a file whose header, labels, canaries or constants are not those that it was begun with; its seal."""
+    seal = int(file.array("seal")[0])
+    if seal != sealed_crc(file.layout, file.file):
+        raise CacheError(file.layout.path, "an intact header", "a wrong seal", remedy)
+    return seal
+
+
+def require_seal_if_any(file: Blocks) -> bool:
+    """The same of an unfinished file; whether it has a seal, as one that an earlier version began has none yet."""
+    sealed = bool(file.array("seal")[0])
+    if sealed:
+        require_seal(file, "remove it and run the command again")
+    return sealed

@@ -11,11 +11,11 @@
     /knowledge/<name>   record[V,N]  what the teacher said of it                            filled
     /eval/<name>        record[M]    what it said of the evaluation images                  filled
     /blocks/<dataset>   u64[V,NB]    per block of rows: DONE in the high half, CRC-32 of place and bytes in the low half
-    /seal               u32          CRC-32 over what is not filled in, written last
+    /seal               u32          CRC-32 over what is not filled in, written with it; formerly zero until the end
 
 Invariants: every dataset is contiguous, unfiltered, allocated at creation and aligned to 4096 bytes. HDF5's structures
 are written once, at creation, under a private name; after that only the bytes of datasets change. A file is called
-X.part until its last block and its seal are on disk. No pickle. A row of zeros in /blocks is a block not yet done.
+X.part until its last block is on disk. No pickle. A row of zeros in /blocks is a block not yet done.
 What is in no dataset and no structure is zero.
 
 Version 1 had neither /eval_labels nor /eval_digests, and its words knew the bytes of a block but not its place.
@@ -210,11 +210,15 @@ def check(layout: Layout, shapes: dict) -> None:
             raise CacheError(f"{layout.path}:/{name}", "numbers", f"{place.dtype}{list(place.shape)}", REMEDY)
 
 
+def is_sealed(name: str) -> bool:
+    return name in SEALED or name.startswith(("canaries/", "constants/"))
+
+
 def sealed_crc(layout: Layout, file) -> int:
     """CRC over everything that is not filled in, in the order of names."""
     crc = 0
     for name, place in sorted(layout.places.items()):
-        if name in SEALED or name.startswith(("canaries/", "constants/")):
+        if is_sealed(name):
             crc = zlib.crc32(f"{name}:{place.dtype.str}:{place.shape}".encode(), crc)
             for start in range(0, place.nbytes, CHUNK):
                 crc = zlib.crc32(os.pread(file.fileno(), min(CHUNK, place.nbytes - start), place.offset + start), crc)

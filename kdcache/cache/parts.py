@@ -17,7 +17,7 @@ import numpy as np
 
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import create
-from kdcache.cache.intact import require_finished, require_intact
+from kdcache.cache.intact import require_finished, require_intact, require_seal_if_any
 from kdcache.cache.layout import part_of, place_of, read_layout
 from kdcache.cache.ranks import turns
 from kdcache.cache.rowwise import RowReading, of_rows, with_canaries_of
@@ -158,8 +158,9 @@ def require_apart(path: Path, paths: Sequence[Path]) -> None:
 
 def require_begun(file: Blocks) -> None:
     """Refuses a finished cache, and a finished shard that was damaged since."""
-    if not file.array("seal")[0]:
-        return  # a dump at work, or one that was stopped
+    if file.layout.path.suffix == ".part" or any(file.missing(name) for name in file.layout.filled()):
+        require_seal_if_any(file)  # a dump at work, or one that was stopped
+        return
     if "shard" not in file.layout.meta:
         expected = "a shard or an unfinished dump"
         raise CacheError(file.layout.path, expected, "a finished cache", "use it as it is")

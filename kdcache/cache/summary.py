@@ -8,7 +8,6 @@ from pathlib import Path
 from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import Layout, merging, read_layout
 from kdcache.cache.writer import blocks_done
-from kdcache.errors import CacheError
 
 SEED_BYTES = 8
 
@@ -22,14 +21,9 @@ def summary(path: str | os.PathLike) -> dict:
     layout = read_layout(Path(path))
     meta = layout.meta
     done, total = blocks_done(layout)
-    complete = done == total
+    complete = done == total and layout.path.suffix != ".part"
     if complete:
-        try:
-            require_intact(layout)  # a header that was damaged later has nothing to tell
-        except CacheError:
-            if layout.path.suffix != ".part":  # one that was killed before its seal
-                raise
-            complete = False
+        require_intact(layout)  # a header that was damaged later has nothing to tell
     knowledge = {
         name: codec.to_json() | {"label": codec.label, "bytes_per_row": codec.size}
         for name, codec in layout.codecs.items()

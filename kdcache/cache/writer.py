@@ -13,6 +13,7 @@ import numpy as np
 from kdcache import lazy_torch as torch
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import clear_leftovers, refused, write
+from kdcache.cache.intact import require_seal_if_any
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
 from kdcache.cache.ranks import Ranks
 from kdcache.checks import sync_folder
@@ -41,6 +42,7 @@ class Writer(Blocks):
         try:
             self.layout: Layout = read_layout(self.part)
             self.lock(ranks)
+            require_seal_if_any(self)
         except CacheError:
             self.file.close()
             if not self.part.exists():
@@ -117,11 +119,12 @@ class Writer(Blocks):
         self.synced = time.monotonic()
 
     def finish(self) -> None:
-        """Seals the file and gives it its final name, once every block is done."""
+        """Gives the file its final name, once every block is done; seals it where an earlier version began it."""
         self.sync(always=True)
         assert self.complete(), self.part
-        seal = sealed_crc(self.layout, self.file).to_bytes(4, "little")
-        self._write(seal, self.layout.places["seal"].offset)
+        if not require_seal_if_any(self):
+            seal = sealed_crc(self.layout, self.file).to_bytes(4, "little")
+            self._write(seal, self.layout.places["seal"].offset)
         try:
             os.fsync(self.file.fileno())
             self.require_name()
