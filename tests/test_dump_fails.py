@@ -96,6 +96,10 @@ def test_a_disk_that_fails_on_the_way_costs_nothing_that_was_done(
     dump, interrupted, cache_file, tmp_path, monkeypatch, name
 ):
     path = interrupted(tmp_path / "x.h5")
+    part = path.with_name("x.h5.part")
+    with open(part, "r+b") as file:  # one block is still to be written
+        file.seek(read_layout(part).word_offset("knowledge/logits", 1, 0))
+        file.write(bytes(8))
 
     def fail(*_):
         raise OSError(28, os.strerror(28))
