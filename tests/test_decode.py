@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from reference_views import encoded, made_images, picture
 
+from kdcache.batches import Loader
 from kdcache.errors import SourceError
+from kdcache.jobs import Data, estimates, workers_for
 from kdcache.sources.decode import check_whole, decode, plain_jpeg
 
 JPEGS = {
@@ -143,3 +145,13 @@ def test_a_decompression_bomb_is_refused():
         assert not plain_jpeg(bomb)
         with pytest.raises(SourceError, match="decompression bomb"):
             decode("x.jpg", bomb)
+
+
+def test_plan_decodes_with_as_many_workers_as_the_dump_will(pictures, monkeypatch):
+    seen = []
+    monkeypatch.setattr(estimates, "Loader", lambda *given: seen.append(given[4]) or Loader(*given))
+    monkeypatch.setattr(estimates, "SECONDS", 0.1)
+    data = Data.open(f"folder:{pictures}", "resized-crop:16")
+    asked = {"teacher": "tiny-3", "views": 1, "method": "st", "codec": "f16", "epochs": 1, "students": 1, "batch": 16}
+    estimates.plan(data, pictures / "x.h5", "cpu", **asked, dtype="f32", channels_last=False)
+    assert seen == [workers_for(data, None)] != [0]

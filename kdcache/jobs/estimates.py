@@ -15,7 +15,7 @@ from kdcache.batches import Loader, straight_plan
 from kdcache.codecs.choose import kl_rows
 from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, Normalisation, load_teacher, teacher_folder
+from kdcache.jobs.data import Data, Normalisation, load_teacher, teacher_folder, workers_for
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
@@ -48,7 +48,7 @@ def plan(
     built = build_method(method, every, every)
     if not built.taps:
         raise UsageError("`method`", "a method that asks a teacher", method, "try st")
-    loader = Loader(data.train, view, 0, device)
+    loader = Loader(data.train, view, 0, device, workers_for(data, None))  # as many as the dump will have
     n = len(data.train)
     forward = Forward(batch, dtype, channels_last)
     with LiveTeacher(network, build_method("st"), forward, device) as live:
