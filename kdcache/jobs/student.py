@@ -22,7 +22,7 @@ from kdcache.methods import build as build_method
 from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.models.taps import parse as parse_taps
-from kdcache.proof.accuracy import accuracy_in_words, accuracy_of, doubt, of_eval
+from kdcache.proof.accuracy import accuracy_in_words, doubt, of_eval, of_training
 from kdcache.proof.canaries import CANARIES
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.runs import ROOT, Run, folder_name, keyed_name
@@ -148,7 +148,7 @@ class Student:
 
     def accuracy(self, judged: Tensor | None) -> dict[str, float]:
         """How often the teacher is right, from what it stored and what it says of the evaluation images."""
-        found = accuracy_of(self.teacher.cache) if isinstance(self.teacher, Cached) else {}
+        found = of_training(self.teacher.cache) if isinstance(self.teacher, Cached) else {}
         if judged is None:
             return found
         said = judged.argmax(1).cpu().numpy()

@@ -21,20 +21,23 @@ def accuracy_of(cache: Store) -> dict[str, float]:
 
     Of training images in view 0, unless it mixes them, and of the evaluation images.
     """
-    found: dict[str, float] = {}
-    if "logits" not in cache.names:
-        return found
-    if "of" not in cache.meta["view"]:  # of a mixed image no one label is right
-        n = len(cache)
-        rows = sample_views(cache.meta["run_key"], ROWS, n, 1, PROBE) if n > ROWS else range(n)
-        found |= shares("train", cache.labels, rows, lambda some: cache.top1(0, some))
+    found = of_training(cache)
     if (labels := cache.eval_labels) is not None and cache.has_eval("logits"):
         found |= of_eval(labels, cache.eval_top1)
     return found
 
 
+def of_training(cache: Store) -> dict[str, float]:
+    """The same of training images alone."""
+    if "logits" not in cache.names or "of" in cache.meta["view"]:  # of a mixed image no one label is right
+        return {}
+    n = len(cache)
+    rows = sample_views(cache.meta["run_key"], ROWS, n, 1, PROBE) if n > ROWS else range(n)
+    return shares("train", cache.labels, rows, lambda some: cache.top1(0, some))
+
+
 def of_eval(labels: np.ndarray, answers: Classes) -> dict[str, float]:
-    """The same of all evaluation images."""
+    """The same of all evaluation images alone."""
     return shares("eval", labels, range(len(labels)), answers)
 
 
