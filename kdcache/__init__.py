@@ -7,8 +7,9 @@
 >>> cache.read(view=0, rows=[5, 3, 3])["logits"]
 """
 
-import importlib
 import os
+
+from kdcache.on_demand import on_demand
 
 # albumentations asks a package index for its newest version on import; offline that costs seconds in every worker
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -16,26 +17,14 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 __version__ = "0.1.0"
 
 _PLACES = {
-    "CachedDataset": "kdcache.api",
-    "Distiller": "kdcache.api",
-    "Cache": "kdcache.cache",
-    "open_cache": "kdcache.cache",
-    "summary": "kdcache.cache.summary",
-    "PseudoTeacher": "kdcache.pseudo",
-    "Settings": "kdcache.train",
-    "METHODS": "kdcache.methods",
-    "CODECS": "kdcache.codecs",
-    "KdcacheError": "kdcache.errors",
+    "api": "CachedDataset Distiller",
+    "cache": "Cache open_cache",
+    "cache.summary": "summary",
+    "pseudo": "PseudoTeacher",
+    "train": "Settings",
+    "methods": "METHODS",
+    "codecs": "CODECS",
+    "errors": "KdcacheError",
 }
-__all__ = [*_PLACES, "__version__"]
-
-
-def __getattr__(name: str):
-    """Imports on first use, so that `kdcache --help` does not pay for torch."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
-
-
-def __dir__():
-    return sorted({*globals(), *_PLACES})
+__all__ = [*" ".join(_PLACES.values()).split(), "__version__"]
+__getattr__, __dir__ = on_demand(__name__, _PLACES)  # `kdcache --help` does not pay for torch

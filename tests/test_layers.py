@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
-    {"types", "errors", "checks", "seeds", "user_code", "lazy_torch", "limits", "wording"},
+    {"types", "errors", "checks", "seeds", "user_code", "lazy_torch", "on_demand", "limits", "wording"},
     {"sources", "views", "models", "methods", "codecs", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
     {"proof", "train"},

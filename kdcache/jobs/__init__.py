@@ -1,31 +1,22 @@
 """Where strings become objects: what the commands, the Python face and the recipes all call."""
 
-import importlib
+from kdcache.on_demand import on_demand
 
-_PLACES = {
-    "accuracy": "facts_of",
-    "catalogue": "overview rows_of tables",
-    "checkup": "check_model",
-    "data": "DEFAULT_DATA Data choose_device load_teacher normalisation require_place teacher_folder workers_for",
-    "dump": "DumpOptions dump_options dump_pseudo make_dump",
-    "estimates": "plan",
-    "imports": "import_logits",
-    "inspection": "evaluate show verify",
-    "pruning": "prune",
-    "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
-    "student": "Student asking default_student train_student",
-    "taught": "live_teacher named_teacher open_data taught_by",
-    "teacher": "train_teacher",
-}
-_MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
-
-
-def __getattr__(name: str):
-    """Imports on first use, so that training a student does not load what makes a cache."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'kdcache.jobs' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"kdcache.jobs.{_MODULES[name]}"), name)
-
-
-def __dir__():
-    return sorted({*globals(), *_MODULES})
+__getattr__, __dir__ = on_demand(  # so that training a student does not load what makes a cache
+    __name__,
+    {
+        "accuracy": "facts_of",
+        "catalogue": "overview rows_of tables",
+        "checkup": "check_model",
+        "data": "DEFAULT_DATA Data choose_device load_teacher normalisation require_place teacher_folder workers_for",
+        "dump": "DumpOptions dump_options dump_pseudo make_dump",
+        "estimates": "plan",
+        "imports": "import_logits",
+        "inspection": "evaluate show verify",
+        "pruning": "prune",
+        "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
+        "student": "Student asking default_student train_student",
+        "taught": "live_teacher named_teacher open_data taught_by",
+        "teacher": "train_teacher",
+    },
+)

@@ -1,0 +1,27 @@
+"""Packages whose names are imported when they are first used, so that nobody pays for what he does not use."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+
+
+def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package: of each of its modules, the names that it lends, with blanks between.
+
+    >>> __getattr__, __dir__ = on_demand("kdcache", {"errors": "KdcacheError"})
+    >>> __getattr__("KdcacheError").__name__
+    'KdcacheError'
+    """
+    modules = {name: module for module, names in places.items() for name in names.split()}
+
+    def getattr_(name: str):
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    def dir_() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return getattr_, dir_
