@@ -20,8 +20,8 @@ from kdcache.models import build as build_network
 from kdcache.models.weights import load
 from kdcache.runs import Run
 from kdcache.teachers import no_teacher
-from kdcache.train import Evaluation, Settings, evaluate, figures, fit, loop
-from kdcache.train.loop import Trainer
+from kdcache.train import Evaluation, Settings, evaluate, figures, fit
+from kdcache.train.trainer import Trainer
 from kdcache.types import Batch
 
 
@@ -239,7 +239,7 @@ def test_a_clipped_gradient_has_the_layout_of_its_parameter(same, monkeypatch, o
         def gradients(first, second, epoch, layout=layout):
             return [g.contiguous(memory_format=layout) if g is not None and g.ndim == 4 else g for g in first]
 
-        monkeypatch.setattr(loop, "clipped_gradients", gradients)
+        monkeypatch.setattr("kdcache.train.trainer.clipped_gradients", gradients)
         with trainer.watching():
             trainer.step(batch)
         weights.append(trainer.students[0])

@@ -21,7 +21,7 @@ from kdcache.models.weights import load
 from kdcache.runs import Run
 from kdcache.teachers import no_teacher
 from kdcache.train import Settings, fit
-from kdcache.train.loop import Trainer
+from kdcache.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

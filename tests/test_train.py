@@ -13,8 +13,8 @@ from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
 from kdcache.runs import Run
-from kdcache.train import Settings, loop
-from kdcache.train.loop import stages
+from kdcache.train import Settings, trainer
+from kdcache.train.trainer import stages
 
 EVERY = [*METHODS, "fitnet/paper", "ab/rep", "st+at", "st+vid+fsp", "at+dml", "none+kdsvd/rep"]
 
@@ -34,7 +34,7 @@ def wider(tmp_path_factory):
 def spied(monkeypatch):
     """The methods that are built, each with its parameters as they were drawn, and the optimisers."""
     methods, optimisers = [], []
-    build_student, build_optimiser = Student.built, loop.make_optimizer
+    build_student, build_optimiser = Student.built, trainer.make_optimizer
 
     def built(self, network):
         method = build_student(self, network)
@@ -46,7 +46,7 @@ def spied(monkeypatch):
         return optimisers[-1]
 
     monkeypatch.setattr(Student, "built", built)
-    monkeypatch.setattr(loop, "make_optimizer", optimiser)
+    monkeypatch.setattr(trainer, "make_optimizer", optimiser)
     return methods, optimisers
 
 

@@ -13,7 +13,7 @@ from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
 from kdcache.teachers import Forward
-from kdcache.train.loop import Trainer, stages
+from kdcache.train.trainer import Trainer, stages
 
 
 def settled(network: Network, data: Data) -> Network:

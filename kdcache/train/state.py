@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,15 +13,16 @@ from kdcache.checks import replace
 from kdcache.errors import KdcacheError, reason
 from kdcache.models.weights import checksum
 from kdcache.runs import writing
+from kdcache.train.trainer import Trainer
 
 REMEDY = "leave `resume` out to start over"
 
 
-def save_state(path: Path, trainer, epoch: int, best: float | None) -> None:
+def save_state(path: Path, trainer: Trainer, epoch: int, best: float | None) -> None:
     """Students, the method's parts and the optimiser's buffers, after an epoch."""
     import safetensors.torch
 
-    tensors = dict(modules(trainer))
+    tensors = dict(trainer.tensors())
     for name, parameter in trainer.parameters():
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
@@ -49,9 +50,9 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
     return facts, tensors
 
 
-def restore(path: Path, trainer, tensors: Mapping[str, Tensor]) -> None:
+def restore(path: Path, trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
     """Puts saved tensors into a trainer that has entered the stage they were saved in."""
-    own, parameters = dict(modules(trainer)), dict(trainer.parameters())
+    own, parameters = dict(trainer.tensors()), dict(trainer.parameters())
     saved = {name: value for name, value in tensors.items() if not name.startswith("optimizer/")}
     for name in sorted(own.keys() | saved.keys()):
         theirs, ours = (tuple(side[name].shape) if name in side else "nothing" for side in (saved, own))
@@ -71,10 +72,3 @@ def like(parameter: Tensor, value: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.to(parameter.device)  # a number of steps
     return torch.empty_like(parameter).copy_(value)
-
-
-def modules(trainer) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the students and the method, by name."""
-    for number, student in enumerate(trainer.students):
-        yield from ((f"student{number}/{name}", value) for name, value in student.state_dict().items())
-    yield from ((f"method/{name}", value) for name, value in trainer.method.state_dict().items())
