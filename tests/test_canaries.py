@@ -18,8 +18,7 @@ from kdcache.methods import METHODS
 from kdcache.models.weights import save
 from kdcache.proof import canaries, verdicts
 from kdcache.proof.verdicts import require_pixels
-from kdcache.sources import decode
-from kdcache.sources import folder as folders
+from kdcache.sources import decode, encoded
 
 ASKING = [name for name in METHODS if asks(name)]
 
@@ -85,7 +84,7 @@ def decoded_with(monkeypatch, levels: int) -> None:
     """From now on, files are decoded so much brighter."""
     before = decode.decode
     brighter = lambda path, data: (before(path, data).astype(int) + levels).clip(0, 255).astype(np.uint8)  # noqa: E731
-    monkeypatch.setattr(folders, "decode", brighter)
+    monkeypatch.setattr(encoded, "decode", brighter)
 
 
 @pytest.mark.parametrize("package", decode.PACKAGES)

@@ -204,7 +204,7 @@ def test_a_broken_image(workers, tmp_path, pictures):
     victim = sorted((folder / "train" / "dog").iterdir())[7]
     victim.write_bytes(victim.read_bytes()[:500])
     for command in (f"{train} --out {tmp_path}/again", dump):
-        refused(command, 1, f"{victim}: expected a whole JPEG or PNG image")
+        refused(command, 1, f"{victim}: expected a whole JPEG, PNG or WebP image")
     assert not list(tmp_path.glob("x.h5*"))
     victim.unlink()
     good(dump)

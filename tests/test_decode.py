@@ -110,7 +110,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_whole_image_is_named(tmp_path, name):
     for action in (decode, check_whole):
-        with pytest.raises(SourceError, match="expected a whole JPEG or PNG image, found") as caught:
+        with pytest.raises(SourceError, match="expected a whole JPEG, PNG or WebP image, found") as caught:
             action(name, WRONG[name])
         assert str(caught.value).startswith(f"{name}: ")
         assert "\n" not in str(caught.value)

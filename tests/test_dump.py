@@ -20,7 +20,7 @@ from kdcache.dump import filling
 from kdcache.errors import CacheError, DataChanged, KdcacheError, KdcacheWarning, LibraryChanged, PipelineChanged
 from kdcache.jobs import Data
 from kdcache.proof import canaries
-from kdcache.sources import folder
+from kdcache.sources import encoded
 from kdcache.teachers import Forward, LiveTeacher, describe
 
 
@@ -256,8 +256,8 @@ def test_it_does_not_go_on_where_files_are_decoded_otherwise(
     """Not by a single level: the records of a file are of one arithmetic."""
     _, options = photographs
     path, now = interrupted(tmp_path / "x.h5", **options()), canaries.library_versions() | versions
-    before = folder.decode
-    monkeypatch.setattr(folder, "decode", lambda path, data: before(path, data) ^ 1)
+    before = encoded.decode
+    monkeypatch.setattr(encoded, "decode", lambda path, data: before(path, data) ^ 1)
     monkeypatch.setattr(canaries, "library_versions", lambda: now)
     with pytest.raises(verdict, match=f"x.h5.part, view resized-crop: .*grid\\){', with pillow 0.1' * bool(versions)}"):
         dump(path, **options())

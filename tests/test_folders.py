@@ -129,7 +129,7 @@ def test_linked_classes_and_strange_names_are_read(root, tmp_path_factory):
 
 def test_the_first_unreadable_image_stops_a_folder_by_name(root):
     path = place(root, "train/dog/1.jpg", b"")
-    with pytest.raises(SourceError, match=f"{path}: expected a whole JPEG or PNG image, found no image"):
+    with pytest.raises(SourceError, match=f"{path}: expected a whole JPEG, PNG or WebP image, found no image"):
         open_source(f"folder:{root}")
     for row in range(200):
         place(root, f"train/cat/big{row:03}.png", picture(70, 80))

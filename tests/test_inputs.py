@@ -15,7 +15,7 @@ from kdcache.errors import SourceError, TeacherError, UsageError
 from kdcache.jobs import Data, choose_device, load_teacher, workers_for
 from kdcache.jobs.imports import as_logits
 from kdcache.sources import open_source
-from kdcache.sources.folder import NAMED
+from kdcache.sources.encoded import NAMED
 
 BIRDS = "train-teacher --model tiny-2 --epochs 1 --device cpu --data"
 

@@ -1,4 +1,4 @@
-"""JPEG and PNG files as pixels. Whatever is wrong with a file, the error names it."""
+"""JPEG, PNG and WebP files as pixels. Whatever is wrong with a file, the error names it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from kdcache.errors import SourceError
 from kdcache.limits import LIMITS, limit, read_bytes
 
+FORMATS = "JPEG, PNG or WebP"
 PACKAGES = ("opencv-python-headless", "pillow")
 LARGEST = 50_000_000  # pixels; what claims more is left to Pillow, and to the bound on it
 
@@ -71,7 +72,7 @@ def opened(path: str, data: bytes) -> Iterator:
     if most > LIMITS["KDCACHE_MAX_PIXELS"]:
         Image.MAX_IMAGE_PIXELS = most  # its own bound, from which on it would warn and then refuse
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
             if image.width * image.height > most:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, perhaps a decompression bomb"
@@ -82,4 +83,4 @@ def opened(path: str, data: bytes) -> Iterator:
         raise SourceError(path, f"an image of at most {most:,} pixels", str(error), remedy) from None
     except Exception as error:
         found = "no image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise SourceError(path, "a whole JPEG or PNG image", found, "replace or remove it") from None
+        raise SourceError(path, f"a whole {FORMATS} image", found, "replace or remove it") from None

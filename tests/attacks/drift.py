@@ -139,10 +139,10 @@ def decoded_otherwise(version: str | None) -> Callable[[], None]:
 
     def install() -> None:
         from kdcache.proof import canaries
-        from kdcache.sources import folder
+        from kdcache.sources import encoded
 
-        decode, now = folder.decode, canaries.library_versions()
-        folder.decode = lambda path, data: decode(path, data) ^ 8
+        decode, now = encoded.decode, canaries.library_versions()
+        encoded.decode = lambda path, data: decode(path, data) ^ 8
         if version:
             canaries.library_versions = lambda: now | {"pillow": version}
 
