@@ -36,6 +36,18 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def readable(size: float) -> str:
+    """A number of bytes.
+
+    >>> readable(999), readable(1_234_567)
+    ('999 B', '1.23 MB')
+    """
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= least:
+            return f"{size / least:,.2f} {unit}"
+    return f"{size} B"
+
+
 def exactness(found: dict | None) -> str:
     """Whether a teacher's answers depended on the images asked about with them, as it was measured."""
     if found is None:

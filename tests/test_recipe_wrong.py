@@ -20,6 +20,11 @@ WRONG = [
     ("epochs = 1", "epochs = 1\nwarmup = 4", "[settings], warmup", "at most all 1 epochs"),
     ("batch = 16", 'batch = 16\noptimizer = "adm"', "[settings], optimizer", "did you mean adam?"),
     ('model = "tiny-3"', 'model = "resnet9"', "[teacher], model", "did you mean resnet8?"),
+    ('model = "tiny-3"', 'model = "wrn-10-999"', "[teacher], model", "of memory here"),
+    ('model = "tiny-3"', 'model = "tiny-3"\npublished = 101', "[teacher], published", "to 100"),
+    ('method = "st:T=4"', 'method = "st"\npublished = { at = 92.1 }', "[[student]], published", "one of at"),
+    ('method = "st:T=4"', 'method = "st"\npublished = "92"', "[[student]] published", "a number, or a table"),
+    ('method = "st:T=4"', 'method = "st"\nsource = "a paper"', "[[student]] st/4 a, source", "add published"),
     ('model = "tiny-3"', "model = 3", "[teacher] model", "a text in quotes"),
     ('model = "tiny-3"', 'model = "tiny-3"\nlr = [0.1, 0.2]', "[teacher], lr", "a number above 0"),
     ('model = "tiny-3"', 'model = "tiny-3"\nlabel_smoothing = 1', "[teacher], label_smoothing", "below 1"),
@@ -48,6 +53,7 @@ WRONG = [
     ('method = "st:T=4"', 'method = "at"\nlive = 1', "[[student]] live", "true or false"),
     ('method = "st:T=4"', 'method = "st"\ncache = "wide"', "[[student]] st/4 a, cache", "tiny-3, or a file"),
     ('method = "st:T=4"', 'method = "st"\nfraction = [1, 0]', "[[student]] st/4 a, fraction 0, fraction"),
+    ('method = "st:T=4"', 'method = "st"\nviews = [1, 3]', "[[student]] st/4 a, views 3, views", "1 to 2, found 3"),
     ('method = "st:T=4"', 'method = "st"\nseeds = [1, 1]', "[[student]] st/4 a, seeds", "write each of them once"),
     ('method = "st:T=4"', f"lr = {[0.1] * 200}\nwarmup = {[0.5] * 200}", "at most 10000 combinations"),
     ("x = 1", 'x = "lr"', "[[student]], x", "a key of this student with one"),
@@ -137,8 +143,6 @@ def test_a_file_that_was_made_before():
     text = Path("small.toml").read_text().replace("seeds = 2", 'seeds = 2\ncache = "made.h5"')
     Path("small.toml").write_text(text.replace('method = "none"', 'method = "rkd"'))
     refused("run small.toml", 2, "[[student]] plain, method", "emb of the teacher")
-    Path("small.toml").write_text(text.replace('method = "none"', "fraction = 0.5"))
-    refused("run small.toml", 2, "[[student]] plain, fraction", "leave fraction out")
     Path("small.toml").write_text(text.replace('[teacher]\nmodel = "tiny-3"\n', ""))
     refused("run small.toml", 2, "[[student]] at, live", "one [teacher]")
 

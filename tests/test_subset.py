@@ -43,6 +43,18 @@ def test_it_says_what_the_whole_says(cache):
         subset.read(0, [4])
 
 
+def test_the_first_views_alone(cache):
+    assert cache.views > 2
+    first = Subset(cache, None, views=2)
+    assert (first.views, len(first), first.meta["views"]) == (2, len(cache), 2)
+    assert torch.equal(first.read(1, [5])["logits"], cache.read(1, [5])["logits"])
+    assert set(first.canaries["view"]) <= {0, 1}
+    with pytest.raises(UsageError, match="views"):
+        first.read(2, [5])
+    with pytest.raises(UsageError, match=f"views.: expected a whole number from 1 to {cache.views}, found 0"):
+        Subset(cache, None, views=0)
+
+
 def test_canaries_keep_their_images(cache):
     rows = np.sort(cache.canaries["row"])[:5]
     found = Subset(cache, rows, {}).canaries

@@ -1,4 +1,4 @@
-"""Some rows of a cache, as a cache of its own that reads them from the whole."""
+"""Some rows and views of a cache, as a cache of its own that reads them from the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
-from kdcache.checks import whole_numbers
+from kdcache.checks import Range, whole_numbers
 from kdcache.types import Shapes
 
 if TYPE_CHECKING:
@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
 
 class Subset(Store):
-    """These rows, in growing order, under numbers from 0; all views, and all evaluation answers.
+    """These rows, in growing order, under numbers from 0, in the first of its views or all; all evaluation answers.
 
     >>> from kdcache.cache import open_cache
     >>> Subset(open_cache("logits.h5"), [3, 5], {}).read(view=0, rows=[1])["logits"].shape  # of row 5
     torch.Size([1, 10])
     """
 
-    def __init__(self, whole: Store, rows: Sequence[int], source: dict):
-        self.whole, self.path, self.source = whole, whole.path, source
-        self.rows = np.unique(whole_numbers(whole.path, "rows", rows, len(whole)))
+    def __init__(self, whole: Store, rows: Sequence[int] | None, source: dict | None = None, views: int | None = None):
+        self.whole, self.path = whole, whole.path
+        self.source = whole.meta["source"] if source is None else source
+        rows = np.arange(len(whole)) if rows is None else whole_numbers(whole.path, "rows", rows, len(whole))
+        self.rows = np.unique(rows)
+        self.first = whole.views if views is None else Range(1, whole.views, whole=True).checked("`views`", views)
 
     @property
     def meta(self) -> dict:
-        return self.whole.meta | {"source": self.source}
+        return self.whole.meta | {"source": self.source, "views": self.views}
 
     @property
     def files(self) -> Sequence[Store]:
@@ -38,7 +41,7 @@ class Subset(Store):
 
     @property
     def views(self) -> int:
-        return self.whole.views
+        return self.first
 
     @property
     def shapes(self) -> Shapes:
@@ -66,9 +69,9 @@ class Subset(Store):
 
     @property
     def canaries(self) -> Mapping[str, np.ndarray]:
-        """Those of these rows, under their new numbers; none where none is left."""
+        """Those of these rows and views, under their new numbers; none where none is left."""
         found = self.whole.canaries
-        stay = np.isin(found["row"], self.rows) if found else np.zeros(0, bool)
+        stay = np.isin(found["row"], self.rows) & (found["view"] < self.views) if found else np.zeros(0, bool)
         if not stay.any():
             return {}
         kept = {name: values[stay] for name, values in found.items()}

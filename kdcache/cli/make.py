@@ -133,7 +133,11 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @common.fraction_option
 @common.augment_option
 @click.option("--mix", metavar="labels", help="Mix images, and two stored answers: labels, or labels:mixup:A+cutmix:A.")
-@click.option("--views", type=COUNT, help="Without a cache: views before they repeat.  [default: no end]")
+@click.option(
+    "--views",
+    type=COUNT,
+    help="Before they repeat; of a cache, its first.  [default: all of them; without one, no end]",
+)
 @training_options
 @json_option
 def train_student(caches, student, live, teacher, weights, taps, data, augment, fraction, runs, as_json, **rest):
@@ -141,13 +145,15 @@ def train_student(caches, student, live, teacher, weights, taps, data, augment, 
     from kdcache import jobs
 
     settings = common.settings_of(rest)
-    opened, store = jobs.open_data(caches, data, augment, fraction, rest["average"], rest["average_weights"])
+    of_cache = {"views": rest.pop("views")} if caches else {}
+    average = rest["average"], rest["average_weights"]
+    opened, store = jobs.open_data(caches, data, augment, fraction, *average, **of_cache)
     common.announce(opened)
     fed = {"normalisation": jobs.normalisation(rest["mean"], rest["std"]), "taps": taps}
-    views = store.views if store else rest["views"] or settings.epochs
+    views = store.views if store else rest.get("views") or settings.epochs
     who = {"live": live, "root": runs, "seed": settings.seed, "views": views}
     taught_by = jobs.named_teacher(teacher, weights, store, opened, **who, **fed)
-    options = {name: rest[name] for name in ("views", "mix", "device", "workers")}
+    options = {name: rest.get(name) for name in ("views", "mix", "device", "workers")}
     chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, taps=rest["student_taps"], **options)
     where = {name: rest[name] for name in ("out", "resume", "restart")}
     found = jobs.train_student(chosen, root=runs, **where, progress=bar, remark=say)

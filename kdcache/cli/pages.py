@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdcache.checks import short
 from kdcache.report.table import columns
-from kdcache.wording import count, exactness
+from kdcache.wording import count, exactness, readable
 
 
 def made(facts: dict) -> str:
@@ -166,10 +166,3 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
 
 
 REMARKS = {"flips": "change their top class", "clipped": "are clipped"}
-
-
-def readable(size: float) -> str:
-    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= least:
-            return f"{size / least:,.2f} {unit}"
-    return f"{size} B"

@@ -8,10 +8,9 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, lines, put
-from kdcache.cli.pages import readable
 from kdcache.cli.values import COUNT, OneOf
 from kdcache.report.table import columns
-from kdcache.wording import count, duration
+from kdcache.wording import count, duration, readable
 
 
 @click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")

@@ -33,10 +33,12 @@ def open_data(
     average: str | None = None,
     average_weights: Sequence[float] | None = None,
     source=open_source,
+    views: int | None = None,
 ) -> tuple[Data, Store | None]:
     """The data of a training: a cache names its own. Several of one teacher are more views, of several an average.
 
     `fraction` is that of the data, beside a cache, too: the same rows as without one; smaller ones lie in larger ones.
+    `views` takes the first so many of a cache.
     """
     files = [caches] if isinstance(caches, str | os.PathLike | Store) else list(caches or ())
     if not files:
@@ -48,6 +50,8 @@ def open_data(
         raise UsageError("`cache`", "its own view", "`augment` beside it", "leave `augment` out")
     opened = [file if isinstance(file, Store) else open_cache(file) for file in files]
     cache = join(opened, average_weights, *average_of(average))
+    if views is not None:
+        cache = Subset(cache, None, views=views)
     whole = Data.of_cache(cache, data, augment, source)
     return (whole, cache) if fraction == 1 else part_of(whole, cache, data, fraction, source)
 

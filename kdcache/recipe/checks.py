@@ -53,6 +53,7 @@ def check_values(recipe: Recipe) -> None:
 
 
 def check_teacher(recipe: Recipe, teacher: Part) -> None:
+    check_published(teacher)
     if "model" not in teacher.keys:
         raise UsageError("model", "the name of a network", "none", "`kdcache list models` shows them")
     find(teacher.keys["model"])
@@ -88,6 +89,7 @@ def check_student(recipe: Recipe, student: Part) -> None:
     keys = student.keys
     if keys.get("live") and "pseudo" in keys:
         raise UsageError("live", "no pseudo teacher beside it", "both", "leave one out")
+    check_published(student)
     parse(keys.get("method", "st"))
     mixlabels.parse_mix(keys.get("mix", "labels"))
     find(keys.get("model", "tiny"))
@@ -106,12 +108,18 @@ def check_caches(recipe: Recipe, student: Part) -> None:
         if not os.path.isfile(name):
             known = f"{', '.join(recipe.dumps)}, or a file" if recipe.dumps else "a file"
             raise UsageError("cache", known, repr(name), "check the name; a path is relative to this folder")
-    if files and "fraction" in student.keys:
-        raise UsageError("fraction", "all rows of a file made before", "a part of them", "leave fraction out")
     check_fraction(student.keys.get("fraction", 1.0))
+    check_views(student, [recipe.dumps[name].keys.get("views", 10) for name in wanted if name in recipe.dumps])
     if student.keys.get("live") and files and len(recipe.teachers) != 1:
         found = "none" if not recipe.teachers else "several"
         raise UsageError("live", "one [teacher], whose answers the file holds", found, "add it, or leave live out")
+
+
+def check_views(student: Part, stored: list[int | str]) -> None:
+    """How many of the views that its caches will hold it reads."""
+    if "views" in student.keys:
+        most = sum(stored) if stored and "all" not in stored else MOST_VIEWS
+        Range(1, most, whole=True).checked("views", student.keys["views"])
 
 
 def check_seeds(wanted: int | list[int]) -> None:
@@ -121,6 +129,12 @@ def check_seeds(wanted: int | list[int]) -> None:
     elif len(set(wanted)) < len(wanted) or len(wanted) > MOST_SEEDS or min(wanted) < 0 or max(wanted) >= 1 << 63:
         expected = f"at most {MOST_SEEDS} different numbers from 0"
         raise UsageError("seeds", expected, quoted(wanted), "write each of them once")
+
+
+def check_published(part: Part) -> None:
+    Range(0, 100, remedy="write it in percent, as 92.8").checked("published", part.keys.get("published", 0))
+    if "source" in part.keys and "published" not in part.keys:
+        raise UsageError("source", "a number that is published there", "none", "add published, or leave source out")
 
 
 def check_fraction(value: float) -> None:

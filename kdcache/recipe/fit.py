@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,67 +10,15 @@ from kdcache import jobs
 from kdcache.codecs import named
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
-from kdcache.methods import parse
-from kdcache.models.network import check_output, shapes
 from kdcache.recipe.parts import blaming
-from kdcache.types import Shapes
 
 if TYPE_CHECKING:
     from kdcache.recipe.plan import Plan
     from kdcache.recipe.stages import DumpStage, StudentStage
 
 
-class Named(Protocol):
-    """A stage with a network."""
-
-    model: str
-    taps: str | None
-
-
-@dataclass
-class Networks:
-    """What networks show of images like these, and how many weights they have; each is built once."""
-
-    data: jobs.Data
-    shown: dict[tuple, Shapes] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    read: dict[tuple, frozenset[str]] = field(default_factory=dict)
-
-    def of(self, stage: Named) -> Shapes:
-        key = stage.model, stage.taps
-        if key not in self.shown:
-            network = self.data.network(stage.model, 0, taps=stage.taps)
-            check_output(network, self.data.image)
-            self.shown[key] = shapes(network, network.taps, self.data.image)
-            self.sizes[stage.model] = sum(parameter.numel() for parameter in network.parameters())
-        return self.shown[key]
-
-    def knowledge(self, part: str, teacher: Named) -> frozenset[str]:
-        """What a part of a method reads of a teacher, by name; nothing where the two do not fit."""
-        key = part, teacher.model, teacher.taps
-        if key not in self.read:
-            shown = self.of(teacher)
-            method = build_method(part, shown, shown)
-            fits = all(tap in shown for tap in method.taps)
-            self.read[key] = frozenset(method.stores(shown) if fits else ())
-        return self.read[key]
-
-    def needs(self, method: str, teacher: Named) -> frozenset[str]:
-        return frozenset(name for part in jobs.asking(method) for name in self.knowledge(part, teacher))
-
-    def together(self, methods: Iterable[str], teacher: Named) -> str:
-        """One composition that stores what these methods need; logits always, for agreement."""
-        found: dict[tuple, str] = {}
-        for part in ["st", *(part for method in methods for part in jobs.asking(method))]:
-            found.setdefault((parse(part)[0].name, self.knowledge(part, teacher)), part)
-        return "+".join(found.values())
-
-
 def check_fit(plan: Plan) -> None:
-    """Refuses networks and methods that do not fit the images or each other."""
-    for teacher in plan.teachers.values():
-        with blaming(teacher.part):
-            plan.networks.of(teacher)
+    """Refuses students and methods that do not fit the images or their teacher, and caches of what nobody shows."""
     seen = set()
     for student in plan.students:
         if student.name not in seen:  # the seeds of one are alike

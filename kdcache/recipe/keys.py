@@ -51,6 +51,10 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {  # name in docs -> (i
     ),
     'whole number, or "all"': ('a whole number, or "all"', lambda value: is_whole(value) or is_text(value)),
     "number, or text": ("a number, or the name of a key", lambda value: is_number(value) or is_text(value)),
+    "number, or table": (
+        "a number, or a table with one of each method",
+        lambda value: is_number(value) or (isinstance(value, dict) and all(map(is_number, value.values()))),
+    ),
     "table": ("a table", lambda value: isinstance(value, dict)),
     "table, or tables": ("a table", lambda value: isinstance(value, dict | list)),
     "tables": ("[[student]] tables", lambda value: isinstance(value, list)),
@@ -122,6 +126,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "taps": Key("text", "its own", "as `--taps` takes them: f1=layer1,emb=avgpool, by the paths of its modules"),
         "fraction": Key("number", "that of the recipe", "the part of the training images that it is trained on"),
         "label_smoothing": Key("number", "0.0", "of its training"),
+        "published": Key("number", "none", "its accuracy % elsewhere, for the table"),
+        "source": Key("text", "none", "where that is published"),
         **OVERRIDES,
     },
     "dump": {
@@ -142,10 +148,15 @@ KEYS: dict[str, dict[str, Key]] = {
         "T": Key("number", "the method's own", "temperature, of every part of the method that has one"),
         "mix": Key("text", "none", "labels, or as in labels:cutmix: images and stored answers mixed"),
         "cache": Key("text, or a list", "the only one", "a [[dump]] by name, or a file; several are joined"),
-        "fraction": Key("number", "that of the recipe", "its own part of the training images, with a cache of its own"),
+        "fraction": Key("number", "that of the recipe", "its own part of the training images, from the same cache"),
+        "views": Key("whole number", "all of its cache", "reads the first so many of the renderings"),
         "seeds": Key("whole number, or a list", "that of the recipe", "trainings of this student"),
         "live": Key("true or false", "false", "with the teacher in the loop, not its stored answers"),
         "pseudo": Key("table", "none", "a made-up teacher in place of the real one"),
+        "published": Key(
+            "number, or table", "none", "its accuracy % elsewhere, for the table; of methods in a list: { st = 92.8 }"
+        ),
+        "source": Key("text", "none", "where that is published"),
         "series": Key("text", "none", "the line of the plot that it belongs to"),
         "x": Key("number, or text", "none", "its place in the plot: a number, or a key that holds it; else a level"),
         **OVERRIDES,

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
+from kdcache.checks import advice
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, parse, split
 from kdcache.recipe.keys import KEYS, LISTS
@@ -28,6 +29,8 @@ def students(keys: dict) -> Iterator[tuple[str, dict]]:
         chosen = dict(zip(varied, values, strict=True))
         name = name_of(keys, chosen)
         student = keys | chosen | {"name": name}
+        if isinstance(student.get("published"), dict):
+            student = published(student, keys)
         if "T" in student:
             student["method"] = with_temperature(student.get("method", "st"), student["T"])
         if isinstance(student.get("x"), str):
@@ -68,6 +71,23 @@ def with_temperature(method: str, temperature: float) -> str:
     if any("T" in part.typed for part in parts):
         raise UsageError("T", "one temperature", f"another in {method}", "leave one of them out")
     return "+".join(f"{text}:T={temperature:g}" if own else text for text, own in zip(texts, takes, strict=True))
+
+
+def published(student: dict, keys: dict) -> dict:
+    """A student with the number of its own method, out of a table of them; without one where none is published.
+
+    >>> published({"method": "at", "published": {"st": 92.8, "at": 92.1}}, {"method": ["st", "at"]})["published"]
+    92.1
+    """
+    numbers, methods = student["published"], keys.get("method", "st")
+    methods = methods if isinstance(methods, list) else [methods]
+    if strange := [name for name in numbers if name not in methods]:
+        expected = f"numbers of its methods: {', '.join(methods)}"
+        raise UsageError("published", expected, f"one of {strange[0]}", advice(strange[0], methods, "leave it out"))
+    method = student.get("method", "st")
+    if method in numbers:
+        return student | {"published": numbers[method]}
+    return {key: value for key, value in student.items() if key not in ("published", "source")}
 
 
 def number_at(student: dict, key: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.checks import replace
 from kdcache.recipe import results
-from kdcache.recipe.fit import Networks, check_fit
+from kdcache.recipe.fit import check_fit
+from kdcache.recipe.networks import Networks
 from kdcache.recipe.parts import Part, blaming
 from kdcache.recipe.setup import Setup
 from kdcache.recipe.stages import DumpStage, StudentStage, TeacherStage
@@ -37,6 +38,7 @@ class Plan:
             self.data = self.opened()
         self.networks = Networks(self.data)
         self.teachers = {name: self.teacher(part) for name, part in recipe.teachers.items()}
+        self.require_teachers()
         self.dumps: dict[tuple[str, float], DumpStage] = {}
         self.students = [stage for part in recipe.students for stage in self.trainings(part)]
         for dump in self.dumps.values():
@@ -52,27 +54,28 @@ class Plan:
         return jobs.Data.of_cache(cache, self.recipe.data, self.recipe.code, self.setup.source)
 
     def teacher(self, part: Part) -> TeacherStage:
-        fraction = part.keys.get("fraction", self.recipe.fraction)
-        data = self.data if fraction == self.recipe.fraction else self.setup.data(fraction)
+        data = self.setup.data(part.keys.get("fraction", self.recipe.fraction))
         return TeacherStage(part, self.recipe.settings_of(part), data, self.setup)
+
+    def require_teachers(self) -> None:
+        """Refuses networks that are too large for this machine, or do not fit the images."""
+        for teacher in self.teachers.values():
+            with blaming(teacher.part):
+                self.networks.of(teacher)
 
     def dump(self, name: str, fraction: float) -> DumpStage:
         """The cache of that name for a part of the training images."""
         if (name, fraction) not in self.dumps:
             part = self.recipe.dumps[name]
             teacher = part.keys.get("teacher") or (name if name in self.teachers else next(iter(self.teachers)))
-            data = self.data if fraction == self.recipe.fraction else self.setup.data(fraction)
-            self.dumps[name, fraction] = DumpStage(part, self.teachers[teacher], data, self.setup)
+            self.dumps[name, fraction] = DumpStage(part, self.teachers[teacher], self.setup.data(fraction), self.setup)
         return self.dumps[name, fraction]
 
     def trainings(self, part: Part) -> Iterator[StudentStage]:
         """A student with each of its seeds."""
         recipe, keys = self.recipe, part.keys
-        fraction = keys.get("fraction", recipe.fraction)
-        names = recipe.caches_of(part)
         with blaming(part):
-            reads = [self.dump(name, fraction) if name in recipe.dumps else Path(name) for name in names]
-            data = self.data_of(reads[0])
+            reads, data, part_of = self.read_by(keys, recipe.caches_of(part))
             stored = [read for read in reads if isinstance(read, DumpStage)]
             asked = stored and not (keys.get("live") or "pseudo" in keys)
             needs = self.networks.needs(keys.get("method", "st"), stored[0]) if asked else frozenset()
@@ -80,12 +83,24 @@ class Plan:
         if keys.get("live"):
             teacher = stored[0].teacher if stored else next(iter(self.teachers.values()))
         for seed in recipe.seeds_of(part):
-            yield StudentStage(part, seed, recipe.settings_of(part, seed), data, reads, teacher, needs, self.setup)
+            settings = recipe.settings_of(part, seed)
+            yield StudentStage(part, seed, settings, data, reads, part_of, teacher, needs, self.setup)
 
-    def data_of(self, read: DumpStage | Path) -> jobs.Data:
-        if isinstance(read, DumpStage):
-            return read.data
-        return jobs.Data.of_cache(open_cache(read), self.recipe.data, self.recipe.code, self.setup.source)
+    def read_by(self, keys: Mapping, names: list[str]) -> tuple[list[DumpStage | Path], jobs.Data, float]:
+        """The caches of a student, its images, and what fraction of the data it reads of those caches; 1: all rows."""
+        if names[0] not in self.recipe.dumps:
+            fraction = keys.get("fraction", 1)
+            return [Path(name) for name in names], self.data_of(Path(names[0]), fraction), fraction
+        whole, fraction = self.recipe.fraction, keys.get("fraction", self.recipe.fraction)
+        inside = fraction < whole and not self.data.view.mixes  # else it has a cache of its own
+        stored = whole if inside else fraction
+        reads = [self.dump(name, stored) if name in self.recipe.dumps else Path(name) for name in names]
+        return reads, self.setup.data(fraction), fraction if inside else 1
+
+    def data_of(self, path: Path, fraction: float = 1) -> jobs.Data:
+        """The images of a file made before, or of a part of its rows."""
+        given = {"augment": self.recipe.code, "fraction": fraction, "source": self.setup.source}
+        return jobs.open_data(path, self.recipe.data, **given)[0]
 
     def shown_to(self, student: StudentStage) -> Shapes:
         """What the teacher of a student shows."""

@@ -22,7 +22,8 @@ def rows(plan: Plan) -> Iterator[dict]:
     sizes = plan.networks.sizes
     for teacher in plan.teachers.values():
         name = "teacher" if len(plan.teachers) == 1 else f"teacher {teacher.name}"
-        yield row_of({"name": name}, teacher.model, sizes[teacher.model], [teacher.result()])
+        asked = {**teacher.part.keys, "name": name}
+        yield row_of(asked, teacher.model, sizes[teacher.model], [teacher.result()])
     files = [read for student in plan.students for read in student.reads if isinstance(read, Path)]
     for path in dict.fromkeys(files):
         yield of_file(path, plan.data_of(path))

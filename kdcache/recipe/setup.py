@@ -22,6 +22,7 @@ class Setup:
     spec: str | None = None
     augment: str | None = None
     opened: dict[tuple, Source] = field(default_factory=dict)
+    parts: dict[float, jobs.Data] = field(default_factory=dict)
     described: dict[int, tuple[jobs.Data, dict]] = field(default_factory=dict)
     coded: dict[str, str | None] = field(default_factory=dict)
 
@@ -35,7 +36,9 @@ class Setup:
         return self.opened[key]
 
     def data(self, fraction: float) -> jobs.Data:
-        return jobs.Data.open(self.spec, self.augment, fraction, self.source)
+        if fraction not in self.parts:
+            self.parts[fraction] = jobs.Data.open(self.spec, self.augment, fraction, self.source)
+        return self.parts[fraction]
 
     def images(self, data: jobs.Data) -> dict:
         """What `images_of` says of them; it looks at all that are in memory, once."""

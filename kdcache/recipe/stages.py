@@ -205,6 +205,7 @@ class StudentStage:
     settings: Settings
     data: jobs.Data
     reads: list[DumpStage | Path]
+    fraction: float  # of the data, where it reads a part of what its caches hold; 1: all of it
     teacher: TeacherStage | None  # in the loop
     needs: frozenset[str]  # the knowledge that it reads
     setup: Setup
@@ -232,7 +233,7 @@ class StudentStage:
         facts = {
             "stage": "student", "model": self.model, "code": self.setup.code(self.model, self.data),
             "method": self.method,
-            "settings": self.settings.changed(), "mix": keys.get("mix"), "taps": self.taps,
+            "settings": self.settings.changed(), "mix": keys.get("mix"), "taps": self.taps, "views": keys.get("views"),
             "live": self.teacher and self.teacher.facts,
             "pseudo": pseudo_facts(keys["pseudo"]) if "pseudo" in keys else None, **self.setup.images(self.data),
             "reads": [read.facts if isinstance(read, DumpStage) else cache_facts(read) for read in self.reads],
@@ -258,7 +259,8 @@ class StudentStage:
 
     def make(self, code: str | None = None, progress: Callable = quiet, remark: Callable = quiet) -> None:
         keys = self.part.keys
-        opened, store = jobs.open_data(self.files(), self.setup.spec, code, source=self.setup.source)
+        given = {"fraction": self.fraction, "views": keys.get("views"), "source": self.setup.source}
+        opened, store = jobs.open_data(self.files(), self.setup.spec, code, **given)
         network = self.teacher and self.teacher.network(opened)
         pseudo = jobs.pseudo_teacher(opened, store.views, self.seed, keys["pseudo"]) if "pseudo" in keys else None
         chosen = jobs.Student(

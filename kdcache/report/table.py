@@ -31,7 +31,7 @@ def columns(rows: Sequence[Sequence[str]], right: Set[int] = frozenset()) -> str
 def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -> dict:
     """The results of one network with all its seeds."""
     row = {"name": asked.get("name", asked.get("method", "st")), "model": model, "weights": weights}
-    row |= {key: asked[key] for key in ("method", "series", "x") if key in asked}
+    row |= {key: asked[key] for key in ("method", "series", "x", "published", "source") if key in asked}
     if all("seconds" in one for one in found):
         row["seconds"] = round(statistics.mean(one["seconds"] for one in found), 1)
     for key in ("top1", "agreement"):
@@ -40,6 +40,8 @@ def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -
             row[key], row[f"{key}_all"] = statistics.mean(values), values
             row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
             row[f"{key}_ci"] = half_interval(values)
+    if "published" in row and "top1" in row:
+        row["difference"] = round(100 * row["top1"] - row["published"], 4)
     return row
 
 
@@ -67,29 +69,48 @@ def interval(row: dict) -> str:
     return "-" if low is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
-HEAD = ("", "model", "weights", "accuracy %", "95 % interval", "agreement %", "seconds")
-NUMBERS = {2, 6}
 BESIDE = {"sheet": "what the teacher saw and said", "plot": "plot", "no_plot": "no plot", "points": "its points"}
 """What a recipe may leave beside the table."""
 
 
+def shown(row: dict) -> dict[str, str]:
+    """The cells of a row by the heads of their columns; what was published stands beside what came out here."""
+    weights = "-" if row["weights"] is None else f"{row['weights']:,}"
+    found = {"": row["name"], "model": row["model"], "weights": weights}
+    if "published" in row:
+        found["published %"] = f"{row['published']:.2f}"
+    found |= {"accuracy %": percent(row, "top1"), "95 % interval": interval(row)}
+    if "difference" in row:
+        found["difference"] = f"{row['difference']:+.2f}"
+    seconds = f"{row['seconds']:.1f}" if "seconds" in row else "-"
+    return found | {"agreement %": percent(row, "agreement"), "seconds": seconds}
+
+
+NUMBERS = {"weights", "published %", "difference", "seconds"}
+HEADS = ("", "model", "weights", "published %", "accuracy %", "95 % interval", "difference", "agreement %", "seconds")
+
+
 def cells(facts: dict) -> list[tuple[str, ...]]:
-    return [
-        (
-            row["name"], row["model"], "-" if row["weights"] is None else f"{row['weights']:,}", percent(row, "top1"),
-            interval(row), percent(row, "agreement"), f"{row['seconds']:.1f}" if "seconds" in row else "-",
-        )
-        for row in facts["rows"]
-    ]  # fmt: skip
+    """The heads, and the cells below them; a column that no row has is left out."""
+    rows = [shown(row) for row in facts["rows"]]
+    heads = tuple(head for head in HEADS if any(head in row for row in rows))
+    return [heads, *(tuple(row.get(head, "-") for head in heads) for row in rows)]
 
 
 def table_text(facts: dict) -> str:
     """The table as it is printed."""
-    text = columns([HEAD, *cells(facts)], NUMBERS).splitlines()
+    heads, *rows = cells(facts)
+    text = columns([heads, *rows], {i for i, head in enumerate(heads) if head in NUMBERS}).splitlines()
     text.insert(1, "-" * max(map(len, text)))
     text.append(f"\n{facts['data']}, {seeds(facts)}")
+    text += [f"published: {source}" for source in sources(facts)]
     text += [f"{what}: {facts[key]}" for key, what in BESIDE.items() if key in facts]
     return "\n".join(text)
+
+
+def sources(facts: dict) -> list[str]:
+    """Where the published numbers of its rows stand."""
+    return list(dict.fromkeys(row["source"] for row in facts["rows"] if "published" in row and "source" in row))
 
 
 def seeds(facts: dict) -> str:
@@ -100,12 +121,14 @@ def seeds(facts: dict) -> str:
 
 
 def table_markdown(facts: dict) -> str:
-    lines = [f"| {' | '.join(line)} |" for line in (HEAD, ("---",) * len(HEAD), *cells(facts))]
-    return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, "", f"{facts['data']}, {seeds(facts)}", ""])
+    heads, *rows = cells(facts)
+    lines = [f"| {' | '.join(line)} |" for line in (heads, ("---",) * len(heads), *rows)]
+    notes = [f"{facts['data']}, {seeds(facts)}", *(f"\nPublished: {source}" for source in sources(facts))]
+    return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, "", *notes, ""])
 
 
 COLUMNS = ("name", "model", "method", "weights", "seeds", "top1", "top1_std", "top1_low", "top1_high")
-COLUMNS += ("agreement", "agreement_std", "seconds", "series", "x")
+COLUMNS += ("agreement", "agreement_std", "seconds", "series", "x", "published", "difference", "source")
 
 
 def table_csv(facts: dict) -> str:
