@@ -1,6 +1,7 @@
 """A run's folder: what was asked, and what was measured.
 
-runs/<kind>-<data>-<model>[-...]/run.json  metrics.jsonl  last.safetensors  best.safetensors  state.safetensors
+runs/<kind>-<data>-<model>[-...]/run.json  metrics.jsonl  evaluation.json
+                                 last.safetensors  best.safetensors  state.safetensors
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kdcache.errors import KdcacheError, UsageError, difference
 from kdcache.types import quiet
 
 ROOT = Path("runs")
-RESULTS = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
+RESULTS = ("metrics.jsonl", "evaluation.json", "last.safetensors", "best.safetensors", "state.safetensors")
 LONGEST_NAME = 120  # characters of a folder, before its key
 
 
@@ -73,6 +74,11 @@ class Run:
         if not (self.restart or self.resume):
             self._require_finished()
         return False
+
+    def keep(self, name: str, facts: dict) -> None:
+        """Writes a file of facts beside run.json."""
+        with writing(self.folder):
+            replace(self.path(name), json.dumps(facts) + "\n")
 
     def finish(self, result: dict) -> None:
         """Keeps what the run came to beside what it was asked."""

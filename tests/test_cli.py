@@ -15,6 +15,7 @@ from kdcache import __version__
 from kdcache.bench import BENCHES
 from kdcache.cli import common, inspection, main, pages, study
 from kdcache.train import OPTIMIZERS, SCHEDULES, Settings
+from kdcache.wording import readable
 
 pytestmark = pytest.mark.usefixtures("home")
 COMMANDS = ["", *main.commands]
@@ -119,7 +120,7 @@ def test_label_smoothing_is_trained_with(tmp_path):
 
 def test_dump_says_what_it_made(tmp_path):
     said = good(f"{DUMP} -o {tmp_path}/x.h5")
-    size = pages.readable(Path(f"{tmp_path}/x.h5").stat().st_size)
+    size = readable(Path(f"{tmp_path}/x.h5").stat().st_size)
     expected = f"{tmp_path}/x.h5: 64 rows, 2 views, {size}; logits f16, 16 bytes a row with its seed; teacher right in "
     assert said.out.startswith(expected)
     assert good(f"{DUMP} -o {tmp_path}/x.h5 --json").json()["complete"]
@@ -318,7 +319,7 @@ def test_inspect_refuses_a_header_that_was_changed(tmp_path):
 
 def test_sizes():
     sizes = (0, 999, 1000, 1_234_567, 12_345_678_901)
-    assert [pages.readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB"]
+    assert [readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB"]
 
 
 # One JSON object, and nothing else, on standard output

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
     {"types", "errors", "checks", "seeds", "user_code", "lazy_torch", "on_demand", "limits", "wording"},
-    {"sources", "views", "models", "methods", "codecs", "runs", "pseudo"},
+    {"sources", "views", "models", "methods", "codecs", "measures", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
     {"proof", "train"},
     {"dump"},
@@ -31,6 +31,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
 }
 FORBIDDEN = {
     "codecs": {"h5py"},
+    "measures": {"h5py"},
     "methods": {"h5py"},
     "models": {"h5py"},
     "train": {"h5py", "kdcache.cache"},

@@ -15,6 +15,7 @@ from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.jobs import Data
+from kdcache.measures import MEASURES, NUMBERS
 from kdcache.methods import METHODS, build
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
@@ -272,7 +273,9 @@ def test_label_smoothing_is_a_share(tmp_path, value):
 def test_evaluate_says_all_there_is_to_say(same, tmp_path):
     same.student("st", epochs=1).train(Run(tmp_path / "run", {}))
     found = jobs.evaluate(tmp_path / "run" / "best.safetensors", None, None, same.cache.path, "cpu", 0)
-    assert list(found) == ["model", "data", "rows", "view", "size", "top1", "agreement", "nll", "ece", "kl"]
+    told, absent = ["model", "data", "rows", "view", "size", "classes"], ("top5", "finite")  # four classes, all sound
+    measured = [name for name, one in MEASURES.items() if one.compute and name not in absent]
+    assert list(found) == told + measured
     assert found["rows"] == len(same.data.held_out)
 
 
@@ -350,7 +353,25 @@ def test_a_line_is_told_at_the_end_of_each_epoch(same):
 
 def test_run_json_holds_the_figures_of_the_end(same, tmp_path):
     run = Run(tmp_path / "run", {"some": "facts"})
-    _, records = same.student("st").train(run)
+    [network], records = same.student("st").train(run)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     found = json.loads(run.path("run.json").read_text())
-    assert found == {"some": "facts", "result": figures(records)}
+    sizes = {"parameters": parameters, "cache_bytes": same.cache.path.stat().st_size}
+    assert found == {"some": "facts", "result": figures(records) | sizes}
     assert found["result"]["top1"] == records[-1]["top1"]
+
+
+def test_the_last_evaluation_is_kept_whole(same, tmp_path):
+    run = Run(tmp_path / "run", {})
+    _, records = same.student("st").train(run)
+    kept = json.loads(run.path("evaluation.json").read_text())
+    said = jobs.evaluate(run.path("last.safetensors"), None, None, same.cache.path, "cpu", 0)
+    assert kept == {name: value for name, value in said.items() if name in MEASURES or name == "classes"}
+    assert numbers_of(kept) == numbers_of(records[-1])
+    run.path("evaluation.json").unlink()
+    same.student("st").train(Run(tmp_path / "run", {}, resume=True))  # killed before it was written
+    assert json.loads(run.path("evaluation.json").read_text()) == kept
+
+
+def numbers_of(facts: dict) -> dict:
+    return {name: facts[name] for name in NUMBERS if name in facts}

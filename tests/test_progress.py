@@ -55,6 +55,7 @@ def test_the_time_left_is_that_of_epochs_after_the_first(laps, left):
 def test_a_training_comes_to_its_last_measures_and_the_time_of_all():
     assert figures([RECORD | {"top1": 0.1}, RECORD]) == {
         "epochs": 3, "top1": 0.9, "nll": 0.3, "ece": 0.01, "train_top1": 0.81234, "seconds": 5.0, "train_seconds": 4.0,
+        "images_per_second": 5432.1,
     }  # fmt: skip
 
 

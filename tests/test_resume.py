@@ -265,7 +265,7 @@ def test_a_run_that_was_killed_ends_in_the_same_bytes(tmp_path):
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {
-        "run.json", "metrics.jsonl", ".lock", *files(tmp_path / "whole"),
+        "run.json", "metrics.jsonl", "evaluation.json", ".lock", *files(tmp_path / "whole"),
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import click
 from kdcache.cli.frame import Command, Option, say
 from kdcache.cli.progress import bar
 from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
+from kdcache.measures import shown
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
 
@@ -31,11 +32,11 @@ def spelled(value):
 
 
 def lines(facts: dict) -> str:
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {shown(value)}" for name, value in facts.items())
+    width, measured = max(map(len, facts)), shown(facts)
+    return "\n".join(f"{name:<{width}}  {measured.get(name) or plain(value)}" for name, value in facts.items())
 
 
-def shown(value) -> str:
+def plain(value) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -8,12 +8,12 @@ import textwrap
 import click
 
 from kdcache.cli import common
-from kdcache.cli.common import Command, bar, json_option, lines, put
+from kdcache.cli.common import Command, bar, json_option, put
 from kdcache.cli.frame import as_typed, tell
+from kdcache.cli.measured import evaluation_page
 from kdcache.cli.pages import cache_page
 from kdcache.cli.values import Number, OneOf
 from kdcache.report.table import columns
-from kdcache.wording import evaluated
 
 
 @click.command(
@@ -93,6 +93,7 @@ def show(file, out, rows, views, data, augment, as_json):
     cls=Command,
     example="""
         kdcache evaluate runs/teacher-digits-tiny-32
+        kdcache evaluate runs/teacher-digits-tiny-32 --confusion
         kdcache evaluate resnet110.pth --model resnet110 --data cifar10
     """,
 )
@@ -102,19 +103,20 @@ def show(file, out, rows, views, data, augment, as_json):
 @common.normalisation_options
 @common.code_option
 @click.option("--cache", type=common.FILE, metavar="F", help="Also the agreement with the teacher in this cache.")
+@click.option("--confusion", is_flag=True, help="Also which classes are taken for which.")
 @common.device_option
 @common.workers_option
 @json_option
-def evaluate(checkpoint, model, mean, std, data, augment, cache, device, workers, as_json):
-    """Measure a checkpoint on the evaluation images."""
+def evaluate(checkpoint, model, mean, std, data, augment, cache, confusion, device, workers, as_json):
+    """Measure a checkpoint on the evaluation images.
+
+    --json has every measure, the confusion matrix and the reliability bins among them.
+    """
     from kdcache import jobs
 
     fed = jobs.normalisation(mean, std)
     facts = jobs.evaluate(checkpoint, model, data, cache, jobs.choose_device(device), workers, augment, fed)
-    seen = {name: facts[name] for name in ("data", "rows", "view", "size")}
-    measures = {name: value for name, value in facts.items() if name not in seen}
-    text = {"model": measures.pop("model"), "evaluated on": evaluated(seen)} | measures
-    put({"checkpoint": checkpoint} | facts, as_json, lines(text))
+    put({"checkpoint": checkpoint} | facts, as_json, evaluation_page(facts, confusion))
 
 
 WIDTH = 100

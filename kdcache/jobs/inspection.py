@@ -100,7 +100,7 @@ def evaluate(
     workers = workers_for(opened, workers)
     judged = taught_by(store).eval_logits(opened.held_out_loader(device, workers), require_eval_images)
     evaluation = opened.evaluation(judged, device, workers)
-    return {"model": network.arch["model"]} | opened.seen_in_evaluation() | evaluation(network)
+    return {"model": network.arch["model"]} | opened.seen_in_evaluation() | evaluation.page(evaluation.outcome(network))
 
 
 def checkpoint_of(path: str) -> str:

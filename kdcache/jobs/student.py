@@ -91,7 +91,7 @@ class Student:
             for note in (*self.said_of_teacher(ready.views), *notes):
                 remark(note)
             evaluation = self.data.evaluation(judged, self.device, self.workers, self.settings.dtype)
-            records = fit(*ready, self.settings, evaluation, run, progress, remark)
+            records = fit(*ready, self.settings, evaluation, run, progress, remark, self.about(ready))
         return ready.students, records
 
     @contextlib.contextmanager
@@ -153,6 +153,11 @@ class Student:
             return found
         said = judged.argmax(1).cpu().numpy()
         return found | of_eval(self.data.held_out.labels, lambda some: said[some])
+
+    def about(self, ready: Ready) -> dict[str, int]:
+        """What the training costs beside its time: the size of the student, and of the files that it reads."""
+        parameters = sum(parameter.numel() for parameter in ready.students[0].parameters())
+        return {"parameters": parameters} | ({"cache_bytes": self.teacher.bytes} if self.teacher.bytes else {})
 
     def said_of_teacher(self, views: int) -> Iterator[str]:
         """How often it is right, what may be wrong with it if that is hardly ever, and how its schedule fits."""

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.checks import replace
+from kdcache.measures import NUMBERS
 from kdcache.models.network import Network
 from kdcache.recipe.identity import cache_facts, content, pseudo_facts, told
 from kdcache.recipe.parts import Part
@@ -117,9 +118,12 @@ class TeacherStage:
     def evaluate(self) -> None:
         """Measures weights that were not trained here."""
         network, folder = self.network(self.data), self.folder
-        found = self.data.evaluation(None, **self.setup.how(self.data))(network)
+        evaluation = self.data.evaluation(None, **self.setup.how(self.data))
+        page = evaluation.page(evaluation.outcome(network))
+        result = {name: page[name] for name in NUMBERS if name in page}
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / "run.json", json.dumps({"kind": "evaluation", "result": found}, indent=1) + "\n")
+        replace(folder / "evaluation.json", json.dumps(page) + "\n")
+        replace(folder / "run.json", json.dumps({"kind": "evaluation", "result": result}, indent=1) + "\n")
 
     def network(self, data: jobs.Data) -> Network:
         return jobs.load_teacher(

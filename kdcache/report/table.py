@@ -10,11 +10,16 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from kdcache.checks import replace
+from kdcache.measures import MEASURES
 from kdcache.wording import count
 
 # Student's t at 97.5 % for 1 to 19 degrees of freedom; the last serves for more
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
+
+
+RATED = tuple(name for name, one in MEASURES.items() if one.shape == "number" and one.unit in ("share", "nats"))
+"""The measures of which a row has mean, deviation and interval."""
 
 
 def columns(rows: Sequence[Sequence[str]], right: Set[int] = frozenset()) -> str:
@@ -34,7 +39,7 @@ def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -
     row |= {key: asked[key] for key in ("method", "series", "x", "published", "source") if key in asked}
     if all("seconds" in one for one in found):
         row["seconds"] = round(statistics.mean(one["seconds"] for one in found), 1)
-    for key in ("top1", "agreement"):
+    for key in RATED:
         values = [one[key] for one in found if key in one]
         if values:
             row[key], row[f"{key}_all"] = statistics.mean(values), values
@@ -128,7 +133,8 @@ def table_markdown(facts: dict) -> str:
 
 
 COLUMNS = ("name", "model", "method", "weights", "seeds", "top1", "top1_std", "top1_low", "top1_high")
-COLUMNS += ("agreement", "agreement_std", "seconds", "series", "x", "published", "difference", "source")
+COLUMNS += tuple(f"{name}{part}" for name in RATED if name != "top1" for part in ("", "_std"))
+COLUMNS += ("seconds", "series", "x", "published", "difference", "source")
 
 
 def table_csv(facts: dict) -> str:

@@ -56,6 +56,9 @@ class Teacher(Protocol):
     notes: Sequence[str]
     """What the user should be told before a training."""
 
+    bytes: int
+    """Of the files that its answers are read from."""
+
     def identity(self) -> dict | None:
         """The teacher as it stands in a cache, and in a run."""
 
@@ -106,6 +109,7 @@ class Alone:
     name = "alone"
     views = None
     notes = ()
+    bytes = 0
 
     def identity(self) -> None:
         return None

@@ -41,6 +41,10 @@ class Cached:
     def notes(self) -> Sequence[str]:
         return self.cache.notes
 
+    @property
+    def bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self.cache.files)
+
     def identity(self) -> dict:
         return self.cache.meta["teacher"]
 

@@ -36,6 +36,8 @@ class Pseudo:
     teacher: Described
     beside: Teacher = ALONE
 
+    bytes = 0
+
     @property
     def name(self) -> str:
         return self.beside.name

@@ -27,6 +27,7 @@ class Live:
     beside: Teacher = ALONE
 
     name = "live"
+    bytes = 0
 
     @property
     def views(self) -> int | None:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from kdcache.batches import Loader, straight_plan
+from kdcache.measures import Outcome, every, numbers
 from kdcache.models.network import Network, evaluating
-from kdcache.train.metrics import calibration, kl, summary
 
 BATCH, ON_CPU = 256, 64  # a processor's caches hold the activations of few images: 64 are a third faster than 256
 LARGEST_KEPT = 1 << 30  # bytes of evaluation images that stay on the device
 
 
 class Evaluation:
-    """network -> top1, top5, nll, ece; agreement and kl with the teacher's logits, where there are some.
+    """network -> its measures on the evaluation images, beside the teacher's logits where there are some.
 
     The images are rendered once and kept where they fit, so that an evaluation costs what a forward of them does.
     """
@@ -28,12 +28,18 @@ class Evaluation:
         self.kept: list[Tensor] | None = None
 
     def __call__(self, network: Network) -> dict[str, float]:
-        """All that is measured of a network; of no images, nothing."""
+        """The measures that are plain numbers; of no images, none."""
+        return numbers(self.outcome(network))
+
+    def page(self, outcome: Outcome | None) -> dict:
+        """Every measure, and the classes by name."""
+        return {"classes": self.loader.source.classes} | every(outcome)
+
+    def outcome(self, network: Network) -> Outcome | None:
+        """What it answers; None where there are no images."""
         if not len(self.loader.source):
-            return {}
-        logits, targets = self.logits(network), self.loader.targets
-        found = summary(logits, targets, self.teacher) | calibration(logits, targets)
-        return found if self.teacher is None else found | {"kl": kl(logits, self.teacher)}
+            return None
+        return Outcome(self.logits(network), self.loader.targets, self.teacher)
 
     def logits(self, network: Network) -> Tensor:
         """f32 [M, C]; every part of the network is left in the mode that it was in."""

@@ -6,9 +6,11 @@ for epoch: for batch: looks, knowledge -> method.loss -> step;  then evaluate, l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from kdcache.batches import Loader
+from kdcache.measures import numbers
 from kdcache.methods import Method
 from kdcache.models.network import Network
 from kdcache.models.weights import save
@@ -33,13 +35,15 @@ def fit(
     run: Run | None = None,
     progress: Callable = quiet,
     remark: Callable = quiet,
+    about: Mapping[str, float] = MappingProxyType({}),
 ) -> list[dict]:
     """Trains the students together, and gives the records of all epochs; a run says whether it goes on from earlier.
 
     `progress` wraps the batches of an epoch, as tqdm does; `remark` is called with a line at the end of each.
+    `about` is what a run keeps beside what is measured: the number of weights, say.
     """
     trainer = Trainer(students, method, teacher, loader, views, settings)
-    records, best = [], None
+    records, best, outcome = [], None, None
     with trainer.watching():
         if run and run.begin(remark):
             done, best = restored(trainer, run)
@@ -49,7 +53,8 @@ def fit(
             record = trainer.epoch(stage, epoch, progress)
             judged = evaluation is not None and settings.evaluates(epoch)
             if judged:
-                record |= evaluation(students[0])
+                outcome = evaluation.outcome(students[0])
+                record |= numbers(outcome)
             laps.append(time.perf_counter())
             record["seconds"] = round(laps[-1] - laps[-2], 3)
             records.append(record)
@@ -59,7 +64,9 @@ def fit(
                 best = keep(run, students[0], record, best, judged or evaluation is None)
                 save_state(run.path("state.safetensors"), trainer, epoch, best)
         if run:
-            run.finish(figures(records))
+            if evaluation is not None:
+                run.keep("evaluation.json", evaluation.page(outcome or evaluation.outcome(students[0])))
+            run.finish(figures(records) | dict(about))
     return records
 
 

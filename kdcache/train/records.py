@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Sequence
 
+import torch
+
+from kdcache.measures import NUMBERS
 from kdcache.wording import duration
 
-FIGURES = ("top1", "top5", "agreement", "nll", "ece", "kl", "train_top1")
+FIGURES = (*NUMBERS, "train_top1")
 """Of the last epoch, what a run ends in."""
 
 
 def figures(records: Sequence[dict]) -> dict:
-    """What a training came to: the measures of its last epoch, and the time of all."""
+    """What a training came to: the measures of its last epoch, the time of all, and the most memory."""
     last = records[-1]
+    found = {name: last[name] for name in FIGURES if name in last}
     times = {name: round(sum(record.get(name, 0) for record in records), 2) for name in ("seconds", "train_seconds")}
-    return {"epochs": last["epoch"], **{name: last[name] for name in FIGURES if name in last}, **times}
+    images = sum(record.get("images_per_second", 0) * record.get("train_seconds", 0) for record in records)
+    speed = {"images_per_second": round(images / times["train_seconds"], 1)} if times["train_seconds"] else {}
+    memory = [record["peak_bytes"] for record in records if "peak_bytes" in record]
+    return {"epochs": last["epoch"]} | found | times | speed | ({"peak_bytes": max(memory)} if memory else {})
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that was in use so far: on a GPU what this process held there, else what all of it held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
 
 def line(record: dict, epochs: int, left: float) -> str:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from kdcache.batches import Loader, training_plan
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.measures import answered
 from kdcache.methods import Method, clipped_gradients
 from kdcache.models.network import watch
-from kdcache.train.metrics import answered
 from kdcache.train.optim import Settings, lr_at, make_optimizer
+from kdcache.train.records import peak_bytes
 from kdcache.types import Batch
 
 
@@ -107,6 +108,7 @@ class Trainer:
         self.require_finite(total, epoch)
         measures = {"train_top1": right / labelled} if labelled else {}
         measures |= {"images_per_second": round(images / seconds, 1), "train_seconds": round(seconds, 3)}
+        measures["peak_bytes"] = peak_bytes(self.device)
         return {"epoch": epoch, "stage": stage.name, "lr": lr, "loss": losses, "total": total} | measures
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
