@@ -17,7 +17,8 @@ import math
 import numpy as np
 
 MASK = 0xFFFFFFFF
-GEOMETRY, COLOUR, ERASING, MIXING, LIBRARY = range(5)  # streams of one rendering: a new draw never shifts another
+# streams of one rendering: a new draw never shifts another
+GEOMETRY, COLOUR, ERASING, MIXING, LIBRARY, POLICY = range(6)
 # what a run key is used for, in the last counter word
 SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE, ENUMERATION, ERRING, ANSWER, SPREAD, PARTNER = range(11)
 

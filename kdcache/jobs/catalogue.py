@@ -10,7 +10,7 @@ from kdcache import methods, models
 from kdcache.codecs import CODECS
 from kdcache.errors import UsageError
 from kdcache.sources import SOURCES, open_source
-from kdcache.views import MIXES, VIEWS
+from kdcache.views import lines as views
 
 if TYPE_CHECKING:
     from kdcache.methods import Method
@@ -32,7 +32,7 @@ def tables(
 
 LINES = {
     "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
-    "views": lambda: {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | MIXES,
+    "views": views,
     "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
     "methods": lambda: [*methods.PLACES],
     "models": lambda: {family.name: ", ".join(filter(None, (family.help, family.rule))) for family in models.MODELS},

@@ -16,13 +16,12 @@ from kdcache.errors import PipelineChanged
 from kdcache.seeds import CANARY, sample_views
 from kdcache.sources.decode import PACKAGES
 from kdcache.teachers import Dumped, require_finite
-from kdcache.views import VIEWS
+from kdcache.views import POLICIES, VIEWS
 from kdcache.views.library import render_elsewhere
 
 CANARIES = 64
-RECORDED = tuple(
-    dict.fromkeys(["torch", "numpy", *PACKAGES, *(name for kind, _ in VIEWS.values() for name in kind.packages)])
-)
+DRAWN = [kind.packages for kind, _ in VIEWS.values()] + [policy.packages for policy in POLICIES.values()]
+RECORDED = tuple(dict.fromkeys(["torch", "numpy", *PACKAGES, *(name for names in DRAWN for name in names)]))
 
 
 def made(loader: Loader, teacher: Dumped, key: int, views: int) -> dict[str, np.ndarray]:

@@ -11,14 +11,20 @@ from kdcache.checks import advice, short
 from kdcache.errors import CacheError, KdcacheError, UsageError
 from kdcache.limits import MOST_VIEWS
 from kdcache.seeds import ENUMERATION, PARTNER, bijection, sample_seeds
+from kdcache.views import augmented
 from kdcache.views.albumentations import Albumentations
+from kdcache.views.augmented import Augmented
 from kdcache.views.augmentor import Augmentor
 from kdcache.views.base import Plain, View
 from kdcache.views.mixing import MIXES, MOST_ROWS, Mixed, Mixing, split
 from kdcache.views.native import Centre, Crop, ResizedCrop, Untouched
+from kdcache.views.policies import POLICIES, line_of
 from kdcache.views.torchvision import Torchvision
 
-__all__ = ["MIXES", "VIEWS", "Mixed", "Mixing", "Plain", "View", "from_json", "open_view", "runs_user_code"]
+__all__ = [
+    "MIXES", "POLICIES", "VIEWS", "Mixed", "Mixing", "Plain", "View", "from_json", "lines", "open_view",
+    "runs_user_code",
+]  # fmt: skip
 
 VIEWS: dict[str, tuple[type[Plain], dict]] = {
     "none": (Untouched, {}),
@@ -45,7 +51,17 @@ def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
     return Mixed(view.size, view, rows, mixing)
 
 
+def lines() -> dict[str, str]:
+    """Of each view, and of what may follow one, a line of help."""
+    policies = {f"+{name}": line_of(name) for name in POLICIES}
+    return {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | policies | MIXES
+
+
 def open_plain(spec: str, size: tuple[int, int] | None) -> Plain:
+    geometry, steps = augmented.split(spec)
+    if steps:
+        return Augmented.opened(open_plain(geometry, size), steps)
+    refuse_what_follows(spec)
     name, _, argument = spec.partition(":")
     if name not in VIEWS:
         hint = advice(name, VIEWS, "`kdcache list views` explains them")
@@ -54,6 +70,17 @@ def open_plain(spec: str, size: tuple[int, int] | None) -> Plain:
     if argument and not kind.argument:
         raise UsageError("`augment`", f"{name}, which takes no argument", repr(spec), f"write {name}")
     return kind.parse(spec, argument, size, **options)
+
+
+def refuse_what_follows(spec: str) -> None:
+    """A plus behind a view of our own, and no policy behind the plus; names of files and functions may have one."""
+    geometry, plus, last = spec.rpartition("+")
+    kind, _ = VIEWS.get(geometry.partition(":")[0].partition("+")[0], (Plain, {}))
+    if plus and kind.native:
+        name = last.partition(":")[0]
+        mixes = f"+{name}" in MIXES
+        hint = "mixing comes last" if mixes else advice(name, POLICIES, "`kdcache list views` explains them")
+        raise UsageError("`augment`", f"one of {', '.join(POLICIES)} behind a plus", repr(last), hint)
 
 
 def runs_user_code(spec: str) -> bool:
@@ -80,6 +107,8 @@ def from_json(place: object, header: dict, named: str | None = None) -> View:
 def rebuilt(place: object, header: dict, named: str | None) -> View:
     if "of" in header:
         return Mixed.from_json(header, rebuilt(place, header["of"], named))
+    if "base" in header:
+        return Augmented.from_json(place, header, rebuilt(place, header["base"], None))
     kind, _ = VIEWS[header["view"]]
     if kind.runs_user_code:
         require_named(place, header, named)

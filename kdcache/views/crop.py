@@ -43,13 +43,16 @@ def gathered(images: Tensor, top, left, flip, pad: int) -> Tensor:
     return torch.nn.functional.pad(images, (pad,) * 4).flatten(2).gather(2, index).view(images.shape)
 
 
-def erase(images: Tensor, top: np.ndarray, left: np.ndarray, side: int, value: int) -> Tensor:
-    """The images, in place, with a square of one value each, which may reach over the edge."""
-    rows = _within(top, side, images.shape[2], images.device)
-    columns = _within(left, side, images.shape[3], images.device)
+def erase(images: Tensor, top: np.ndarray, left: np.ndarray, size: tuple, value: int) -> Tensor:
+    """The images, in place, with a box of one value each, which may reach over the edge.
+
+    `size` is height and width, numbers or one for each image.
+    """
+    rows = _within(top, size[0], images.shape[2], images.device)
+    columns = _within(left, size[1], images.shape[3], images.device)
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], value)
 
 
-def _within(start: np.ndarray, side: int, length: int, device) -> Tensor:
+def _within(start: np.ndarray, side: int | np.ndarray, length: int, device) -> Tensor:
     place = np.arange(length) - start[:, None]
-    return torch.from_numpy((place >= 0) & (place < side)).to(device)
+    return torch.from_numpy((place >= 0) & (place < np.reshape(side, (-1, 1)))).to(device)

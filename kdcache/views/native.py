@@ -103,7 +103,7 @@ class Crop(Plain):
     def render(self, images, seeds):
         seeds = host(seeds)
         out = crop(stacked(self, images), *self.parameters(seeds), self.pad)
-        return erase(out, *self.square(seeds), self.cutout, GREY) if self.cutout else out
+        return erase(out, *self.square(seeds), (self.cutout, self.cutout), GREY) if self.cutout else out
 
     def evaluation(self):
         return Untouched(self.size)

@@ -63,8 +63,7 @@ class Pipeline(Plain):
         return {k: v for k, v in self.__dict__.items() if k != "_live"}
 
     def render(self, images, seeds):
-        live, seeds = self.live(), host(seeds)
-        words = np.concatenate([np.stack(draw(seeds, n, LIBRARY), 1) for n in (0, 1)], 1).astype("<u4")
+        live, words = self.live(), words_of(host(seeds), LIBRARY)
         with untouched_generators(), one_thread(), torch.no_grad():
             return torch.stack([self.one(live, *pair) for pair in zip(images, words, strict=True)])
 
@@ -177,6 +176,11 @@ def one_thread() -> Iterator[None]:
 def as_number(words: np.ndarray) -> int:
     """Words as one number."""
     return int.from_bytes(words.tobytes(), "little")
+
+
+def words_of(seeds: np.ndarray, stream: int, n: int = 0) -> np.ndarray:
+    """Eight random words for each seed: those of two draws, from number `n` of a stream."""
+    return np.concatenate([np.stack(draw(seeds, n + i, stream), 1) for i in (0, 1)], 1).astype("<u4")
 
 
 def seed_generators(words: np.ndarray) -> None:
