@@ -14,8 +14,9 @@ from reference_views import made_images, made_seeds
 
 from kdcache import codecs, sources
 from kdcache.models import MODELS, table
-from kdcache.views import VIEWS, from_json, open_view
+from kdcache.views import POLICIES, VIEWS, from_json, open_view
 from kdcache.views.native import Untouched
+from kdcache.views.policies import SHARE, Option, Policy
 
 PAGE = (Path(__file__).parent.parent / "docs" / "contributing.md").read_text()
 
@@ -59,6 +60,16 @@ def test_a_new_view_is_listed_advised_and_dumped(turned, in_tmp):
     good(f"{TEACHER} --augment turned")
     assert good(f"{DUMP} --augment turned -o a.h5 --json").json()["view"]["view"] == "turned"
     assert good("verify a.h5 --json").json()["ok"]
+
+
+def test_a_new_policy_replays(monkeypatch):
+    policy = Policy("with less colour", shown("faded"), {"least": Option(0.5, SHARE)}, ("pillow",))
+    monkeypatch.setitem(POLICIES, "faded", policy)
+    view, images, seeds = open_view("none+faded:least=0", (8, 8)), made_images(8, 8, 8), made_seeds(8)
+    assert torch.equal(view.render(images, seeds), view.render(images, seeds))
+    assert from_json("cache.h5", json.loads(json.dumps(view.to_json()))) == view
+    varied = view.render(images[:1].expand(8, -1, -1, -1), seeds)
+    assert len({image.numpy().tobytes() for image in varied}) == 8
 
 
 @pytest.fixture

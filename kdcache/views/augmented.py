@@ -33,7 +33,7 @@ from kdcache.views.policies import POLICIES, Option
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIX = re.compile(rf"\+({'|'.join(map(re.escape, POLICIES))})(?::([^+]*))?$")
+SUFFIX = re.compile(r"\+([a-z0-9-]+)(?::([^+]*))?$")
 DRAWS = 4  # of each step
 MOST_STEPS = 16
 
@@ -140,7 +140,7 @@ class Augmented(Plain):
 def split(spec: str) -> tuple[str, tuple[Step, ...]]:
     """`crop-flip+randaugment:n=2,m=9+erasing` as the geometry before it and the steps."""
     steps: list[Step] = []
-    while match := SUFFIX.search(spec):
+    while (match := SUFFIX.search(spec)) and match[1] in POLICIES:
         spec, (name, text) = spec[: match.start()], match.groups()
         steps.insert(0, parsed(name, text or ""))
     if len(steps) > MOST_STEPS:
