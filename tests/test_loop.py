@@ -32,20 +32,19 @@ def same(tmp_path_factory):
 
 
 def trainer_of(fixture, text, **settings):
-    """A trainer with its teacher, ready for a step; and some batches."""
+    """A trainer that is ready for a step, some batches, and what answers them."""
     student = fixture.student(text, **settings)
-    with student.ready() as ready:
-        trainer = Trainer(*ready, student.settings)
-        trainer.enter(trainer.stages[0])
-        return trainer, list(ready.loader.run([range(0, 16), range(16, 32), range(32, 48)], 1))
+    with student.ready() as ([trainer], feed, _):
+        trainer.begin(1)
+        return trainer, list(feed.loader.run([range(0, 16), range(16, 32), range(32, 48)], 1)), feed.answers
 
 
 @pytest.mark.parametrize("text", ["kdsvd:1e6", "kdeid:1e6", "mhgd:1e6", "st+kdsvd:1e6"])
 def test_clipped_terms_never_pull_harder_than_the_rest(same, text):
-    trainer, [batch, *_] = trainer_of(same, text)
+    trainer, [batch, *_], answers = trainer_of(same, text)
     with trainer.watching():
         look = trainer.looks[0](batch.images)
-        terms = trainer.method.loss(look, trainer.teacher(batch), batch)
+        terms = trainer.method.loss(look, answers(batch), batch)
         held = {name: value for name, value in terms.items() if name in trainer.method.clipped}
         assert held.keys() == {text.removesuffix(":1e6").split("+")[-1]}
         rest = sum(value for name, value in terms.items() if name not in held)
@@ -113,17 +112,17 @@ class Counted(TorchDispatchMode):
 @pytest.mark.parametrize("settings", [{}, {"clip": 1.0, "optimizer": "adamw"}, {"dtype": "bf16"}], ids=str)
 @pytest.mark.parametrize("text", ["st+at", "vid", "kdsvd", "mhgd", "fsp", "dkd", "rkd", "co"])
 def test_a_step_waits_for_nothing(same, text, settings):
-    trainer, [first, second, _] = trainer_of(same, text, **settings)
+    trainer, [first, second, _], answers = trainer_of(same, text, **settings)
     with trainer.watching():
-        trainer.step(first)
+        trainer.step(first, answers(first))
         with Counted() as counted:
-            trainer.step(second)
+            trainer.step(second, answers(second))
     assert counted.waiting == 0
 
 
 @pytest.mark.parametrize("text", ["st+at", "vid", "kdsvd", "fsp", "fitnet/paper"])
 def test_nothing_holds_the_graph_between_steps(same, text):
-    trainer, batches = trainer_of(same, text)
+    trainer, batches, answers = trainer_of(same, text)
     kept = []
     look_of = trainer.method.loss
 
@@ -134,12 +133,12 @@ def test_nothing_holds_the_graph_between_steps(same, text):
 
     trainer.method.loss = loss
     with trainer.watching():
-        terms = trainer.step(batches[0])
+        terms = trainer.step(batches[0], answers(batches[0]))
         assert all(value.grad_fn is None for value in terms.values())
         gc.collect()
         assert kept
         assert [ref() for ref in kept if ref() is not None] == []
-        Evaluation(trainer.loader)(trainer.students[0])
+        Evaluation(Loader(same.data.train, same.data.view, 0))(trainer.students[0])
     assert all(p.grad is None for p in trainer.trained)
 
 
@@ -153,7 +152,7 @@ def test_evaluating_leaves_every_part_in_its_mode(same):
 
 def test_a_watcher_keeps_nothing_of_an_evaluation(same):
     seen = []
-    trainer, _ = trainer_of(same, "at")
+    trainer, _, _ = trainer_of(same, "at")
     with trainer.watching():
         network = trainer.students[0]
         network.body.layer1.register_forward_hook(lambda module, args, output: seen.append(weakref.ref(output)))
@@ -187,8 +186,8 @@ def test_losing_the_loss_is_told_and_the_last_good_state_stays(same, tmp_path):
 
 
 def test_weights_that_are_lost_in_the_last_step_are_not_saved(same, tmp_path, monkeypatch):
-    def stepping(self, batch):
-        found = step(self, batch)
+    def stepping(self, batch, knowledge):
+        found = step(self, batch, knowledge)
         with torch.no_grad():
             self.students[0].body.fc.bias.fill_(torch.inf)
         return found
@@ -235,14 +234,14 @@ def test_a_clipped_gradient_has_the_layout_of_its_parameter(same, monkeypatch, o
     """Fused optimisers walk through memory without looking at strides, and would mix up the weights."""
     weights = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        trainer, [batch, *_] = trainer_of(same, "kdsvd", channels_last=True, optimizer=optimizer)
+        trainer, [batch, *_], answers = trainer_of(same, "kdsvd", channels_last=True, optimizer=optimizer)
 
         def gradients(first, second, epoch, layout=layout):
             return [g.contiguous(memory_format=layout) if g is not None and g.ndim == 4 else g for g in first]
 
         monkeypatch.setattr("kdcache.train.trainer.clipped_gradients", gradients)
         with trainer.watching():
-            trainer.step(batch)
+            trainer.step(batch, answers(batch))
         weights.append(trainer.students[0])
     assert_same_weights(*weights)
 
@@ -298,14 +297,14 @@ def test_a_record_holds_what_was_measured_of_training_and_evaluation(same):
 
 
 def test_the_training_accuracy_is_that_of_the_batches(same):
-    trainer, batches = trainer_of(same, "st")
+    trainer, batches, answers = trainer_of(same, "st")
     with trainer.watching():
         right = 0
         for batch in batches:
             before = copy.deepcopy(trainer.students[0]).train()
             trainer.students[0].train()
             right += int((before(batch.images).argmax(1) == batch.targets).sum())
-            trainer.step(batch)
+            trainer.step(batch, answers(batch))
     assert trainer.seen.tolist() == [right, 48]
 
 

@@ -120,7 +120,7 @@ def test_dropout_goes_on_where_it_was(tmp_path):
 def test_a_finished_run_returns_at_once(wider, tmp_path, monkeypatch):
     networks, records = wider.student("st").train(Run(tmp_path / "run", {}))
     before = files(tmp_path / "run")
-    monkeypatch.setattr(Trainer, "epoch", None)
+    monkeypatch.setattr(Trainer, "learn", None)
     again, found = wider.student("st").train(Run(tmp_path / "run", {}, resume=True))
     assert found == records
     assert_same_weights(again[0], networks[0])

@@ -13,7 +13,6 @@ from kdcache.jobs import Data, DumpOptions, Student, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
 from kdcache.teachers import Forward
-from kdcache.train.trainer import Trainer, stages
 
 
 def settled(network: Network, data: Data) -> Network:
@@ -43,10 +42,14 @@ def made_cache(path: Path, rows: int, classes: int, views: int, codec: str = "f1
 
 def stepper(student: Student, batch: int, stack: contextlib.ExitStack) -> Callable[[], dict]:
     """A training step as the trainer does it, of this student, with all that belongs to it."""
-    ready = stack.enter_context(student.ready())
-    trainer = Trainer(*ready, student.settings)
-    trainer.enter(stages(ready.method, 2)[-1])  # the main one, where there is an initialisation before
+    [trainer], feed, _ = stack.enter_context(student.ready())
+    trainer.begin(trainer.stages[-1].first)  # the main one, where there is an initialisation before
     stack.enter_context(trainer.watching())
     plan = training_plan(len(student.data.train), 2, 1, batch, 0)
     turn = iter(range(1 << 30))
-    return lambda: trainer.step(next(iter(ready.loader.run([plan[next(turn) % len(plan)]]))))
+
+    def step() -> dict:
+        batch = next(iter(feed.loader.run([plan[next(turn) % len(plan)]])))
+        return trainer.step(batch, feed.answers(batch))
+
+    return step

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor, nn
 
-from kdcache import wording
-from kdcache.batches import Loader
 from kdcache.errors import TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
+from kdcache.jobs.pipeline import Ready, ready, train
 from kdcache.jobs.pseudo import schedule_note
 from kdcache.jobs.teacher import result
 from kdcache.methods import Method, parse
@@ -23,22 +20,11 @@ from kdcache.models import find
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.models.taps import parse as parse_taps
 from kdcache.proof.accuracy import accuracy_in_words, doubt, of_eval, of_training
-from kdcache.proof.canaries import CANARIES
-from kdcache.proof.verdicts import require_eval_images, require_pixels
+from kdcache.proof.verdicts import require_eval_images
 from kdcache.runs import ROOT, Run, folder_name, keyed_name
-from kdcache.teachers import ALONE, Answers, Cached, Drawn, LiveTeacher, Teacher
-from kdcache.train import Settings, fit, mixlabels
+from kdcache.teachers import ALONE, Teacher
+from kdcache.train import Settings, mixlabels
 from kdcache.types import quiet
-
-
-class Ready(NamedTuple):
-    """What a training works with, in the order in which `fit` takes it."""
-
-    students: list[Network]
-    method: Method
-    answers: Answers
-    loader: Loader | mixlabels.MixingLoader
-    views: int
 
 
 @dataclass
@@ -84,31 +70,28 @@ class Student:
 
         `remark` is called with what is minimised and what cannot be measured, before the first step.
         """
-        with self.ready() as ready:
-            judged = self.judged()
-            self.taught = self.accuracy(judged)
-            notes = (f"loss: {ready.method.described()}", *self.teacher.notes, *rounding(ready))
-            for note in (*self.said_of_teacher(ready.views), *notes):
-                remark(note)
-            evaluation = self.data.evaluation(judged, self.device, self.workers, self.settings.dtype)
-            records = fit(*ready, self.settings, evaluation, run, progress, remark, self.about(ready))
-        return ready.students, records
+        [course] = train([self], [run], [""], progress, remark)
+        if course.error:
+            raise course.error
+        return course.trainer.students, course.records
 
-    @contextlib.contextmanager
-    def ready(self) -> Iterator[Ready]:
+    def ready(self) -> AbstractContextManager[Ready]:
         """Everything put together and checked, as long as the teacher is needed."""
-        networks = [self.data.network(self.model, self.settings.seed, taps=self.taps)]
-        check_output(networks[0], self.data.image)
-        method = self.built(networks[0])
-        networks += [self.another(number) for number in range(1, method.students)]
-        rows, views = len(self.data.train), self.views or self.settings.epochs
-        shown = self.teacher.sample_views(Drawn(self.data.view, self.settings.seed, rows, views))
-        loader = Loader(self.data.train, self.data.view, shown, self.device, self.workers)
-        require_pixels(shown, loader)
-        with self.teacher.answering(method, loader, self.method) as answers:
-            if self.mix:
-                loader, answers = self.mixed(method, loader, answers)
-            yield Ready(networks, method, answers, loader, shown.views)
+        return ready([self])
+
+    def networks(self) -> tuple[list[Network], Method]:
+        """The students, and the method that they are trained by."""
+        first = self.data.network(self.model, self.settings.seed, taps=self.taps)
+        check_output(first, self.data.image)
+        method = self.built(first)
+        return [first, *(self.another(number) for number in range(1, method.students))], method
+
+    @property
+    def shared(self) -> tuple:
+        """What students must have in common to be shown the same batches; the seed orders them, and draws views."""
+        same = self.settings
+        asked = (id(self.data), id(self.teacher), self.views, self.mix, self.device, self.workers)
+        return (*asked, same.batch, same.epochs, same.seed, same.dtype)
 
     def another(self, number: int) -> Network:
         """A further student, for those that learn from each other."""
@@ -131,16 +114,6 @@ class Student:
             raise UsageError("`method`", expected, found, "take st or at, which have no connectors")
         return method
 
-    def mixed(self, method: Method, loader: Loader, answers: Answers) -> tuple[mixlabels.MixingLoader, Answers]:
-        """The batches and the answers, mixed two by two."""
-        mixing = mixlabels.parse_mix(self.mix)
-        if self.data.view.mixes:
-            found = f"{self.data.view.name}, which mixes"
-            raise UsageError(f"`mix` {self.mix}", "a view that does not mix", found, "leave `mix` out")
-        mixlabels.require_fit(self.method, method)
-        both = mixlabels.MixedAnswers(answers) if method.taps else answers
-        return mixlabels.MixingLoader(loader, mixing, self.settings.seed), both
-
     def judged(self) -> Tensor | None:
         """The teacher's logits on the evaluation images, for agreement."""
         held_out = self.data.held_out_loader(self.device, self.workers)
@@ -148,16 +121,11 @@ class Student:
 
     def accuracy(self, judged: Tensor | None) -> dict[str, float]:
         """How often the teacher is right, from what it stored and what it says of the evaluation images."""
-        found = of_training(self.teacher.cache) if isinstance(self.teacher, Cached) else {}
+        found = of_training(self.teacher.stored) if self.teacher.stored else {}
         if judged is None:
             return found
         said = judged.argmax(1).cpu().numpy()
         return found | of_eval(self.data.held_out.labels, lambda some: said[some])
-
-    def about(self, ready: Ready) -> dict[str, int]:
-        """What the training costs beside its time: the size of the student, and of the files that it reads."""
-        parameters = sum(parameter.numel() for parameter in ready.students[0].parameters())
-        return {"parameters": parameters} | ({"cache_bytes": self.teacher.bytes} if self.teacher.bytes else {})
 
     def said_of_teacher(self, views: int) -> Iterator[str]:
         """How often it is right, what may be wrong with it if that is hardly ever, and how its schedule fits."""
@@ -177,14 +145,6 @@ class Student:
             "view": self.data.view.to_json(), "settings": self.settings.to_json(), "views": self.views,
             "mix": self.mix, "taps": self.taps, **self.teacher.facts(),
         }  # fmt: skip
-
-
-def rounding(ready: Ready) -> list[str]:
-    """Whether the answers of a teacher in the loop depend on the images asked about with them."""
-    if not isinstance(ready.answers, LiveTeacher):
-        return []
-    images = ready.loader.images(np.arange(min(CANARIES, len(ready.loader.source))))
-    return [f"the live teacher's answers are {wording.exactness(ready.answers.exactness(images))}"]
 
 
 def train_student(

@@ -32,10 +32,7 @@ def train_teacher(
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
     evaluation = data.evaluation(None, device, workers, settings.dtype)
-    about = {"parameters": sum(parameter.numel() for parameter in network.parameters())}
-    records = fit(
-        [network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, progress, remark, about
-    )
+    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, progress, remark)
     return result(run, records)
 
 

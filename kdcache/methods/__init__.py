@@ -12,7 +12,7 @@ __getattr__, __dir__ = on_demand(  # as names need no torch
         "base": "Method",
         "compose": "Part build described parse split",
         "names": "ALIASES PLACES",
-        "sums": "RawTaps Sum",
+        "sums": "Asked RawTaps Sum",
         "svd": "clipped_gradients",
         "table": "METHODS",
     },

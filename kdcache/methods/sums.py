@@ -70,6 +70,30 @@ class Sum(Method):
         return [part for part in self.parts if stage == "main" or part.init_share]
 
 
+class Asked(Method):
+    """What a teacher is asked for several students at once: each thing that their methods read, made once."""
+
+    def __init__(self, methods: Mapping[str, list[Method]]):
+        """`methods` by their texts: those of one text read the same."""
+        super().__init__()
+        self.every = nn.ModuleList(method for several in methods.values() for method in several)
+        self.each = Sum(several[0] for several in methods.values())
+        self.taps, self.norms, self.shift_matters = self.each.taps, self.each.norms, self.each.shift_matters
+
+    def prepare(self, teacher, looks):
+        return self.each.prepare(teacher, looks)
+
+    def use(self, constants):
+        for method in self.every:
+            method.use(constants)
+
+    def project(self, look):
+        return self.each.project(look)
+
+    def projected(self, shapes):
+        return self.each.projected(shapes)
+
+
 def side_by_side(several: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
     """The terms of several methods in one, under the names that `numbered` gives them."""
     several = list(several)

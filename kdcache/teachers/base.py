@@ -55,9 +55,8 @@ class Teacher(Protocol):
     """How many sample-views are given; None: as many as are drawn."""
     notes: Sequence[str]
     """What the user should be told before a training."""
-
-    bytes: int
-    """Of the files that its answers are read from."""
+    stored: Store | None
+    """The cache that its answers are read from; None: it is asked."""
 
     def identity(self) -> dict | None:
         """The teacher as it stands in a cache, and in a run."""
@@ -82,6 +81,9 @@ class Teacher(Protocol):
 
     def answering(self, method: Method, loader: Loader, text: str) -> AbstractContextManager[Answers]:
         """What a method reads of it; `text` is the method as the user wrote it."""
+
+    def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
+        """Whether what it answers depends on the images asked about together, where that is not known from a dump."""
 
 
 class Dumped(Protocol):
@@ -109,7 +111,7 @@ class Alone:
     name = "alone"
     views = None
     notes = ()
-    bytes = 0
+    stored = None
 
     def identity(self) -> None:
         return None
@@ -138,6 +140,9 @@ class Alone:
             remedy = "give a `cache`, or a `teacher` and `live`"
             raise UsageError(f"`method` {text}", "a teacher's answers", "neither a cache nor `live`", remedy)
         yield no_teacher
+
+    def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
+        return ()
 
 
 @dataclass(frozen=True)

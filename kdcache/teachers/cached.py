@@ -42,8 +42,8 @@ class Cached:
         return self.cache.notes
 
     @property
-    def bytes(self) -> int:
-        return sum(file.path.stat().st_size for file in self.cache.files)
+    def stored(self) -> Store:
+        return self.cache
 
     def identity(self) -> dict:
         return self.cache.meta["teacher"]
@@ -74,6 +74,9 @@ class Cached:
     @contextmanager
     def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
         yield CacheTeacher(self.cache, self.read_by(method, self.shapes(loader.view.size), text), loader.device)
+
+    def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
+        return ()
 
     def read_by(self, method: Method, shown: Shapes, text: str) -> list[str]:
         """The knowledge that a method reads: what its projection of such a teacher would be called."""

@@ -36,7 +36,7 @@ class Pseudo:
     teacher: Described
     beside: Teacher = ALONE
 
-    bytes = 0
+    stored = None
 
     @property
     def name(self) -> str:
@@ -81,6 +81,9 @@ class Pseudo:
             return
         require_unmixed(loader.view)
         yield KnownTeacher(self.teacher, loader.device)
+
+    def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
+        return ()
 
 
 def require_unmixed(view: View) -> None:

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache import wording
 from kdcache.batches import Loader, straight_plan
 from kdcache.methods import Method, build
 from kdcache.models.network import Network, shapes, watch
@@ -17,6 +19,8 @@ from kdcache.seeds import permutation
 from kdcache.teachers.base import ALONE, Answers, Forward, Same, SampleViews, Teacher, no_teacher
 from kdcache.teachers.exact import ROWS, AlignedProducts, exactness, in_chunks, in_company
 from kdcache.types import Batch, Knowledge, Look, Shapes
+
+TRIED = 64  # images, of a teacher in the loop: whether it answers alike in any company
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Live:
     beside: Teacher = ALONE
 
     name = "live"
-    bytes = 0
+    stored = None
 
     @property
     def views(self) -> int | None:
@@ -74,6 +78,12 @@ class Live:
             constants = self.constants()
             method.use(teacher.prepare(loader) if constants is None else constants)
             yield teacher
+
+    def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
+        if not isinstance(answers, LiveTeacher):  # of a method that reads nothing
+            return ()
+        images = loader.images(np.arange(min(TRIED, len(loader.source))))
+        return [f"the live teacher's answers are {wording.exactness(answers.exactness(images))}"]
 
 
 def describe(network: Network) -> dict:

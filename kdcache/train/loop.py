@@ -1,16 +1,20 @@
 """The one training loop: teachers, plain students, students of a cache, of a live teacher, and of each other.
 
-for epoch: for batch: looks, knowledge -> method.loss -> step;  then evaluate, log, save
+for epoch: for batch: knowledge; for training: looks -> method.loss -> step;  then evaluate, log, save
+
+Several trainings that are shown the same batches run in one loop, and each of them ends as it would alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from kdcache.batches import Loader
-from kdcache.measures import numbers
+from kdcache.batches import Loader, training_plan
+from kdcache.errors import KdcacheError, UsageError
+from kdcache.measures import Outcome, numbers
 from kdcache.methods import Method
 from kdcache.models.network import Network
 from kdcache.models.weights import save
@@ -18,10 +22,94 @@ from kdcache.runs import Run
 from kdcache.teachers import Answers
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.optim import Settings
-from kdcache.train.records import figures, line, time_left
+from kdcache.train.records import figures, line, peak_bytes, time_left
 from kdcache.train.state import read_state, restore, save_state
 from kdcache.train.trainer import Trainer
 from kdcache.types import quiet
+
+
+@dataclass
+class Feed:
+    """What trainings are shown: each batch is rendered once for all of them, and the teacher is asked about it once."""
+
+    loader: Loader
+    answers: Answers
+    views: int  # before they repeat
+
+
+@dataclass
+class Course:
+    """A training from its first epoch to its last, and what is kept of it; a run says whether it goes on from earlier.
+
+    `remark` is called with a line at the end of each epoch.
+    """
+
+    trainer: Trainer
+    evaluation: Evaluation | None = None
+    run: Run | None = None
+    remark: Callable = quiet
+    cache_bytes: int = 0  # of the files that are read
+    records: list[dict] = field(default_factory=list)
+    error: KdcacheError | None = None  # what ended it early
+    best: float | None = None
+    outcome: Outcome | None = None  # of the last evaluation
+    spent: float = 0.0  # seconds of this epoch for it alone
+
+    @property
+    def settings(self) -> Settings:
+        return self.trainer.settings
+
+    def begin(self) -> None:
+        if self.run and self.run.begin(self.remark):
+            done, self.best = restored(self.trainer, self.run)
+            self.records = self.run.forget_after(done)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Counts the time as its own, and ends it, and no other, by what goes wrong."""
+        started = time.perf_counter()
+        try:
+            yield
+        except KdcacheError as error:
+            self.error = error
+        self.spent += time.perf_counter() - started
+
+    def judge(self) -> None:
+        """Evaluates the network after an epoch."""
+        record = self.records[-1]
+        if self.evaluation and self.settings.evaluates(record["epoch"]):
+            self.outcome = self.evaluation.outcome(self.trainer.students[0])
+            record |= numbers(self.outcome)
+
+    def keep(self, left: float) -> None:
+        """Tells of the last epoch, logs it, and saves what goes with it."""
+        record = self.records[-1]
+        self.remark(line(record, self.settings.epochs, left))
+        if self.run:
+            self.run.log(record)
+            self.save(record)
+            save_state(self.run.path("state.safetensors"), self.trainer, record["epoch"], self.best)
+
+    def save(self, record: dict) -> None:
+        """The last network, and the best by accuracy if that is measured."""
+        score, student = record.get("top1", -record["total"]), self.trainer.students[0]
+        facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
+        save(student, self.run.path("last.safetensors"), **facts)
+        judged = self.evaluation is None or self.settings.evaluates(record["epoch"])
+        if judged and (self.best is None or score > self.best):
+            self.best = score
+            save(student, self.run.path("best.safetensors"), **facts)
+
+    def finish(self) -> None:
+        """Keeps what it came to."""
+        if not self.run:
+            return
+        if self.evaluation:
+            outcome = self.outcome or self.evaluation.outcome(self.trainer.students[0])
+            self.run.keep("evaluation.json", self.evaluation.page(outcome))
+        sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}
+        sizes |= {"cache_bytes": self.cache_bytes} if self.cache_bytes else {}
+        self.run.finish(figures(self.records) | sizes)
 
 
 def fit(
@@ -35,50 +123,90 @@ def fit(
     run: Run | None = None,
     progress: Callable = quiet,
     remark: Callable = quiet,
-    about: Mapping[str, float] = MappingProxyType({}),
 ) -> list[dict]:
-    """Trains the students together, and gives the records of all epochs; a run says whether it goes on from earlier.
+    """One training, of a student or of several that learn from each other; the records of all epochs."""
+    course = Course(Trainer(students, method, settings, loader.device), evaluation, run, remark)
+    fit_together([course], Feed(loader, teacher, views), progress)
+    if course.error:
+        raise course.error
+    return course.records
 
-    `progress` wraps the batches of an epoch, as tqdm does; `remark` is called with a line at the end of each.
-    `about` is what a run keeps beside what is measured: the number of weights, say.
+
+def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = quiet) -> None:
+    """Runs trainings whose settings agree in batch, epochs and seed. One that fails has an error; the others go on.
+
+    `progress` wraps the batches of an epoch, as tqdm does.
     """
-    trainer = Trainer(students, method, teacher, loader, views, settings)
-    records, best, outcome = [], None, None
-    with trainer.watching():
-        if run and run.begin(remark):
-            done, best = restored(trainer, run)
-            records = run.forget_after(done)
+    for course in courses:
+        require_labels(course.trainer.method, feed.loader)
+    epochs = courses[0].settings.epochs
+    with contextlib.ExitStack() as stack:
+        for course in courses:
+            stack.enter_context(course.trainer.watching())
+        for course in courses:
+            course.begin()
         laps = [time.perf_counter()]
-        for stage, epoch in trainer.remaining(len(records)):
-            record = trainer.epoch(stage, epoch, progress)
-            judged = evaluation is not None and settings.evaluates(epoch)
-            if judged:
-                outcome = evaluation.outcome(students[0])
-                record |= numbers(outcome)
+        for epoch in range(1, epochs + 1):
+            due = [course for course in courses if not course.error and len(course.records) < epoch]
+            if not due:
+                continue
+            learn(due, feed, epoch, progress)
+            for course in going(due):
+                with course.alone():
+                    course.judge()
             laps.append(time.perf_counter())
-            record["seconds"] = round(laps[-1] - laps[-2], 3)
-            records.append(record)
-            remark(line(record, settings.epochs, time_left(laps, settings.epochs - epoch)))
-            if run:
-                run.log(record)
-                best = keep(run, students[0], record, best, judged or evaluation is None)
-                save_state(run.path("state.safetensors"), trainer, epoch, best)
-        if run:
-            if evaluation is not None:
-                run.keep("evaluation.json", evaluation.page(outcome or evaluation.outcome(students[0])))
-            run.finish(figures(records) | dict(about))
-    return records
+            for course, seconds in shared_out(laps[-1] - laps[-2], going(due)):
+                course.records[-1]["seconds"] = round(seconds, 3)
+            for course in going(due):
+                with course.alone():
+                    course.keep(time_left(laps, epochs - epoch))
+            for course in due if len(courses) > 1 else ():
+                if course.error:
+                    course.remark(f"ends early: {course.error}")
+        for course in going(courses):
+            course.finish()
 
 
-def keep(run: Run, student: Network, record: dict, best: float | None, judged: bool) -> float | None:
-    """Saves the last network, and the best by accuracy if that was measured; the score of the best."""
-    score = record.get("top1", -record["total"])
-    facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
-    save(student, run.path("last.safetensors"), **facts)
-    if not judged or (best is not None and score <= best):
-        return best
-    save(student, run.path("best.safetensors"), **facts)
-    return score
+def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable) -> None:
+    """One pass over the data, of which each training that comes through has a record."""
+    settings = courses[0].settings
+    plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed)
+    for course in courses:
+        course.spent = 0.0
+        with course.alone():
+            course.trainer.begin(epoch)
+    batches = progress(feed.loader.run(plan, epoch), total=len(plan), desc=label(courses, epoch))
+    started, images = time.perf_counter(), sum(len(items) for items in plan)
+    for step, batch in enumerate(batches):
+        if not (left := going(courses)):
+            return
+        knowledge = feed.answers(batch)
+        for course in left:
+            with course.alone():
+                course.trainer.learn(batch, knowledge, step / len(plan))
+    for course in going(courses):
+        with course.alone():
+            course.records.append(course.trainer.ended(images))
+    for course, seconds in shared_out(time.perf_counter() - started, going(courses)):
+        measures = {"images_per_second": round(images / seconds, 1), "train_seconds": round(seconds, 3)}
+        course.records[-1] |= measures | {"peak_bytes": peak_bytes(feed.loader.device)}
+
+
+def going(courses: Sequence[Course]) -> list[Course]:
+    return [course for course in courses if not course.error]
+
+
+def shared_out(seconds: float, courses: Sequence[Course]) -> Iterator[tuple[Course, float]]:
+    """The time of several trainings as that of each: what it spent alone, and an equal part of the rest."""
+    rest = seconds - sum(course.spent for course in courses)
+    return ((course, course.spent + rest / len(courses)) for course in courses)
+
+
+def label(courses: Sequence[Course], epoch: int) -> str:
+    """What a bar says of an epoch."""
+    several = f" of {len(courses)} students" if len(courses) > 1 else ""
+    init = all(course.trainer.stage and course.trainer.stage.name == "init" for course in courses)
+    return f"epoch {epoch}/{courses[0].settings.epochs}{several}" + (" (init)" if init else "")
 
 
 def restored(trainer: Trainer, run: Run) -> tuple[int, float | None]:
@@ -88,3 +216,10 @@ def restored(trainer: Trainer, run: Run) -> tuple[int, float | None]:
     trainer.enter(next(stage for stage in trainer.stages if stage.name == facts["stage"]))
     restore(path, trainer, tensors)
     return facts["epoch"], facts["best"]
+
+
+def require_labels(method: Method, loader: Loader) -> None:
+    """Refuses images of two classes where a method's formula knows one."""
+    if method.one_label and (mixing := loader.mixing):
+        remedy = "take a method such as st, or do not mix"
+        raise UsageError("method", "images of one class each, as its formula has them", f"{mixing.name}", remedy)

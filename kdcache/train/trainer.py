@@ -1,24 +1,21 @@
-"""Networks, a method and an optimiser: what one training does with a batch, and with an epoch of them."""
+"""Networks, a method and an optimiser: what one training does with a batch and its knowledge."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from kdcache.batches import Loader, training_plan
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.measures import answered
 from kdcache.methods import Method, clipped_gradients
-from kdcache.models.network import watch
+from kdcache.models.network import Network, watch
 from kdcache.train.optim import Settings, lr_at, make_optimizer
-from kdcache.train.records import peak_bytes
-from kdcache.types import Batch
+from kdcache.types import Batch, Knowledge
 
 
 @dataclass
@@ -41,22 +38,22 @@ def stages(method: Method, epochs: int) -> list[Stage]:
 
 
 class Trainer:
-    """Students, a method and an optimiser, an epoch at a time."""
+    """Students, a method and an optimiser, a step at a time."""
 
-    def __init__(self, students, method, teacher, loader, views, settings: Settings):
-        self.students, self.method, self.teacher = list(students), method, teacher
-        self.loader, self.views, self.settings = loader, views, settings
-        self.device = loader.device
-        require_labels(method, loader)
+    def __init__(self, students: Sequence[Network], method: Method, settings: Settings, device: torch.device):
+        self.students, self.method, self.settings, self.device = list(students), method, settings, device
         self.stages, self.stage = stages(method, settings.epochs), None
         for student in self.students:
-            student.to(self.device)
+            student.to(device)
             if settings.channels_last:
                 student.to(memory_format=torch.channels_last)
-        method.to(self.device)
+        method.to(device)
         self.trained = [p for _, p in self.parameters() if p.requires_grad]
         self.looks: list[Callable] = []
-        self.seen = torch.zeros(2, device=self.device)  # of this epoch: images that got their label, and all with one
+        self.draws = Draws(device)
+        self.epoch, self.lr = 0, 0.0
+        self.seen = torch.zeros(2, device=device)  # of this epoch: images that got their label, and all with one
+        self.totals: dict[str, Tensor] = {}  # of this epoch: the terms of the loss, each times its images
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained, by name: the students and the method's own parts."""
@@ -73,47 +70,47 @@ class Trainer:
             self.looks = [torch.compile(look) for look in looks] if self.settings.compile else looks
             yield
 
-    def remaining(self, done: int) -> Iterator[tuple[Stage, int]]:
-        for stage in self.stages:
-            for epoch in range(max(stage.first, done + 1), stage.first + stage.epochs):
-                yield stage, epoch
-
     def enter(self, stage: Stage) -> None:
         """Every stage has an optimiser and a schedule of its own."""
         if self.stage is None or self.stage.name != stage.name:
             self.stage = stage
             self.optimizer = make_optimizer(self.trained, self.settings)
 
-    def epoch(self, stage: Stage, epoch: int, progress: Callable) -> dict:
-        """One pass over the data; its record."""
-        self.enter(stage)
+    def begin(self, epoch: int) -> None:
+        """Makes ready for an epoch, from 1."""
+        self.epoch = epoch
+        self.enter(next(stage for stage in reversed(self.stages) if stage.first <= epoch))
         for network in (*self.students, self.method):
             network.train()
-        plan = training_plan(len(self.loader.source), self.views, epoch, self.settings.batch, self.settings.seed)
-        label = f"epoch {epoch}/{self.settings.epochs}" + (" (init)" if stage.name == "init" else "")
-        batches = progress(self.loader.run(plan, epoch - stage.first + 1), total=len(plan), desc=label)
-        started, images = time.perf_counter(), sum(len(items) for items in plan)
+        self.draws.begin(self.settings.seed * 1_000_003 + epoch)
         self.seen.zero_()
-        totals: dict[str, Tensor] = {}
-        with drawing(self.device, self.settings.seed * 1_000_003 + epoch):
-            for step, batch in enumerate(batches):
-                lr = lr_at(self.settings, epoch - stage.first + step / len(plan), stage.epochs)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = lr
-                for name, value in self.step(batch).items():
-                    totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=len(batch))
-        losses = {name: float(value) / images for name, value in totals.items()}
-        right, labelled = self.seen.tolist()
-        seconds, total = time.perf_counter() - started, sum(losses.values())
-        self.require_finite(total, epoch)
-        measures = {"train_top1": right / labelled} if labelled else {}
-        measures |= {"images_per_second": round(images / seconds, 1), "train_seconds": round(seconds, 3)}
-        measures["peak_bytes"] = peak_bytes(self.device)
-        return {"epoch": epoch, "stage": stage.name, "lr": lr, "loss": losses, "total": total} | measures
+        self.totals = {}
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def learn(self, batch: Batch, knowledge: Knowledge, done: float) -> None:
+        """A step, when such a share of the epoch is done; other trainings may have had the same batch."""
+        begun = self.epoch - self.stage.first
+        if batch.epoch != begun + 1:
+            batch = replace(batch, epoch=begun + 1)  # warm-ups begin anew in every stage
+        self.lr = lr_at(self.settings, begun + done, self.stage.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        with self.draws.own():
+            terms = self.step(batch, knowledge)
+        for name, value in terms.items():
+            self.totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=len(batch))
+
+    def ended(self, images: int) -> dict:
+        """The record of an epoch of so many images."""
+        losses = {name: float(value) / images for name, value in self.totals.items()}
+        right, labelled = self.seen.tolist()
+        total = sum(losses.values())
+        self.require_finite(total)
+        record = {"epoch": self.epoch, "stage": self.stage.name, "lr": self.lr, "loss": losses, "total": total}
+        return record | ({"train_top1": right / labelled} if labelled else {})
+
+    def step(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         """One step of the optimiser; the terms of the loss, free of their graph."""
-        knowledge, images = self.teacher(batch), batch.images
+        images = batch.images
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16"):
@@ -153,13 +150,13 @@ class Trainer:
                 gradient = torch.empty_like(parameter).copy_(gradient)  # fused optimisers do not look at strides
             parameter.grad = gradient
 
-    def require_finite(self, total: float, epoch: int) -> None:
+    def require_finite(self, total: float) -> None:
         """Refuses to go on, and so to save, once a loss or a weight is lost."""
         weights = [value for _, value in self.tensors() if value.is_floating_point()]
         if not math.isfinite(total):
-            expected, found = "a finite loss", f"{total} in epoch {epoch}"
+            expected, found = "a finite loss", f"{total} in epoch {self.epoch}"
         elif not torch.stack([value.isfinite().all() for value in weights]).all():
-            expected, found = "finite weights", f"NaN or infinity after epoch {epoch}"
+            expected, found = "finite weights", f"NaN or infinity after epoch {self.epoch}"
         else:
             return
         raise KdcacheError("training", expected, found, "try a smaller `lr`, a longer `warmup` or `clip` 1")
@@ -171,25 +168,35 @@ class Trainer:
         yield from ((f"method/{name}", value) for name, value in self.method.state_dict().items())
 
 
-def require_labels(method: Method, loader: Loader) -> None:
-    """Refuses images of two classes where a method's formula knows one."""
-    if method.one_label and (mixing := loader.mixing):
-        remedy = "take a method such as st, or do not mix"
-        raise UsageError("method", "images of one class each, as its formula has them", f"{mixing.name}", remedy)
-
-
 def others(looks: list[dict], number: int) -> Tensor:
     """The peers' logits, as constants: [n, K-1, C]."""
     return torch.stack([look["logits"].detach() for i, look in enumerate(looks) if i != number], 1)
 
 
-@contextlib.contextmanager
-def drawing(device: torch.device, seed: int) -> Iterator[None]:
-    """torch's generators, which only networks with dropout use, begin at a seed and are left as they were."""
-    own = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(own):
-        torch.default_generator.manual_seed(seed % 2**63)  # torch.manual_seed would reseed every GPU
-        if own:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed % 2**63)
-        yield
+class Draws:
+    """torch's generators for one training, which only networks with dropout use: no other's draws move them."""
+
+    def __init__(self, device: torch.device):
+        self.generators = [torch.default_generator]
+        if device.type == "cuda":
+            number = torch.cuda.current_device() if device.index is None else device.index
+            self.generators.append(torch.cuda.default_generators[number])
+        self.states: list[Tensor] = []
+
+    def begin(self, seed: int) -> None:
+        self.states = [torch.Generator(one.device).manual_seed(seed % 2**63).get_state() for one in self.generators]
+
+    @contextlib.contextmanager
+    def own(self) -> Iterator[None]:
+        """Goes on where this training left them; afterwards they are as they were before."""
+        before = [one.get_state() for one in self.generators]
+        self._set(self.states)
+        try:
+            yield
+        finally:
+            self.states = [one.get_state() for one in self.generators]
+            self._set(before)
+
+    def _set(self, states: list[Tensor]) -> None:
+        for one, state in zip(self.generators, states, strict=True):
+            one.set_state(state)

@@ -1,0 +1,106 @@
+"""Students that are shown the same batches, trained in one loop: images are read, rendered and asked about once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from kdcache.batches import Loader
+from kdcache.errors import UsageError
+from kdcache.methods import Asked, Method
+from kdcache.proof.verdicts import require_pixels
+from kdcache.runs import Run
+from kdcache.teachers import Answers, Drawn
+from kdcache.train import Course, Feed, Trainer, fit_together, mixlabels
+from kdcache.types import quiet
+
+if TYPE_CHECKING:
+    from kdcache.jobs.student import Student
+
+
+class Ready(NamedTuple):
+    """What trainings of one pipeline work with."""
+
+    trainers: list[Trainer]
+    feed: Feed
+    notes: Sequence[str]  # of the teacher
+
+
+@contextlib.contextmanager
+def ready(students: Sequence[Student]) -> Iterator[Ready]:
+    """Everything put together and checked, as long as the teacher is needed. The students share what `shared` says."""
+    first = students[0]
+    data, settings = first.data, first.settings
+    made = [student.networks() for student in students]
+    methods = [method for _, method in made]
+    rows, views = len(data.train), first.views or settings.epochs
+    shown = first.teacher.sample_views(Drawn(data.view, settings.seed, rows, views))
+    loader = Loader(data.train, data.view, shown, first.device, first.workers)
+    require_pixels(shown, loader)
+    text = "+".join(dict.fromkeys(student.method for student in students))
+    with first.teacher.answering(asked(students, methods), loader, text) as answers:
+        notes = [*first.teacher.notes, *first.teacher.rounding(answers, loader)]
+        if first.mix:
+            loader, answers = mixed(students, methods, loader, answers)
+        trainers = [
+            Trainer(networks, method, student.settings, loader.device)
+            for student, (networks, method) in zip(students, made, strict=True)
+        ]
+        yield Ready(trainers, Feed(loader, answers, shown.views), notes)
+
+
+def asked(students: Sequence[Student], methods: Sequence[Method]) -> Method:
+    """What the teacher is asked for all of them."""
+    if len(methods) == 1:
+        return methods[0]
+    by_text: dict[str, list[Method]] = {}
+    for student, method in zip(students, methods, strict=True):
+        by_text.setdefault(student.method, []).append(method)
+    return Asked(by_text)
+
+
+def mixed(
+    students: Sequence[Student], methods: Sequence[Method], loader: Loader, answers: Answers
+) -> tuple[mixlabels.MixingLoader, Answers]:
+    """The batches and the answers, mixed two by two."""
+    first = students[0]
+    mixing = mixlabels.parse_mix(first.mix)
+    if first.data.view.mixes:
+        found = f"{first.data.view.name}, which mixes"
+        raise UsageError(f"`mix` {first.mix}", "a view that does not mix", found, "leave `mix` out")
+    for student, method in zip(students, methods, strict=True):
+        mixlabels.require_fit(student.method, method)
+    both = mixlabels.MixedAnswers(answers) if any(method.taps for method in methods) else answers
+    return mixlabels.MixingLoader(loader, mixing, first.settings.seed), both
+
+
+def train(
+    students: Sequence[Student], runs: Sequence[Run | None], titles: Sequence[str], progress=quiet, remark=quiet
+) -> list[Course]:
+    """Trains students of one pipeline; what each remarks is told behind its title."""
+    first = students[0]
+    with ready(students) as (trainers, feed, notes):
+        judged = first.judged()
+        taught = first.accuracy(judged)
+        for student in students:
+            student.taught = taught
+        evaluation = first.data.evaluation(judged, first.device, first.workers, first.settings.dtype)
+        stored = first.teacher.stored
+        cache_bytes = sum(file.path.stat().st_size for file in stored.files) if stored else 0
+        courses = [
+            Course(trainer, evaluation, run, told(title, remark), cache_bytes)
+            for trainer, run, title in zip(trainers, runs, titles, strict=True)
+        ]
+        for note in first.said_of_teacher(feed.views):
+            remark(note)
+        for course in courses:
+            course.remark(f"loss: {course.trainer.method.described()}")
+        for note in notes:
+            remark(note)
+        fit_together(courses, feed, progress)
+    return courses
+
+
+def told(title: str, remark: Callable) -> Callable:
+    return (lambda line: remark(f"{title}: {line}")) if title else remark
