@@ -242,7 +242,7 @@ def test_what_a_gpu_does_gives_the_same_pixels(spec, size, monkeypatch):
     images, seeds, view = made_images(24, *size), made_seeds(24), open_view(spec, size)
     right = view.render(images, seeds)
     monkeypatch.setattr(crop, "windows", crop.gathered)
-    monkeypatch.setattr(resize, "gather", lambda table, index: table[torch.from_numpy(index)])
+    monkeypatch.setattr(resize, "in_place", lambda images: images)
     assert torch.equal(view.render(images, seeds), right)
     monkeypatch.undo()
     nowhere = view.render(images.to("meta"), seeds)

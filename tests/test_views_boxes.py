@@ -8,9 +8,9 @@ import torch
 from reference_views import made_images, made_seeds, reference_box
 
 from kdcache.seeds import sample_seeds
-from kdcache.views import open_view
+from kdcache.views import open_view, resize
 from kdcache.views.native import Centre
-from kdcache.views.resize import average, centre_boxes, random_boxes, resize
+from kdcache.views.resize import average, centre_boxes, random_boxes, resize_each
 
 
 def boxes_of(height: int, width: int, n: int = 20_000):
@@ -83,12 +83,20 @@ def test_the_box_of_a_narrow_image_is_the_largest_allowed_in_the_middle():
 def test_resizing_keeps_what_needs_no_resizing():
     images = made_images(4, 16, 16)
     whole = tuple(np.full(4, v) for v in (0, 0, 16, 16))
-    assert torch.equal(resize(images, whole, np.zeros(4, int), (16, 16)), images)
-    assert torch.equal(resize(images, whole, np.ones(4, int), (16, 16)), images.flip(3))
+    assert torch.equal(resize_each(images, whole, np.zeros(4, int), (16, 16)), images)
+    assert torch.equal(resize_each(images, whole, np.ones(4, int), (16, 16)), images.flip(3))
     assert (
         open_view("resized-crop:11", (9, 9)).render(torch.full((4, 3, 9, 9), 77, dtype=torch.uint8), made_seeds(4))
         == 77
     ).all()
+
+
+def test_an_image_resized_alone_has_the_pixels_that_it_has_among_others(monkeypatch):
+    images, seeds, view = made_images(16, 40, 30), made_seeds(16), open_view("resized-crop:24", (40, 30))
+    among_others = view.render(images, seeds)
+    monkeypatch.setattr(resize, "CACHE", 1)
+    assert torch.equal(view.render(images, seeds), among_others)
+    assert torch.equal(view.render(list(images), seeds), among_others)
 
 
 @pytest.mark.parametrize(("size", "out"), [((20, 30), 32), ((90, 90), 64), ((150, 130), 40)])

@@ -10,6 +10,7 @@ import numpy as np
 from kdcache import lazy_torch as torch
 from kdcache.seeds import GEOMETRY, below, draw
 from kdcache.views.base import Images
+from kdcache.views.stretch import in_channels, part, stretch, taps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +23,6 @@ RATIOS = np.array([round(ONE * math.exp((i / 512 - 1) * math.log(4 / 3))) for i 
 
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Top, left, height, width."""
-Taps = tuple[np.ndarray, np.ndarray]
-"""What `taps` gives."""
 
 
 def heights_and_widths(images: Images) -> tuple[np.ndarray, np.ndarray]:
@@ -59,93 +58,63 @@ def centre_boxes(height: np.ndarray, width: np.ndarray) -> Boxes:
 def resize_each(images: Images, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Each image's box at the given size: bilinear, after averaging whole pixels where it shrinks twofold or more."""
     shrink = np.minimum(boxes[2] // size[0], boxes[3] // size[1])
-    if isinstance(images, torch.Tensor) and (shrink < 2).any():
-        out = resize(images, boxes, flip, size)
+    out = images[0].new_empty(len(images), images[0].shape[0], *size)
+    together = at_once(images, size)
+    if together > 1 and (shrink < 2).any():
+        resize(images, boxes, flip, out, together)
         alone = np.flatnonzero(shrink > 1)
     else:
-        out, alone = images[0].new_empty(len(images), images[0].shape[0], *size), np.arange(len(images))
-    for i, (top, left, height, width) in zip(alone.tolist(), np.stack(boxes, 1)[alone].tolist(), strict=True):
-        box = average(images[i][:, top : top + height, left : left + width], int(shrink[i]))
-        whole = tuple(np.array([v]) for v in (0, 0, *box.shape[1:]))
-        out[i] = resize(box[None], whole, flip[i : i + 1], size)[0]
+        alone = np.arange(len(images))
+    each = zip(alone.tolist(), *(side[alone].tolist() for side in (*boxes, shrink)), strict=True)
+    cut = [average(in_place(images[i])[:, y : y + h, x : x + w], k) for i, y, x, h, w, k in each]
+    resize_alone(cut, flip[alone], out, alone)
     return out
 
 
-def average(image: Tensor, k: int) -> Tensor:
+def at_once(images: Images, size: tuple[int, int]) -> int:
+    """How many images are resized together: of one size, on a CPU, as many as its cache holds."""
+    if not isinstance(images, torch.Tensor):
+        return 1
+    n, channels, height, width = images.shape
+    if images.device.type != "cpu":
+        return max(2, n)  # even one: what is resized alone is cut out first
+    return max(1, CACHE // (channels * max(height, size[0]) * max(width, size[1])))
+
+
+def resize(images: Tensor, boxes: Boxes, flip: np.ndarray, out: Tensor, together: int) -> None:
+    """Writes each image's box at the size of `out`, so many images at a time."""
+    top, left, height, width = boxes
+    down = in_channels(taps(top, height, out.shape[2]), images.shape[1], images.shape[2])
+    across = taps(left, width, out.shape[3], flip)
+    images, out = in_place(images), in_place(out)
+    for start in range(0, len(images), together):
+        stop = start + together
+        stretch(images[start:stop], part(down, start, stop), part(across, start, stop), out[start:stop])
+
+
+def resize_alone(images: list, flip: np.ndarray, out: Tensor, rows: np.ndarray) -> None:
+    """Writes whole images, whose sizes may differ, to these rows of `out`, at its size."""
+    height, width = np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2).T
+    down = in_channels(taps(0, height, out.shape[2]), out.shape[1], height)
+    across = taps(0, width, out.shape[3], flip)
+    out = in_place(out)
+    for i, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
+        stretch(image[None], part(down, i, i + 1), part(across, i, i + 1), out[row : row + 1])
+
+
+def in_place(images: Tensor) -> Tensor | np.ndarray:
+    """The memory of images as NumPy's, which cuts and gathers several times as fast, where they are on the CPU."""
+    return images.numpy() if images.device.type == "cpu" else images
+
+
+def average(image: Tensor | np.ndarray, k: int) -> Tensor | np.ndarray:
     """Means of k x k pixels; what is left over is dropped, half of it at either edge."""
     if k < 2:
         return image
     height, width = (side // k for side in image.shape[1:])
     top, left = (side % k // 2 for side in image.shape[1:])
-    rows = image[:, top : top + height * k, left : left + width * k].unflatten(1, (height, k)).sum(2, dtype=torch.int32)
+    cells = torch.as_tensor(image)[:, top : top + height * k, left : left + width * k]
+    rows = cells.unflatten(1, (height, k)).sum(2, dtype=torch.int32)
     cells = rows.unflatten(2, (width, k)).sum(3, dtype=torch.int32)
-    return ((cells + k * k // 2) // (k * k)).to(torch.uint8)
-
-
-def resize(images: Tensor, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Each image's box at the given size. A CPU does as many images at a time as its cache holds."""
-    top, left, height, width = boxes
-    down, across = taps(top, height, size[0]), taps(left, width, size[1], flip)
-    if images.device.type != "cpu":
-        return both_axes(images, down, across)
-    n, channels, *sides = images.shape
-    out = images.new_empty(n, channels, *size)
-    together = max(1, CACHE // (channels * max(sides[0], size[0]) * max(sides[1], size[1])))
-    for start in range(0, n, together):
-        part = slice(start, start + together)
-        some, rows, columns = images[part], *((place[:, part], weight[part]) for place, weight in (down, across))
-        if together == 1:  # nothing outside its box needs to be touched
-            y, x, h, w = (int(side[start]) for side in boxes)
-            some, rows, columns = some[:, :, y : y + h, x : x + w], (rows[0] - y, rows[1]), (columns[0] - x, columns[1])
-        out[part] = both_axes(some, rows, columns)
-    return out
-
-
-def both_axes(images: Tensor, down: Taps, across: Taps) -> Tensor:
-    """One axis after the other, each rounded to whole levels. Whole rows are gathered fastest: columns become rows."""
-    n, channels, _, columns = images.shape
-    rows = stretch(images, down)
-    return turned(stretch(turned(rows.view(n, 1, -1, columns)), across)).view(n, channels, -1, across[1].shape[1])
-
-
-def taps(start: np.ndarray, length: np.ndarray, out: int, flip=None) -> Taps:
-    """The two source rows of every output row [2, n, out], and the weight of the second in 1/128."""
-    row, last = 128 * np.arange(out) + 64, length[:, None] - 1
-    if flip is not None:
-        row = np.where(flip[:, None] == 1, row[::-1], row)
-    centre = np.minimum(np.maximum(row * length[:, None] // out - 64, 0), 128 * last)
-    first = centre >> 7
-    return np.stack([first, np.minimum(first + 1, last)]) + start[:, None], (centre & 127).astype(np.int16)
-
-
-def stretch(images: Tensor, tap: Taps) -> Tensor:
-    """New rows, each a mean of two of the old ones: a + ((b - a) * weight + 64) // 128, within 16 bits."""
-    rows, weight = tap
-    n, channels, height, width = images.shape
-    first_row = (np.arange(n * channels) * height).reshape(n, channels, 1)
-    a, b = gather(images.reshape(-1, width), first_row + rows[:, :, None])
-    weight = weight[:, None, :, None]
-    if isinstance(a, torch.Tensor):
-        step = b.short().sub_(a).mul_(torch.from_numpy(weight).to(a.device)).add_(64).bitwise_right_shift_(7)
-        return step.to(torch.uint8).add_(a)  # modulo 256, where a negative step comes out right
-    step = np.subtract(b, a, dtype=np.int16)
-    step *= weight
-    step += 64
-    step >>= 7
-    out = step.astype(np.uint8)
-    out += a
-    return torch.from_numpy(out)
-
-
-def gather(table: Tensor, index: np.ndarray) -> Tensor | np.ndarray:
-    """Rows of a table, in the shape of their numbers. On the CPU NumPy takes over, two to three times as fast."""
-    if table.device.type == "cpu":
-        return table.numpy().take(index, 0)
-    return table[torch.from_numpy(index).to(table.device)]
-
-
-def turned(images: Tensor) -> Tensor:
-    """Columns as rows."""
-    if images.device.type == "cpu":
-        return torch.from_numpy(np.ascontiguousarray(images.numpy().swapaxes(2, 3)))
-    return images.transpose(2, 3).contiguous()
+    means = ((cells + k * k // 2) // (k * k)).to(torch.uint8)
+    return means.numpy() if isinstance(image, np.ndarray) else means
