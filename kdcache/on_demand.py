@@ -6,6 +6,8 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
+from kdcache.errors import KdcacheError
+
 
 def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package: of each of its modules, the names that it lends, with blanks between.
@@ -25,3 +27,12 @@ def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], 
         return sorted({*vars(sys.modules[package]), *modules})
 
     return getattr_, dir_
+
+
+def extra(package: str, name: str, place: object):
+    """A package that comes with `kdcache[NAME]` alone; `place` is what needs it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        found = f"no {error.name or package}"
+        raise KdcacheError(place, f"the package {package}", found, f"pip install 'kdcache[{name}]'") from error

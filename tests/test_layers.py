@@ -23,6 +23,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "checks": {"errors"},
     "user_code": {"errors"},
     "limits": {"errors"},
+    "on_demand": {"errors"},
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
     "report": {"batches", "cache"},

@@ -144,8 +144,12 @@ def settings_of(chosen: dict):
     return Settings(**{name: chosen.pop(name) for name in list(chosen) if name in names})
 
 
-def announce(data) -> None:
-    """What a user may not expect of the data."""
+def announce(data, *models: str | None) -> None:
+    """What a user may not expect of the data, and what libraries say of these of their networks."""
+    from kdcache.jobs import library_note
+
+    for note in filter(None, (library_note(model, data) for model in models)):
+        say(note)
     view = data.view.plain
     if getattr(view, "notice", ""):
         offered = getattr(view, "normalisation", None)

@@ -38,7 +38,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
     normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
     device = jobs.choose_device(device)
     opened = jobs.Data.open(data, augment, fraction)
-    common.announce(opened)
+    common.announce(opened, model)
     found = jobs.train_teacher(
         model, opened, settings, label_smoothing=label_smoothing, root=runs, **rest, normalisation=normalisation,
         device=device, workers=jobs.workers_for(opened, workers), progress=bar, remark=say,
@@ -90,7 +90,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     device = jobs.choose_device(device)
     jobs.require_place(rest["out"])
     opened = jobs.Data.open(data, augment, fraction)
-    common.announce(opened)
+    common.announce(opened, teacher)
     normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
     network = jobs.load_teacher(teacher, weights, opened, runs, normalisation, taps)
     chosen = jobs.dump_options(rest, device=device, workers=jobs.workers_for(opened, workers))
@@ -148,7 +148,7 @@ def train_student(caches, student, live, teacher, weights, taps, data, augment, 
     of_cache = {"views": rest.pop("views")} if caches else {}
     average = rest["average"], rest["average_weights"]
     opened, store = jobs.open_data(caches, data, augment, fraction, *average, **of_cache)
-    common.announce(opened)
+    common.announce(opened, student, teacher)
     fed = {"normalisation": jobs.normalisation(rest["mean"], rest["std"]), "taps": taps}
     views = store.views if store else rest.get("views") or settings.epochs
     who = {"live": live, "root": runs, "seed": settings.seed, "views": views}

@@ -8,7 +8,8 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "accuracy": "facts_of",
         "catalogue": "overview rows_of tables",
         "checkup": "check_model",
-        "data": "DEFAULT_DATA Data choose_device load_teacher normalisation require_place teacher_folder workers_for",
+        "data": "DEFAULT_DATA Data choose_device library_note load_teacher normalisation require_place teacher_folder "
+        "workers_for",
         "dump": "DumpOptions dump_options dump_pseudo make_dump",
         "estimates": "plan",
         "imports": "import_logits",

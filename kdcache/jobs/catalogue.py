@@ -103,12 +103,11 @@ def defaults(kind: type[Method]) -> dict:
 
 def taps_of(model: str, taps: str | None) -> dict[str, tuple[int, ...]]:
     from kdcache.models.network import check_output, shapes
-    from kdcache.models.taps import name_taps
+    from kdcache.models.stages import tapped
 
     network = models.build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
     check_output(network, IMAGE)
-    if taps:
-        name_taps(network, taps, IMAGE)
+    tapped(network, taps, IMAGE)
     return shapes(network, network.taps, IMAGE)
 
 

@@ -16,7 +16,7 @@ from kdcache.jobs.student import asking
 from kdcache.methods import METHODS
 from kdcache.methods import build as build_method
 from kdcache.methods.compose import EveryTap
-from kdcache.models import call_of, find
+from kdcache.models import call_of, find, foreign
 from kdcache.models.network import Network, check_output, evaluating, shapes
 from kdcache.models.taps import Passed, passing, suggested
 from kdcache.teachers import Forward, LiveTeacher
@@ -67,7 +67,8 @@ def check_model(
 def opened(model: str, data: Data, weights: str | None, normalisation: Normalisation | None) -> tuple[Network, str]:
     """The network, and where its mean and std come from."""
     if not weights:
-        return data.network(model, 0, normalisation), "as given" if normalisation else f"of {data.train.spec}"
+        whose = model.partition(":")[0] if foreign(model) else data.train.spec
+        return data.network(model, 0, normalisation), "as given" if normalisation else f"of {whose}"
     network = load_normalised(weights, model, data, normalisation)
     if not network.assumed_normalisation:
         return network, "in the weights"

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError, KdcacheWarning, SourceError, TeacherError, UsageError
-from kdcache.models import build, find
+from kdcache.models import build, find, foreign
 from kdcache.models.network import Network, check_output, wrapped
-from kdcache.models.taps import name_taps
-from kdcache.models.weights import load
+from kdcache.models.stages import tapped
+from kdcache.models.weights import load, pretrained
 from kdcache.proof.verdicts import require_source
 from kdcache.runs import ROOT, folder_name
 from kdcache.sources import Source, located, open_source
@@ -28,6 +28,7 @@ from kdcache.train import Evaluation
 from kdcache.views import View, from_json, open_view
 
 DEFAULT_DATA = "digits"
+PRETRAINED = "pretrained"  # in place of a file of weights: those of its library
 
 
 def choose_device(name: str | None) -> str:
@@ -115,20 +116,21 @@ class Data:
         self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None
     ) -> Network:
         """A fresh network of that name; a module is taken with the weights that it has."""
-        mean, std = normalisation or (self.train.mean, self.train.std)
+        mean, std = normalisation or self.normalisation_of(model)
         if isinstance(model, str):
             network = build(model, len(self.train.classes), mean, std, seed=seed)
         else:
             network = wrapped(model, len(self.train.classes), mean, std)
         return self.tapped(network, taps)
 
+    def normalisation_of(self, model: str | nn.Module | None) -> Normalisation:
+        """What a network is fed with that has no mean and std of its own: what its library says, else what suits us."""
+        other = foreign(model)
+        return other.feeding()[1:3] if other else (self.train.mean, self.train.std)
+
     def tapped(self, network: Network, taps: str | None) -> Network:
-        """The network with taps by the paths of its modules: those of the text, else those that it was saved with."""
-        text = taps or network.arch.get("taps")
-        if not text:
-            return network
-        check_output(network, self.image)
-        return name_taps(network, text, self.image)
+        """The network with the taps of a text, else with its own."""
+        return tapped(network, taps, self.image)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -199,10 +201,26 @@ def shown(values: Iterable[float]) -> str:
     return ",".join(f"{float(value):.6g}" for value in values)
 
 
+def library_note(model: str | nn.Module | None, data: Data) -> str | None:
+    """What a library says that its network was trained with, and whether the images are of that size."""
+    if (other := foreign(model)) is None:
+        return None
+    try:
+        fed = other.feeding()
+    except TeacherError:  # the hub is out of reach, and a file of weights has its own mean and std
+        return None
+    size, seen = ("x".join(map(str, each)) for each in (fed.size, data.view.size))
+    told = f"{model}: made for images of {size} ({fed.interpolation}), mean {shown(fed.mean)}, std {shown(fed.std)}"
+    return told if size == seen else f"{told}; here they are {seen}: for its own, `augment` resized-crop:{fed.size[0]}"
+
+
 def load_normalised(path, model: str | None, data: Data, given: Normalisation | None) -> Network:
     """A network from a file, for images of this data; what it is fed with is never guessed in silence."""
-    mean, std = given or (data.train.mean, data.train.std)
-    network = load(path, model, len(data.train.classes), mean, std)
+    mean, std = given or ((None, None) if foreign(model) else (data.train.mean, data.train.std))
+    if path == PRETRAINED:
+        network = pretrained(model, len(data.train.classes), mean, std)
+    else:
+        network = load(path, model, len(data.train.classes), mean, std)
     own = shown(network.normalize.mean), shown(network.normalize.std)
     if given and not network.assumed_normalisation and own != (shown(mean), shown(std)):
         expected = f"mean {own[0]} and std {own[1]}, which are in it"
@@ -241,6 +259,10 @@ def load_teacher(
     """The teacher from a file, or from where `train-teacher` leaves it."""
     find(model)  # a name that nobody can train needs no advice on how to train it
     path = Path(weights) if weights else teacher_folder(root, data.train.spec, model) / "last.safetensors"
+    if not weights and foreign(model) and not path.exists():
+        text = f"{model}: it is asked with the weights that its library has for it, for there are none in {path}"
+        warnings.warn(text, KdcacheWarning, stacklevel=2)
+        weights = PRETRAINED
     if not weights and not path.exists():
         where = "" if os.fspath(root) == os.fspath(ROOT) else f" --runs {shlex.quote(os.fspath(root))}"
         made = f"kdcache train-teacher --model {shlex.quote(model)} --data {shlex.quote(data.train.spec)}{where}"
@@ -248,7 +270,7 @@ def load_teacher(
         raise TeacherError(f"teacher {model}", f"weights in {path}", "none", remedy)
     if not weights:
         require_trained_on(path.parent, data)
-    network = load_normalised(path, model, data, normalisation)
+    network = load_normalised(PRETRAINED if weights == PRETRAINED else path, model, data, normalisation)
     if network.arch["model"] != model:
         raise TeacherError(path, f"weights of {model}", f"of {network.arch['model']}", "name the model they belong to")
     check_output(network, data.image)

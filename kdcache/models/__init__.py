@@ -2,6 +2,7 @@
 
 >>> network = build("resnet20", 10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), seed=1)
 >>> network = build("mypkg.nets:make", 10, mean=mean, std=std)  # make(num_classes=10): a module for normalised images
+>>> network = build("torchvision:resnet18", 10, mean=mean, std=std)  # one of another library: see `elsewhere.py`
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from kdcache import lazy_torch as torch
 from kdcache.checks import advice
 from kdcache.errors import KdcacheError, UsageError, reason
+from kdcache.models.elsewhere import LIBRARIES, foreign
 from kdcache.models.table import MODELS, listed
 from kdcache.user_code import from_current_folder, imported, user_fault
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from kdcache.models.network import Network
 
-__all__ = ["CLASSES", "MODELS", "build", "call_of", "find", "listed", "runs_user_code"]
+__all__ = ["CLASSES", "MODELS", "build", "call_of", "find", "foreign", "listed", "runs_user_code"]
 
 
 def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], *, seed: int = 0, **options) -> Network:
@@ -31,6 +33,8 @@ def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], 
 
     with torch.random.fork_rng(devices=[]):
         builder = find(name)
+        if not options and (other := foreign(name)):
+            options = other.options
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs
         try:
             inspect.signature(builder).bind(classes, **options)
@@ -44,18 +48,21 @@ def build(name: str, classes: int, mean: Sequence[float], std: Sequence[float], 
 
 def runs_user_code(name: str) -> bool:
     """Whether building it imports code that is not ours."""
-    return ":" in name
+    return ":" in name and foreign(name) is None
 
 
 def find(name: str) -> Callable[..., nn.Module]:
     """The builder behind a name."""
+    if other := foreign(name):
+        return other.body
     if runs_user_code(name):
         return partial(_call, name, imported(name, "a network"))
     if builder := next(filter(None, (family.builder(name) for family in MODELS)), None):
         return builder
     remedy = advice(name, listed(), "`kdcache list models` explains them; or name a function of yours")
     families = [f"{family.name} with {family.rule}" for family in MODELS if family.rule]
-    expected = f"one of {', '.join([*listed(), *families])}, MODULE:FACTORY"
+    others = [f"{library}:NAME" for library in LIBRARIES]
+    expected = f"one of {', '.join([*listed(), *families, *others])}, MODULE:FACTORY"
     raise UsageError("model", expected, repr(name), remedy)
 
 

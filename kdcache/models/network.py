@@ -11,6 +11,7 @@ A body without these attributes gets its taps by a text: `kdcache.models.taps`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.errors import TeacherError, UsageError
+from kdcache.models.elsewhere import Layout
 from kdcache.types import Look
 from kdcache.user_code import user_fault
 
@@ -62,6 +64,8 @@ class Network(nn.Module):
         self.arch = arch
         self.places: dict[str, Place] = own_names(body, "taps")
         self.margins: dict[str, str] = own_names(body, "margins")
+        layout = getattr(body, "layout", None)
+        self.layout: Layout | None = layout if isinstance(layout, Layout) else None
         self.facts: dict = {}  # what was saved with the weights
         self.assumed_normalisation = False  # True: the weights came without mean and std, and somebody guessed
 
@@ -126,7 +130,8 @@ def watch(network: Network, names: Iterable[str]) -> Iterator[Callable[[Tensor],
             shown = {name: seen[place] for name, place in places.items()}
         finally:
             seen.clear()  # or the graph of this batch would live until the next; hooks fill in only what is asked for
-        return {name: _as_seen(network, name, one) for name, one in shown.items()}
+        size = images.shape[2:]
+        return {name: as_map(network.layout, name, _as_seen(network, name, one), size) for name, one in shown.items()}
 
     try:
         for place in set(places.values()) - {OUTPUT}:
@@ -165,6 +170,26 @@ def _as_seen(network: Network, name: str, seen: Seen) -> Tensor:
         remedy = "name the module behind it, or write that operation without in-place (out = out + x, not out += x)"
         raise UsageError(network.arch["model"], expected, "some that are overwritten in the same forward", remedy)
     return tensor.flatten(1) if name == "emb" and tensor.shape[2:] == (1, 1) else tensor
+
+
+def as_map(layout: Layout | None, name: str, tensor: Tensor, size: Sequence[int]) -> Tensor:
+    """What a stage shows as [n, c, h, w]: tokens of images of this size, without those in front; and [n, h, w, c]."""
+    if layout is None or name in ("emb", "logits"):
+        return tensor
+    if tensor.ndim == 4 and layout.nhwc:
+        return tensor.permute(0, 3, 1, 2).contiguous()
+    for prefix in (layout.prefix, 0) if tensor.ndim == 3 else ():
+        if grid := grid_of(tensor.shape[1] - prefix, size):
+            return tensor[:, prefix:].transpose(1, 2).contiguous().unflatten(2, grid)
+    return tensor
+
+
+def grid_of(tokens: int, size: Sequence[int]) -> tuple[int, int] | None:
+    """Rows and columns of so many tokens, for images of this height and width; None where they make no grid."""
+    height = round(math.sqrt(max(tokens, 0) * size[0] / size[1]))
+    if height < 1 or tokens % height or abs(height * size[1] - tokens // height * size[0]) >= max(size):
+        return None
+    return height, tokens // height
 
 
 def _place(network: Network, name: str) -> Place:
@@ -229,8 +254,17 @@ def check_output(network: Network, images: Tensor | Sequence[int]) -> None:
     except Exception as error:  # the body may be anybody's code
         expected = f"a network for images of {list(blank.shape[1:])}"
         found, _ = user_fault(error)
-        raise TeacherError(model, expected, found, "change the network or the size of the images") from error
+        raise TeacherError(model, expected, found, size_remedy(network, blank.shape[2:])) from error
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if found != [2, classes]:
         remedy = f"let it return one float tensor of {classes} logits per image"
         raise TeacherError(model, f"logits of shape [2, {classes}] for two images", str(found), remedy)
+
+
+def size_remedy(network: Network, size: Sequence[int]) -> str:
+    """What to do about images of a size that a network does not take."""
+    wanted = network.layout.size if network.layout else tuple(size)
+    if wanted == tuple(size):
+        return "change the network or the size of the images"
+    text = wanted[0] if wanted[0] == wanted[1] else "x".join(map(str, wanted))
+    return f"it was made for images of {wanted[0]}x{wanted[1]}: take a view of them, `augment` resized-crop:{text}"

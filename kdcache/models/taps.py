@@ -23,7 +23,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
-from kdcache.models.network import Network, Place, evaluating, shapes
+from kdcache.models.network import Network, Place, evaluating, shapes, times_changed
 
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish,
@@ -51,6 +51,17 @@ def parse(text: str) -> dict[str, Place]:
     return places
 
 
+def together(given: str, otherwise: str) -> str:
+    """The taps of a text, and those of another for the stages that it does not name.
+
+    >>> together("f2=layer2.0", "f1=layer1,f2=layer2,emb=fc:in")
+    'f1=layer1,emb=fc:in,f2=layer2.0'
+    """
+    named = {tap.partition(".")[0] for tap in parse(given)}
+    kept = [part for part in otherwise.split(",") if part and part.partition("=")[0].partition(".")[0] not in named]
+    return ",".join([*kept, given])
+
+
 def name_taps(network: Network, text: str, image: Sequence[int]) -> Network:
     """The same network, whose taps are those of the text; what its body names for other stages stays."""
     parts = parse(text)
@@ -62,6 +73,9 @@ def name_taps(network: Network, text: str, image: Sequence[int]) -> Network:
             network.margins = network.margins | {f"{tap.removesuffix('.bn')}.pre": place[0]}
         else:
             network.places |= versions(network, tap, place, made)
+    if network.layout:  # of these, few stages end in an activation: what leaves the stage is what the next one reads
+        raw = {tap: place for tap, place in network.places.items() if tap.endswith(".raw")}
+        network.places = {tap.replace(".raw", ".post"): place for tap, place in raw.items()} | network.places
     network.arch = network.arch | {"taps": text}
     found = shapes(network, network.places, image)
     if len(found.get("emb", (1,))) != 1:
@@ -101,6 +115,8 @@ class Passed(NamedTuple):
 
     inputs: tuple
     output: object
+    changed: int
+    """How often the output had been changed in place when it was returned."""
 
 
 def passing(network: Network, modules: Mapping[str, nn.Module], image: Sequence[int]) -> dict[str, Passed]:
@@ -110,7 +126,7 @@ def passing(network: Network, modules: Mapping[str, nn.Module], image: Sequence[
     def keep(path: str):
         def hook(module, inputs, output):
             seen.pop(path, None)
-            seen[path] = Passed(inputs, output)
+            seen[path] = Passed(inputs, output, times_changed(output))
 
         return hook
 
@@ -127,13 +143,13 @@ def passing(network: Network, modules: Mapping[str, nn.Module], image: Sequence[
 def suggested(passed: Mapping[str, Passed], modules: Mapping[str, nn.Module]) -> str:
     """Taps that a network could have: the last map of its three smallest grids, and what goes into its last layer."""
     grids: dict[tuple[int, ...], str] = {}
-    for path, (_, output) in passed.items():
+    for path, (_, output, _) in passed.items():
         if path and isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
             grids[tuple(output.shape[2:])] = path
     stages = [grids[size] for size in sorted(grids, key=math.prod, reverse=True)][-3:]
     parts = [f"f{number}={path}" for number, path in enumerate(stages, 4 - len(stages))]
     heads = [
-        path for path, (inputs, _) in passed.items() if isinstance(modules[path], nn.Linear) and inputs[0].ndim == 2
+        path for path, (inputs, _, _) in passed.items() if isinstance(modules[path], nn.Linear) and inputs[0].ndim == 2
     ]
     return ",".join(parts + [f"emb={path}:in" for path in heads[-1:]])
 

@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 from kdcache.checks import replace
 from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.limits import opened
-from kdcache.models import build, checkpoints, runs_user_code
+from kdcache.models import build, checkpoints, foreign, runs_user_code
+from kdcache.models.elsewhere import HUB
 from kdcache.models.network import Network
 
 LARGE = 10_000_000  # weights of a network that may be built before it is known whether the file has as many
@@ -67,6 +68,17 @@ def load(
     except Exception as error:  # a header can hold anything
         remedy = "the file is damaged or made up: save it again"
         raise TeacherError(path, "weights of a network", reason(error), remedy) from error
+    return _filled(path, network, state)
+
+
+def pretrained(
+    name: str, classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Network:
+    """A network of another library with the weights that this has for it; its mean and std, where none are given."""
+    return _filled(name, *_theirs(name, dict(foreign(name).weights()), name, classes, mean, std))
+
+
+def _filled(path: Path | str, network: Network, state: dict) -> Network:
     counters = [name for name in network.state_dict() if name.endswith(COUNTER)]
     state = {**dict.fromkeys(counters, torch.tensor(0)), **state}
     _compare(path, network, state)
@@ -80,6 +92,8 @@ def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: i
     if runs_user_code(model) and model != name:
         remedy = f"name {model} as the model if you trust that code"
         raise UsageError(path, f"weights of {name or 'a model that is built in'}", f"weights of {model}", remedy)
+    if model.startswith(f"{HUB}:") and not arch["options"]:  # a header never reaches out to the internet
+        raise TeacherError(path, "the network that it had from the hub", "its name alone", "save it again")
     if classes not in (None, arch["classes"]):
         raise _wrong_classes(path, classes, f"one of {arch['classes']}")
     try:
@@ -104,12 +118,18 @@ def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network,
     network = _lay_out(path, state, name, classes, checkpoints.options_of(state, name))
     state = checkpoints.renamed(state, network)
     if "normalize.mean" not in state:
+        if mean is None and (other := foreign(name)):
+            return network, state | _normalisation(*other.feeding()[1:3])
         if mean is None or std is None:
             remedy = "give the mean and std that the network was trained with"
             raise UsageError(path, "a mean and a std", "weights without them", remedy)
-        state |= {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
+        state |= _normalisation(mean, std)
         network.assumed_normalisation = True
     return network, state
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> dict[str, Tensor]:
+    return {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
 
 
 def _require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
@@ -171,7 +191,8 @@ def _short(name: str) -> str:
 
 
 def _wrong_classes(path: Path, expected: int, found: str) -> TeacherError:
-    return TeacherError(path, f"a network of {expected} classes", found, "take weights trained on this data")
+    remedy = "take weights trained on this data, or train a new head on them: `init_from`"
+    return TeacherError(path, f"a network of {expected} classes", found, remedy)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:

@@ -1,0 +1,193 @@
+"""Networks of torchvision, timm and the Hugging Face hub are as good as ours: names, weights, sizes, taps."""
+
+import json
+
+import pytest
+import torch
+from model_cases import make, refusal, see
+
+from kdcache.errors import TeacherError, UsageError
+from kdcache.jobs import Data
+from kdcache.models import foreign, runs_user_code, weights
+from kdcache.models.network import check_output, grid_of, shapes
+from kdcache.models.stages import head_of
+
+VIT = "timm:vit_tiny_patch16_224:img_size=32,depth=4"
+QUICK = {  # name -> side of the images
+    VIT: 32,
+    "timm:mobilenetv4_conv_small": 64,
+    "torchvision:shufflenet_v2_x0_5": 64,
+}
+SLOW = {
+    "timm:deit_tiny_distilled_patch16_224:img_size=64": 64,
+    "timm:swin_tiny_patch4_window7_224:img_size=64": 64,
+    "timm:convnext_atto": 64,
+    "timm:efficientnet_b0": 64,
+    "timm:mobilenetv3_small_100": 64,
+    "timm:resnet18": 64,
+    "timm:regnetx_002": 64,
+    "timm:ghostnet_100": 64,
+    "timm:mixer_s32_224:img_size=64": 64,
+    "timm:cait_xxs24_224:img_size=64,depth=4": 64,
+    "timm:levit_128s": 224,
+    "timm:vit_small_patch14_reg4_dinov2:img_size=56,depth=4": 56,
+    "torchvision:resnet18": 64,
+    "torchvision:mobilenet_v2": 64,
+    "torchvision:efficientnet_b0": 64,
+    "torchvision:convnext_tiny": 64,
+    "torchvision:swin_t": 64,
+    "torchvision:vit_b_16:image_size=64": 64,
+    "torchvision:densenet121": 64,
+    "torchvision:regnet_y_400mf": 64,
+    "torchvision:googlenet": 64,
+    "torchvision:vgg11_bn": 64,
+}
+EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+
+
+def side(name):
+    return (QUICK | SLOW)[name]
+
+
+def data(size=32, rows=16):
+    return Data.open(f"synthetic:{rows},4,{size}", None)
+
+
+def made(name):
+    return data(side(name)).network(name, 0).eval()
+
+
+def images_of(size, count=2):
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm:vit_tiny_patch16_225", "did you mean vit_tiny_patch16_224?"),
+        ("torchvision:resnet19", "did you mean resnet18?"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "networks of torchvision"),  # no classifier
+        ("timm:resnet18:img_size=big", "arguments as in img_size=64"),
+        ("timm:resnet18:checkpoint_path=1", "checkpoint_path; leave it out"),
+        ("timm:resnet18:pretrained=true", "pretrained; leave it out"),
+        ("timm:resnet18:no_such=3", "no_such=3: TypeError"),
+        ("timm:resnet18:drop_rate=0.0.1", "a number for drop_rate"),
+        ("tim:resnet18", "No module named 'tim'"),
+    ],
+)
+def test_wrong_names_are_answered(name, words):
+    error = refusal(make, name)
+    assert isinstance(error, UsageError)
+    assert words in str(error)
+
+
+def test_a_library_is_no_code_of_the_users():
+    assert not any(runs_user_code(name) for name in ("timm:resnet18", "torchvision:resnet18", "hf-hub:a/b", "resnet20"))
+    assert runs_user_code("torchvision.models:resnet18")
+    assert foreign("torchvision.models:resnet18") is None
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    assert "pip install 'kdcache[timm]'" in str(refusal(make, "timm:resnet18"))
+
+
+# what a network is
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_network_of_a_library_learns_shows_and_is_saved(name, tmp_path):
+    network, images = made(name), images_of(side(name))
+    stages = {tap[:2] for tap in network.taps if tap[0] == "f"}
+    assert {"f1", "f2", "f3"} <= stages
+    seen = see(network, network.taps, images)
+    assert all(torch.equal(seen[f"{stage}.raw"], seen[f"{stage}.post"]) for stage in stages)
+    assert all(seen[f"{stage}.raw"].ndim == 4 for stage in stages)
+    areas = [seen[f"{stage}.raw"][0, 0].numel() for stage in sorted(stages)]
+    assert areas == sorted(areas, reverse=True)
+    heads = [network.body.get_submodule(path) for path in head_of(network)]
+    answered = torch.stack([head(seen["emb"]) for head in heads]).mean(0)
+    torch.testing.assert_close(answered, seen["logits"])
+    weights.save(network, tmp_path / "a.safetensors")
+    again = weights.load(tmp_path / "a.safetensors")
+    assert torch.equal(again(images), network(images))
+    network.train()(images).square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in list(network.parameters())[:3])
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if name.startswith("timm")] + [
+    pytest.param(name, marks=pytest.mark.slow) for name in SLOW if name.startswith("timm")
+])  # fmt: skip
+def test_stages_are_those_of_timm(name):
+    """What timm itself gives as intermediate features, as maps [n, c, h, w]."""
+    network, images = made(name), images_of(side(name))
+    body = network.body
+    with torch.no_grad():
+        theirs = body.forward_intermediates(network.normalize(images), norm=False, intermediates_only=True)
+    seen = see(network, [tap for tap in network.taps if tap.endswith(".raw")], images)
+    for value in seen.values():
+        assert any(one.shape == value.shape and torch.equal(one, value) for one in theirs), value.shape
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "grid"),
+    [
+        (16, (32, 32), (4, 4)),
+        (15, (32, 32), None),
+        (17, (32, 32), None),
+        (168, (224, 192), (14, 12)),
+        (0, (8, 8), None),
+    ],
+)
+def test_the_grid_of_tokens(tokens, size, grid):
+    assert grid_of(tokens, size) == grid
+
+
+def test_taps_of_a_text_take_the_place_of_the_librarys():
+    network = data().network(VIT, 0, taps="f2=blocks.0")
+    assert network.arch["taps"].endswith("f2=blocks.0")
+    assert network.places["f2.raw"] == ("blocks.0", "out")
+    assert network.places["f3.raw"] == ("blocks.3", "out")
+    assert shapes(network, ["f2.raw"], (3, 32, 32)) == {"f2.raw": (192, 2, 2)}
+
+
+# what it is fed with
+
+
+def test_a_network_is_fed_as_its_library_says(tmp_path):
+    network = data().network(VIT, 0)
+    assert network.normalize.mean.tolist() == network.normalize.std.tolist() == [0.5, 0.5, 0.5]
+    torch.save(network.body.state_dict(), tmp_path / "w.pth")
+    loaded = weights.load(tmp_path / "w.pth", VIT, 4)
+    assert loaded.normalize.mean.tolist() == [0.5, 0.5, 0.5]
+    assert not loaded.assumed_normalisation
+    assert data().network(VIT, 0, ((0.1, 0.2, 0.3), (1, 1, 1))).normalize.mean.tolist() == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+    imagenet = data().network("torchvision:shufflenet_v2_x0_5", 0).normalize.mean.tolist()
+    assert imagenet == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_images_of_another_size_are_refused_with_the_view_that_fits():
+    error = refusal(data().network, "timm:vit_tiny_patch16_224:depth=1", 0)
+    assert isinstance(error, TeacherError)
+    assert "`augment` resized-crop:224" in error.remedy
+
+
+def test_a_header_never_reaches_the_hub(tmp_path):
+    network = make("tiny-3")
+    network.arch = {"model": "hf-hub:some/repository", "classes": 10, "options": {}}
+    weights.save(network, tmp_path / "a.safetensors")
+    assert "its name alone" in str(refusal(weights.load, tmp_path / "a.safetensors"))
+    network.arch["options"] = {"architecture": "resnet18", "arguments": {"checkpoint_path": "evil.pth"}}
+    weights.save(network, tmp_path / "a.safetensors")
+    assert "checkpoint_path" in str(refusal(weights.load, tmp_path / "a.safetensors"))
+
+
+def test_an_architecture_from_a_header_is_json(tmp_path):
+    network = made(VIT)
+    check_output(network, (3, 32, 32))
+    assert json.loads(json.dumps(network.arch)) == network.arch
