@@ -22,7 +22,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
         kdcache train-teacher --model resnet110 --data cifar10 --epochs 200
     """,
 )
-@click.option("--model", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
+@click.option("--model", metavar="M", required=True, help=common.MODELS)
 @common.normalisation_options
 @common.data_option
 @common.fraction_option
@@ -56,7 +56,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
         kdcache dump-logits --teacher tiny-32 --shard 2/4    # then `kdcache merge`
     """,
 )
-@click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
+@click.option("--teacher", metavar="M", required=True, help=common.MODELS)
 @common.weights_option
 @common.normalisation_options
 @common.taps_option
