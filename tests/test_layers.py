@@ -113,7 +113,7 @@ def test_the_door_opens_without_heavy_packages():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("heavy", ["albumentations", "torchvision", "sklearn", "matplotlib"])
+@pytest.mark.parametrize("heavy", ["albumentations", "torchvision", "sklearn", "matplotlib", "datasets"])
 def test_the_core_does_without(heavy):
     every = "import kdcache.api, kdcache.recipe, kdcache.jobs as j; [getattr(j, name) for name in dir(j)]"
     code = f"import sys; {every}; print({heavy!r} in sys.modules)"

@@ -23,7 +23,7 @@ from kdcache.models.stages import tapped
 from kdcache.models.weights import load, pretrained
 from kdcache.proof.verdicts import require_source
 from kdcache.runs import ROOT, folder_name
-from kdcache.sources import Source, located, open_source
+from kdcache.sources import Source, located, open_source, path_in
 from kdcache.train import Evaluation
 from kdcache.views import View, from_json, open_view
 
@@ -155,9 +155,10 @@ def opener(file: str | os.PathLike, spec: str, data: str | None = None, source=o
     They keep the name that the file has for them, so that a run which began elsewhere goes on.
     """
     place = None if data else located(spec, file)
-    typed = os.path.expanduser(spec.partition(":")[2])
-    if place not in (None, typed):
-        warnings.warn(f"{file}: {spec} is not here; its images are read from {place}", KdcacheWarning, stacklevel=2)
+    typed, more = path_in(spec)
+    if place not in (None, f"{typed}{more}"):
+        found = place.removesuffix(more)
+        warnings.warn(f"{file}: {spec} is not here; its images are read from {found}", KdcacheWarning, stacklevel=2)
 
     def opened(split: str, fraction: float = 1.0) -> Source:
         try:

@@ -11,7 +11,12 @@ from kdcache.checks import Range, advice
 from kdcache.errors import UsageError
 from kdcache.sources.arrays import Source, digits, synthetic
 from kdcache.sources.cifar import cifar10, cifar100
+from kdcache.sources.csv_file import csv_table
 from kdcache.sources.folder import image_folder
+from kdcache.sources.hugging_face import hugging_face, path_of
+from kdcache.sources.listed import before_options
+from kdcache.sources.shards import path_before, tar_shards
+from kdcache.sources.torchvision import library_set
 
 
 class Kind(NamedTuple):
@@ -22,6 +27,12 @@ class Kind(NamedTuple):
     help: str
     argument: str = ""
     """What has to be written behind the name and a colon."""
+    path: Callable[[str], str] = str
+    """What of it is a path, from its beginning on; nothing where it is none."""
+
+
+def no_path(argument: str) -> str:
+    return ""
 
 
 SOURCES: dict[str, Kind] = {
@@ -31,7 +42,30 @@ SOURCES: dict[str, Kind] = {
     "folder": Kind(
         image_folder, "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, JPEG and PNG", "PATH"
     ),
-    "synthetic": Kind(synthetic, "synthetic:ROWS,CLASSES,SIZE made-up images that can be learnt", "ROWS,CLASSES,SIZE"),
+    "csv": Kind(
+        csv_table,
+        "csv:FILE with columns path, label and perhaps split; paths are relative to it",
+        "FILE",
+        before_options,
+    ),
+    "hf": Kind(
+        hugging_face,
+        "hf:NAME of a data set of the hub, or hf:./FOLDER with parquet files or what was saved",
+        "NAME",
+        path_of,
+    ),
+    "wds": Kind(
+        tar_shards, "wds:SHARDS, tar archives by their names: wds:shards/{train,val}-*.tar", "SHARDS", path_before
+    ),
+    "torchvision": Kind(
+        library_set,
+        "torchvision:NAME of a class of torchvision.datasets, as SVHN, that is on the disk",
+        "NAME",
+        no_path,
+    ),
+    "synthetic": Kind(
+        synthetic, "synthetic:ROWS,CLASSES,SIZE made-up images that can be learnt", "ROWS,CLASSES,SIZE", no_path
+    ),
 }
 
 
@@ -68,11 +102,23 @@ def located(spec: str, file: str | os.PathLike) -> str | None:
     The path may have been typed in another folder, or the images moved, together with the file or not. It is tried as
     it stands, then from the current folder, the file's own and those above that: whole, and then its last parts alone.
     """
-    path = os.path.expanduser(spec.partition(":")[2])
+    path, more = path_in(spec)
     if not path or os.path.exists(path):
-        return path or None
+        return f"{path}{more}" or None
     parts = [part for part in path.split(os.sep) if part not in ("", ".", "..")][-MOST_PARTS:]
     bases = [os.getcwd(), *map(os.fspath, Path(file).absolute().parents)]
     endings = (os.path.join(*parts[first:]) for first in range(len(parts)))
     candidates = (os.path.join(base, ending) for ending in endings for base in bases)
-    return next(filter(os.path.exists, candidates), None)
+    found = next(filter(os.path.exists, candidates), None)
+    return found and f"{found}{more}"
+
+
+def path_in(spec: str) -> tuple[str, str]:
+    """The path in the name of images, nothing where none is in it, and what stands behind the path.
+
+    >>> path_in("csv:birds.csv,label=species"), path_in("digits")
+    (('birds.csv', ',label=species'), ('', ''))
+    """
+    name, _, argument = spec.partition(":")
+    path = SOURCES[name].path(argument) if name in SOURCES else ""
+    return os.path.expanduser(path), argument[len(path) :] if path else ""

@@ -21,6 +21,11 @@ from kdcache.sources.arrays import ArraySource, Source
 PATIENCE = 5  # seconds without an answer from the network
 
 
+def data_folder() -> Path:
+    """Where torchvision's data sets lie, each in a folder of its own."""
+    return Path(os.environ.get("KDCACHE_DATA", "data"))
+
+
 def cifar10(spec: str, argument: str, split: str) -> Source:
     return _cifar("CIFAR10", spec, split)
 
@@ -33,7 +38,7 @@ def _cifar(name: str, spec: str, split: str) -> Source:
     from torchvision import datasets  # seconds to import
 
     made = getattr(datasets, name)
-    root = Path(os.environ.get("KDCACHE_DATA", "data"))
+    root = data_folder()
     folder = root / made.base_folder
     missing = not folder.is_dir()
     try:
