@@ -169,8 +169,8 @@ class Run:
             raise UsageError(self.folder, f"{name} {short(stored)}, as it was begun", short(asked), remedy)
 
     def _differing(self, before: dict) -> tuple[str, object, object]:
-        """Where the facts of another run part from these, both None if nowhere; an older version kept more."""
-        before = {name: fact for name, fact in before.items() if name in self.facts}
+        """Where the facts of another run part from these, both None if nowhere; older versions kept more, or less."""
+        before = {name: before.get(name) for name in self.facts}
         return difference(before, self.facts) if before != self.facts else ("", None, None)
 
     def _lock(self) -> None:

@@ -24,7 +24,8 @@ from kdcache.wording import by, count
 class CachedDataset(Dataset):
     """What the teacher saw and said, for any training loop: (uint8 image, label, teacher's logits).
 
-    Where the view mixes images, the label is a target for each class, as `cross_entropy` takes it, too.
+    With `one_hot=True` the label is a target for each class, f32 [C], as `cross_entropy` takes it, too, smoothed with
+    `label_smoothing`. Where the view mixes images, labels are such targets anyway. What has no label has zeros.
 
     Item number v*N+i is row i in view v; nothing depends on what was asked before, or in which process.
 
@@ -48,9 +49,12 @@ class CachedDataset(Dataset):
 
     def __init__(
         self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits",
-        augment: str | None = None, *, names: Sequence[str] | None = None,
+        augment: str | None = None, *, names: Sequence[str] | None = None, one_hot: bool = False,
+        label_smoothing: float = 0.0,
     ):  # fmt: skip
         self.cache = path if isinstance(path, Cache) else open_cache(path)
+        self.smoothing = jobs.SMOOTHING.checked("`label_smoothing`", label_smoothing)
+        self.soft = one_hot or self.smoothing > 0
         self.named = Named([name] if names is None else list(names), names is not None)
         for one in self.named.names:
             if one not in self.cache.names:
@@ -97,8 +101,13 @@ class CachedDataset(Dataset):
         items = within(items, len(self), "item numbers")
         batch = self.loader.show(items)
         answers = self.named.rows(self.cache.gather(items, self.named.names))
-        labels = batch.targets.tolist() if batch.shares is None else soft_targets(batch, len(self.classes))
-        return list(zip(batch.images, labels, answers, strict=True))
+        return list(zip(batch.images, self.labels(batch), answers, strict=True))
+
+    def labels(self, batch: Batch) -> list[int] | Tensor:
+        """Class numbers, or targets for each class."""
+        if batch.shares is None and not self.soft:
+            return batch.targets.tolist()
+        return soft_targets(batch, len(self.classes), self.smoothing)
 
 
 Answer: TypeAlias = Tensor | dict[str, Tensor]
@@ -148,12 +157,15 @@ class EvaluationImages(Dataset):
         return list(zip(*parts, strict=True))
 
 
-def soft_targets(batch: Batch, classes: int) -> Tensor:
-    """f32 [n, C]: the shares of both labels of each image; what has no label adds nothing."""
+def soft_targets(batch: Batch, classes: int, smoothing: float = 0.0) -> Tensor:
+    """f32 [n, C]: the shares of the labels of each image, perhaps smoothed; what has no label adds nothing."""
     out = torch.zeros(len(batch), classes)
-    for targets, share in ((batch.targets, batch.shares), (batch.others, 1 - batch.shares)):
+    parts = [(batch.targets, torch.ones(len(batch)))]
+    if batch.shares is not None:
+        parts = [(batch.targets, batch.shares), (batch.others, 1 - batch.shares)]
+    for targets, share in parts:
         out.scatter_add_(1, targets.clamp(min=0)[:, None], (share * (targets >= 0))[:, None])
-    return out
+    return (1 - smoothing) * out + smoothing / classes * out.sum(1, keepdim=True) if smoothing else out
 
 
 class CachedView(Dataset):

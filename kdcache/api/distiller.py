@@ -42,6 +42,7 @@ class Distiller:
     augment, fraction, views    of the data, where no cache says them
     average, average_weights    of caches of several teachers
     mix       "labels" mixes images, and two stored answers
+    label_smoothing    of the cross-entropy, a share such as 0.1
     taps, student_taps    of modules, by the paths of what is in them: "f1=layer1,f2=layer2,f3=layer3,emb=avgpool"
 
     >>> distiller = Distiller(student="resnet20", teacher="logits.h5", method="st").compile(lr=0.1)
@@ -54,6 +55,7 @@ class Distiller:
         device: str | None = None, augment: str | None = None, *, fraction: float = 1.0, views: int | None = None,
         mix: str | None = None, workers: int | None = None, average: str | None = None,
         average_weights: Sequence[float] | None = None, taps: str | None = None, student_taps: str | None = None,
+        label_smoothing: float = 0.0,
     ):  # fmt: skip
         network = teacher if isinstance(teacher, nn.Module) else None
         pseudo = teacher if isinstance(teacher, PseudoTeacher) else None
@@ -65,6 +67,7 @@ class Distiller:
         for note in taught_by.notes:
             warnings.warn(note, KdcacheWarning, stacklevel=2)
         options = {"views": views, "mix": mix, "device": device, "workers": workers, "taps": student_taps}
+        options["label_smoothing"] = label_smoothing
         self.chosen = jobs.Student(opened, student, method, Settings(), taught_by, **options)
         self.first = copy.deepcopy(student.state_dict()) if isinstance(student, nn.Module) else None
         self.settings: dict = {}

@@ -136,6 +136,10 @@ training_options = options(
     runs_option,
 )
 
+smoothing_option = training(
+    "--label-smoothing", type=Number(least=0, below=1), default=0.0, show_default=True, help="Of the cross-entropy."
+)
+
 
 def settings_of(chosen: dict):
     """The training settings among a command's options, which leave the dict."""

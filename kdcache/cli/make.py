@@ -8,7 +8,7 @@ from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
 from kdcache.cli.frame import GOES_ON
 from kdcache.cli.pages import made
-from kdcache.cli.values import COUNT, SEED, Number, Numbers, OneOf, Shard
+from kdcache.cli.values import COUNT, SEED, Numbers, OneOf, Shard
 
 METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a variant: at/zoo; a sum: st+at."
 
@@ -27,7 +27,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
 @common.data_option
 @common.fraction_option
 @common.augment_option
-@common.training("--label-smoothing", type=Number(least=0, below=1), default=0.0, show_default=True)
+@common.smoothing_option
 @training_options
 @json_option
 def train_teacher(model, data, fraction, augment, label_smoothing, device, workers, runs, as_json, **rest):
@@ -138,6 +138,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     type=COUNT,
     help="Before they repeat; of a cache, its first.  [default: all of them; without one, no end]",
 )
+@common.smoothing_option
 @training_options
 @json_option
 def train_student(caches, student, live, teacher, weights, taps, data, augment, fraction, runs, as_json, **rest):
@@ -153,7 +154,7 @@ def train_student(caches, student, live, teacher, weights, taps, data, augment, 
     views = store.views if store else rest.get("views") or settings.epochs
     who = {"live": live, "root": runs, "seed": settings.seed, "views": views}
     taught_by = jobs.named_teacher(teacher, weights, store, opened, **who, **fed)
-    options = {name: rest.get(name) for name in ("views", "mix", "device", "workers")}
+    options = {name: rest.get(name) for name in ("views", "mix", "device", "workers", "label_smoothing")}
     chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, taps=rest["student_taps"], **options)
     where = {name: rest[name] for name in ("out", "resume", "restart")}
     found = jobs.train_student(chosen, root=runs, **where, progress=bar, remark=say)

@@ -18,6 +18,6 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
         "student": "Student asking default_student train_student",
         "taught": "live_teacher named_teacher open_data taught_by",
-        "teacher": "train_teacher",
+        "teacher": "SMOOTHING train_teacher",
     },
 )

@@ -13,7 +13,7 @@ from kdcache.errors import TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
 from kdcache.jobs.pipeline import Ready, ready, train
 from kdcache.jobs.pseudo import schedule_note
-from kdcache.jobs.teacher import result
+from kdcache.jobs.teacher import SMOOTHING, result
 from kdcache.methods import Method, parse
 from kdcache.methods import build as build_method
 from kdcache.models import find
@@ -44,6 +44,7 @@ class Student:
     device: str | None = None  # None: the accelerator where there is one
     workers: int | None = None  # None: as many as the data needs
     taps: str | None = None  # by module paths, of a model that names none: see kdcache.models.taps
+    label_smoothing: float = 0.0  # of the cross-entropy: see kdcache.methods.base
     taught: dict[str, float] = field(init=False, default_factory=dict)  # how often the teacher is right, when it trains
 
     def __post_init__(self):
@@ -57,6 +58,7 @@ class Student:
             mixlabels.parse_mix(self.mix)
         if self.taps:
             parse_taps(self.taps)
+        self.label_smoothing = SMOOTHING.checked("`label_smoothing`", self.label_smoothing)
         if self.views is not None and self.teacher.views is not None:
             found = f"{self.views}, where the cache has {self.teacher.views}"
             raise UsageError("`views`", "none beside a cache, which has its own", found, "leave it out")
@@ -112,6 +114,7 @@ class Student:
             expected = f"parts without connectors beside {method.students} students"
             found = f"{self.method}, whose connectors belong to one student"
             raise UsageError("`method`", expected, found, "take st or at, which have no connectors")
+        method.smooth(self.label_smoothing)
         return method
 
     def judged(self) -> Tensor | None:
@@ -143,7 +146,7 @@ class Student:
         return {
             "kind": "student", "model": self.name, "method": self.method, "data": self.data.train.identity(),
             "view": self.data.view.to_json(), "settings": self.settings.to_json(), "views": self.views,
-            "mix": self.mix, "taps": self.taps, **self.teacher.facts(),
+            "mix": self.mix, "taps": self.taps, "label_smoothing": self.label_smoothing or None, **self.teacher.facts(),
         }  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from kdcache.teachers import no_teacher
 from kdcache.train import Settings, figures, fit
 from kdcache.types import quiet
 
+SMOOTHING = Range(least=0, below=1, remedy="try 0.1")
+
 
 def train_teacher(
     model: str, data: Data, settings: Settings, *, label_smoothing: float = 0.0, root=ROOT, out: str | None = None,
@@ -19,7 +21,7 @@ def train_teacher(
     normalisation: Normalisation | None = None,
 ) -> dict:  # fmt: skip
     """Trains a network on labels alone, and saves it where `dump` looks first. `remark` gets a line per epoch."""
-    label_smoothing = Range(least=0, below=1, remedy="try 0.1").checked("`label_smoothing`", label_smoothing)
+    label_smoothing = SMOOTHING.checked("`label_smoothing`", label_smoothing)
     method = build_method(f"ls:{label_smoothing}" if label_smoothing else "none")
     facts = {
         "kind": "teacher", "model": model, "data": data.train.identity(), "view": data.view.to_json(),

@@ -30,6 +30,8 @@ class Method(nn.Module):
     """The name of its term; a method of several says so in `weights`."""
     ce = 1.0
     """The weight of the cross-entropy beside this method's terms."""
+    smoothing = 0.0
+    """Label smoothing of the cross-entropy: the share of the label that all classes divide evenly, as torch's."""
     keeps_ce = False
     """Whether its formula stands with that weight alone: in a sum, only a `ce` that the text states is another."""
     shift_matters = False
@@ -85,6 +87,13 @@ class Method(nn.Module):
             return asked
         return self.codecs.get(name) or ("f32" if asked == "f32" else "f16")
 
+    def smooth(self, label_smoothing: float) -> None:
+        """Sets the label smoothing of its cross-entropy; refuses a loss that has none."""
+        if label_smoothing and not self.ce:
+            found, remedy = self.described(), "give it a weight, as with ce=0.1"
+            raise UsageError("`label_smoothing`", "a loss with cross-entropy", found, remedy)
+        self.smoothing = label_smoothing
+
     def init_terms(self, look: Look, knowledge: Knowledge, batch: Batch) -> dict[str, Tensor]:
         """Student's side during the initialisation stage."""
         raise NotImplementedError
@@ -103,7 +112,8 @@ class Method(nn.Module):
         >>> METHODS["st"]().described()
         '0.1 ce + 0.9 st (T=4)'
         """
-        terms = [f"{self.ce:g} ce"] if self.ce else []
+        smoothing = f" (label_smoothing={self.smoothing:g})" if self.smoothing else ""
+        terms = [f"{self.ce:g} ce{smoothing}"] if self.ce else []
         main = " + ".join([*terms, *self.formula("main")]) or "nothing"
         main += "" if self.ce else ", without cross-entropy"
         if not self.init_share:
@@ -136,7 +146,7 @@ class Method(nn.Module):
                 return self.init_terms(look, knowledge, batch)
             terms = self.terms(look, knowledge, batch)
             if self.ce:
-                terms = {"ce": self.ce * cross_entropy(look["logits"], batch), **terms}
+                terms = {"ce": self.ce * cross_entropy(look["logits"], batch, self.smoothing), **terms}
         return terms
 
 
@@ -160,23 +170,24 @@ def unusual(method: Method, stage: str) -> list[str]:
     return found
 
 
-def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+def cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Mean over the labelled rows; 0 where no row has a label.
 
     Of a mixed image, each of the two labels counts with its share, above and below: a share of an image that has no
     label is left out, as is a row that has none.
     """
     if batch.shares is not None:
-        return mixed_cross_entropy(logits, batch)
-    total = F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum")
+        return mixed_cross_entropy(logits, batch, smoothing)
+    total = F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
     return total / (batch.targets >= 0).sum().clamp(min=1)
 
 
-def mixed_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+def mixed_cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
     labels, shares = (batch.targets, batch.others), batch.shares.to(logits)
+    how = {"ignore_index": -1, "reduction": "none", "label_smoothing": smoothing}
     total = weight = 0.0
     for targets, share in zip(labels, (shares, 1 - shares), strict=True):
-        total = total + (share * F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")).sum()
+        total = total + (share * F.cross_entropy(logits, targets, **how)).sum()
         weight = weight + (share * (targets >= 0)).sum()
     return total / weight.where(weight > 0, 1)
 

@@ -60,7 +60,7 @@ def check_teacher(recipe: Recipe, teacher: Part) -> None:
     check_fraction(teacher.keys.get("fraction", 1.0))
     recipe.settings_of(teacher)
     jobs.normalisation(teacher.keys.get("mean"), teacher.keys.get("std"))
-    Range(0, below=1).checked("label_smoothing", teacher.keys.get("label_smoothing", 0.0), 0.1)
+    check_smoothing(teacher)
     if (path := teacher.keys.get("weights")) is None:
         return
     if not os.path.isfile(path):
@@ -94,6 +94,7 @@ def check_student(recipe: Recipe, student: Part) -> None:
     mixlabels.parse_mix(keys.get("mix", "labels"))
     find(keys.get("model", "tiny"))
     check_seeds(keys.get("seeds", 1))
+    check_smoothing(student)
     recipe.settings_of(student, recipe.seeds_of(student)[0])
     check_caches(recipe, student)
 
@@ -120,6 +121,10 @@ def check_views(student: Part, stored: list[int | str]) -> None:
     if "views" in student.keys:
         most = sum(stored) if stored and "all" not in stored else MOST_VIEWS
         Range(1, most, whole=True).checked("views", student.keys["views"])
+
+
+def check_smoothing(part: Part) -> None:
+    Range(0, below=1).checked("label_smoothing", part.keys.get("label_smoothing", 0.0), 0.1)
 
 
 def check_seeds(wanted: int | list[int]) -> None:

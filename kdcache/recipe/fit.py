@@ -33,6 +33,7 @@ def check_fit(plan: Plan) -> None:
 def check_student(plan: Plan, student: StudentStage) -> None:
     text, own, teacher = student.method, plan.networks.of(student), plan.shown_to(student)
     method = build_method(text, own, teacher)
+    method.smooth(student.smoothing)
     alone = "pseudo" in student.part.keys or method.students > 1
     for whose, taps in (("student", own), ("teacher", own if alone else teacher)):
         if strange := [tap for tap in method.taps if tap not in taps]:

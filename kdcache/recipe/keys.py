@@ -101,6 +101,7 @@ def written(value: object) -> str:
 
 SETTINGS = settings_keys()
 OVERRIDES = {name: key._replace(default="that of [settings]") for name, key in SETTINGS.items()}
+SMOOTHING = Key("number", "0.0", "of the cross-entropy of its training")
 KEYS: dict[str, dict[str, Key]] = {
     "": {
         "title": Key("text", "none", "the heading of the table"),
@@ -125,7 +126,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "std": Key("numbers", "in the weights", "like `mean`"),
         "taps": Key("text", "its own", "as `--taps` takes them: f1=layer1,emb=avgpool, by the paths of its modules"),
         "fraction": Key("number", "that of the recipe", "the part of the training images that it is trained on"),
-        "label_smoothing": Key("number", "0.0", "of its training"),
+        "label_smoothing": SMOOTHING,
         "published": Key("number", "none", "its accuracy % elsewhere, for the table"),
         "source": Key("text", "none", "where that is published"),
         **OVERRIDES,
@@ -146,6 +147,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "method": Key("text", "st", "`kdcache list methods`; none: labels alone"),
         "taps": Key("text", "its own", "of a network of yours, as in [teacher]"),
         "T": Key("number", "the method's own", "temperature, of every part of the method that has one"),
+        "label_smoothing": SMOOTHING,
         "mix": Key("text", "none", "labels, or as in labels:cutmix: images and stored answers mixed"),
         "cache": Key("text, or a list", "the only one", "a [[dump]] by name, or a file; several are joined"),
         "fraction": Key("number", "that of the recipe", "its own part of the training images, from the same cache"),

@@ -231,6 +231,10 @@ class StudentStage:
     def method(self) -> str:
         return self.part.keys.get("method", "st")
 
+    @property
+    def smoothing(self) -> float:
+        return self.part.keys.get("label_smoothing", 0.0)
+
     @cached_property
     def facts(self) -> dict:
         keys = self.part.keys
@@ -238,6 +242,7 @@ class StudentStage:
             "stage": "student", "model": self.model, "code": self.setup.code(self.model, self.data),
             "method": self.method,
             "settings": self.settings.changed(), "mix": keys.get("mix"), "taps": self.taps, "views": keys.get("views"),
+            "smoothing": self.smoothing or None,
             "live": self.teacher and self.teacher.facts,
             "pseudo": pseudo_facts(keys["pseudo"]) if "pseudo" in keys else None, **self.setup.images(self.data),
             "reads": [read.facts if isinstance(read, DumpStage) else cache_facts(read) for read in self.reads],
@@ -269,7 +274,7 @@ class StudentStage:
         pseudo = jobs.pseudo_teacher(opened, store.views, self.seed, keys["pseudo"]) if "pseudo" in keys else None
         chosen = jobs.Student(
             opened, self.model, self.method, self.settings, jobs.taught_by(store, network, pseudo),
-            mix=keys.get("mix"), taps=self.taps, **self.setup.how(opened),
+            mix=keys.get("mix"), taps=self.taps, label_smoothing=self.smoothing, **self.setup.how(opened),
         )  # fmt: skip
         jobs.train_student(chosen, out=str(self.folder), resume=True, progress=progress, remark=remark)
 
