@@ -5,11 +5,16 @@ import torch
 from torch import nn
 
 from kdcache.errors import KdcacheError
-from kdcache.models import build
+from kdcache.models import build, listed
+from kdcache.models.figures import figures
 from kdcache.models.network import Network, watch
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 STAGES = ("f1", "f2", "f3")
+QUICK = 30_000_000  # multiplications of a network that the quick tests take
+NETWORKS = [
+    name if figures(name).multiply_adds <= QUICK else pytest.param(name, marks=pytest.mark.slow) for name in listed()
+]
 
 
 def make(name, classes=10, **options) -> Network:

@@ -268,9 +268,9 @@ def test_a_header_runs_no_code(in_tmp):
 def test_misfits_are_counted(tmp_path):
     torch.save(make("wrn-10-1").body.state_dict(), tmp_path / "net.pth")
     error = refusal(weights.load, tmp_path / "net.pth", "resnet8", 10, MEAN, STD)
-    assert "missing (first: layer1.0.conv1.weight)" in error.found
-    assert "unexpected (first: block1.layer.0.bn1.weight)" in error.found
-    assert "of another shape (first: bn1.weight [64] instead of [16])" in error.found
+    assert "30 missing (layer1.0.conv1.weight [16, 16, 3, 3], layer1.0.bn1.weight [16]" in error.found
+    assert ", 24 more), 38 unexpected (block1.layer.0.bn1.weight [16]" in error.found
+    assert "of another shape (bn1.weight [64] instead of [16]" in error.found
     error = refusal(weights.load, tmp_path / "net.pth", "wrn-10-2", 10, MEAN, STD)
     assert "[16, 16, 3, 3] instead of [32, 16, 3, 3]" in error.found
 

@@ -2,20 +2,23 @@
 
 import copy
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
-from model_cases import MEAN, STAGES, STD, hooks, make, refusal, see, stirred
+from model_cases import MEAN, NETWORKS, STAGES, STD, hooks, make, refusal, see, stirred
 
 from kdcache.errors import UsageError
 from kdcache.models import build, listed, weights
+from kdcache.models.figures import KEPT, figures, found
 from kdcache.models.network import Normalize, check_output, shapes, watch
+from kdcache.models.outline import outline
 
 # names and sizes
 
 
-@pytest.mark.parametrize("name", listed())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_one_logit_per_class(name):
     network = make(name, classes=7)
     check_output(network, (3, 32, 32))
@@ -28,22 +31,68 @@ def conv_bn(inputs, outputs, kernel=3):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"),  # the papers say 0.27M, 0.85M, 1.7M and 8.9M, 36.5M
+    ("name", "count"),  # the papers say 0.27M, 0.85M, 1.7M and 8.9M, 36.5M; 0.8M of DenseNet-BC-100
     [
         ("resnet20", 269_722),
         ("resnet56", 853_018),
         ("resnet110", 1_727_962),
+        ("resnet8x4", 1_210_410),
+        ("resnet18", 11_173_962),
+        ("resnet34", 21_282_122),
+        ("resnet50", 23_520_842),
+        ("preact-resnet18", 11_171_146),
         ("wrn-40-4", 8_949_210),
         ("wrn-28-10", 36_479_194),
+        ("googlenet", 6_166_250),
+        ("densenet121", 6_956_298),
+        ("densenetbc-100-12", 769_162),
+        ("mobilenetv1", 3_217_226),
+        ("mobilenetv2", 2_296_922),
+        ("mobilenetv2-half", 697_546),
         ("tiny-3", 811),
         ("tiny", 4_306),
     ],
 )
 def test_number_of_weights(name, count):
-    assert sum(p.numel() for p in make(name).parameters()) == count
+    assert sum(p.numel() for p in outline(name, 10).parameters()) == count
 
 
-@pytest.mark.parametrize("name", [name for name in listed() if name.startswith("resnet")])
+@pytest.mark.parametrize(
+    ("name", "weights", "multiply_adds"),  # of 10 classes, in millions, as chenyaofo states them
+    [
+        ("vgg11-chenyaofo", 9.76, 153.29),
+        ("vgg13-chenyaofo", 9.94, 228.79),
+        ("vgg16-chenyaofo", 15.25, 313.73),
+        ("vgg19-chenyaofo", 20.57, 398.66),
+        ("mobilenetv2-x50", 0.70, 27.97),
+        ("mobilenetv2-x75", 1.37, 59.31),
+        ("mobilenetv2-x100", 2.24, 87.98),
+        ("mobilenetv2-x140", 4.33, 170.07),
+        ("shufflenetv2-x50", 0.35, 10.90),
+        ("shufflenetv2-x100", 1.26, 45.00),
+        ("shufflenetv2-x150", 2.49, 94.26),
+        ("shufflenetv2-x200", 5.37, 187.81),
+    ],
+)
+def test_sizes_that_were_published(name, weights, multiply_adds):
+    size = figures(name)
+    assert round(size.weights / 1e6, 2) == weights
+    assert round(size.multiply_adds / 1e6, 2) == multiply_adds
+
+
+@pytest.mark.parametrize("depth", [8, 11, 13, 16, 19])
+def test_number_of_weights_of_vgg(depth):
+    """Convolutions with a bias and BatchNorm, then a linear layer; where it is pooled makes no difference."""
+    counts = {8: "11111", 11: "11222", 13: "22222", 16: "22333", 19: "22444"}[depth]
+    widths = [width for width, n in zip((64, 128, 256, 512, 512), counts, strict=True) for _ in range(int(n))]
+    expected = sum(9 * a * b + 3 * b for a, b in pairwise([3, *widths])) + 512 * 10 + 10
+    assert {figures(name).weights for name in (f"vgg{depth}", f"vgg{depth}-kuangliu")} == {expected}
+
+
+CIFAR_RESNETS = [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)]
+
+
+@pytest.mark.parametrize("name", CIFAR_RESNETS)
 @pytest.mark.parametrize("shortcut", ["identity", "projection"])
 def test_number_of_weights_follows_he(name, shortcut):
     n = (int(name[6:]) - 2) // 6
@@ -79,6 +128,10 @@ def test_names_of_the_weights_are_the_references():
     ("name", "options", "words"),
     [
         ("resnet21", {}, ["resnet32", "wrn-D-K", "MODULE:FACTORY"]),
+        ("vgg12", {}, ["D = 8, 11, 13, 16, 19"]),
+        ("resnet9x4", {}, ["resnetDx4"]),
+        ("mobilenetv2-x60", {}, ["P = 50, 75, 100, 140"]),
+        ("resnet18", {"shortcut": "identity"}, ["no options", "shortcut"]),
         ("resnet111", {}, ["did you mean resnet110?"]),
         ("wrn-17-2", {}, ["16, 22"]),
         ("wrn-16-0", {}, ["K = 1"]),
@@ -172,7 +225,10 @@ def test_shapes_of_the_taps(name, widths):
     assert shapes(network, expected, (3, 32, 32)) == expected
 
 
-@pytest.mark.parametrize("name", listed())
+SIGNED = ("wrn", "preact", "densenet", "mobilenetv2")  # whose stages end in no ReLU
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_signs_of_the_taps(name, images):
     network = stirred(make(name), images)
     taps = sorted({tap[:2] for tap in network.taps if tap[0] == "f"})
@@ -182,7 +238,7 @@ def test_signs_of_the_taps(name, images):
         raw, pre, post = (seen[f"{tap}.{version}"] for version in ("raw", "pre", "post"))
         assert (pre < 0).any()
         assert torch.equal(pre.relu(), post)
-        if name.startswith("wrn"):
+        if name.startswith(SIGNED):
             assert (raw < 0).any()
         else:
             assert torch.equal(raw, post)
@@ -247,6 +303,10 @@ def test_missing_taps_are_named():
     [
         ("resnet20", ["layer1.2.bn2", "layer2.2.bn2", "layer3.2.bn2"]),
         ("wrn-16-2", ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]),
+        ("resnet18", ["layer2.1.bn2", "layer3.1.bn2", "layer4.1.bn2"]),
+        ("vgg8", ["block2.1", "block3.1", "block4.1"]),
+        ("shufflenetv1", ["layer1.3.bn3", "layer2.7.bn3", "layer3.3.bn3"]),
+        ("mobilenetv2-half", ["layers.3.0.bn1", "layers.5.0.bn1", "bn2"]),
         ("tiny", ["bn1", "bn2", "bn3"]),
     ],
 )
@@ -265,3 +325,48 @@ def test_shapes_leave_no_trace(images):
     assert shapes(network, ["f2.raw"], images) == {"f2.raw": (32, 16, 16)}
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+# what is known of the listed ones
+
+
+def test_figures_are_kept_of_what_is_listed():
+    assert set(KEPT) == set(listed())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_figures_are_right(name):
+    assert figures(name) == found(name)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_outline_has_the_shapes_of_the_network(name):
+    real, without = make(name), outline(name, 10)
+    assert without.arch == real.arch
+    assert [(n, t.shape, t.dtype) for n, t in without.state_dict().items()] == [
+        (n, t.shape, t.dtype) for n, t in real.state_dict().items()
+    ]
+    assert shapes(without, without.taps, (3, 32, 32)) == shapes(real, real.taps, (3, 32, 32))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_weight_gets_a_gradient(name, images):
+    network = make(name).train()
+    F.cross_entropy(network(images), torch.arange(4)).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_taps_that_every_method_reads(name, images):
+    """A margin of each channel of `pre`, and gradients back to the first layer from all that is seen."""
+    network = make(name)
+    for tap in STAGES:
+        norm = network.bn_before_relu(f"{tap}.pre")
+        assert norm.num_features == shapes(network, [f"{tap}.pre"], images)[f"{tap}.pre"][0]
+    first = next(iter(network.parameters()))
+    with watch(network, network.taps) as look:
+        seen = look(images)
+    for tap in network.taps:
+        first.grad = None
+        seen[tap].float().square().sum().backward(retain_graph=True)
+        assert first.grad.abs().sum() > 0, tap

@@ -168,8 +168,13 @@ def page(rows: dict[str, str]) -> str:
 
 
 def models_page(rows: dict[str, dict]) -> str:
-    lines = {name: f"{facts['weights']:,} weights for {facts['classes']} classes" for name, facts in rows.items()}
-    return page(lines)
+    """Sizes for 10 classes and images of 32x32: what comes out of the stages (f0 to f3), and the embedding (emb)."""
+    table = [["", "weights", "multiply-adds", "f0", "f1", "f2", "f3", "emb"]]
+    for name, facts in rows.items():
+        shapes = ["x".join(map(str, facts["taps"].get(tap, ()))) for tap in table[0][3:]]
+        table.append([f"  {name}", f"{facts['weights']:,}", f"{facts['multiply_adds']:,}", *shapes])
+    classes, image = facts["classes"], "x".join(map(str, facts["image"][1:]))
+    return f"  for {classes} classes and images of {image}\n{columns(table, right=set(range(1, 8)))}"
 
 
 def methods_page(rows: dict[str, dict]) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
-from kdcache import lazy_torch as torch
 from kdcache import methods, models
 from kdcache.codecs import CODECS
 from kdcache.errors import UsageError
+from kdcache.models.figures import CLASSES, IMAGE, figures
 from kdcache.sources import SOURCES, open_source
 from kdcache.views import lines as views
 
 if TYPE_CHECKING:
     from kdcache.methods import Method
-
-IMAGE, CLASSES = (3, 32, 32), 10  # of the pair whose bytes are shown
 
 
 def tables(
@@ -25,7 +23,7 @@ def tables(
     """Name -> a line; for models and methods a dict of facts, on images of 32x32, of methods for a pair of them."""
     facts = {
         "methods": lambda: methods_for((teacher, taps), (student, student_taps)),
-        "models": lambda: {name: {"weights": weights_of(name), "classes": CLASSES} for name in models.listed()},
+        "models": lambda: {name: model_facts(name) for name in models.listed()},
     }
     return {name: (LINES | facts)[name]() for name in names}
 
@@ -102,16 +100,23 @@ def defaults(kind: type[Method]) -> dict:
 
 
 def taps_of(model: str, taps: str | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of what a network shows; those of others may need values to run on."""
     from kdcache.models.network import check_output, shapes
+    from kdcache.models.outline import outline
     from kdcache.models.stages import tapped
 
-    network = models.build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
-    check_output(network, IMAGE)
+    if ":" in model:
+        network = models.build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
+        check_output(network, IMAGE)
+    else:
+        network = outline(model, CLASSES)
     tapped(network, taps, IMAGE)
     return shapes(network, network.taps, IMAGE)
 
 
-def weights_of(model: str) -> int:
-    with torch.device("meta"):
-        network = models.build(model, CLASSES, (0.0,) * 3, (1.0,) * 3)
-    return sum(p.numel() for p in network.parameters())
+def model_facts(name: str) -> dict:
+    """Weights, multiplications with additions, and the shapes of stages and embedding."""
+    weights, multiply_adds, taps = figures(name)
+    shapes = dict(tap.split(" ") for tap in taps.split(", "))
+    shown = {tap: [int(side) for side in shape.split("x")] for tap, shape in shapes.items()}
+    return {"weights": weights, "multiply_adds": multiply_adds, "classes": CLASSES, "image": [*IMAGE], "taps": shown}

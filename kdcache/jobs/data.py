@@ -222,6 +222,8 @@ def load_normalised(path, model: str | None, data: Data, given: Normalisation | 
         network = pretrained(model, len(data.train.classes), mean, std)
     else:
         network = load(path, model, len(data.train.classes), mean, std)
+    if network.read_as:
+        warnings.warn(f"{path}: {network.read_as}", KdcacheWarning, stacklevel=2)
     own = shown(network.normalize.mean), shown(network.normalize.std)
     if given and not network.assumed_normalisation and own != (shown(mean), shown(std)):
         expected = f"mean {own[0]} and std {own[1]}, which are in it"

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -60,10 +61,17 @@ def find(name: str) -> Callable[..., nn.Module]:
     if builder := next(filter(None, (family.builder(name) for family in MODELS)), None):
         return builder
     remedy = advice(name, listed(), "`kdcache list models` explains them; or name a function of yours")
-    families = [f"{family.name} with {family.rule}" for family in MODELS if family.rule]
-    others = [f"{library}:NAME" for library in LIBRARIES]
-    expected = f"one of {', '.join([*listed(), *families, *others])}, MODULE:FACTORY"
-    raise UsageError("model", expected, repr(name), remedy)
+    known = [*_families(name), *(f"{library}:NAME" for library in LIBRARIES), "MODULE:FACTORY"]
+    raise UsageError("model", f"one of {', '.join(known)}", repr(name), remedy)
+
+
+def _families(name: str) -> list[str]:
+    """The networks that there are; of those that the name resembles, also the numbers that will do."""
+    letters = re.match("[a-z]*", name)[0]
+    return [
+        f"{family.name} with {family.rule}" if family.rule and family.name.startswith(letters) else family.name
+        for family in MODELS
+    ]
 
 
 CLASSES = ("classes", "num_classes", "n_classes", "nclasses", "nb_classes")  # what a function may call their number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import pickle
 import re
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import TeacherError
+from kdcache.models import find, listed
+from kdcache.models.dialects import fitting, spoken, translated
 from kdcache.models.network import Network
 
-WRAPPERS = ("state_dict", "model", "net", "model_state", "model_state_dict", "ema")
-PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
-OTHER_NAMES = (("linear.", "fc."), (".shortcut.", ".downsample."))  # akamaster's names, ours
+WRAPPERS = ("state_dict", "model", "net", "model_state", "model_state_dict", "ema", "model_ema", "state_dict_ema")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, Lightning
+COPIES = "n_averaged"  # a counter that averaged weights have beside them
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -55,25 +58,44 @@ def _harmless() -> list:
 def options_of(state: Iterable[str], name: str) -> dict:
     """The options that a checkpoint of this model was built with, as far as its keys tell."""
     projected = any(re.search(r"\.(downsample|shortcut)\.0\.weight$", key) for key in state)
-    return {"shortcut": "projection"} if projected and re.fullmatch(r"resnet\d+", name) else {}
+    chosen = ":" not in name and "shortcut" in inspect.signature(find(name)).parameters
+    return {"shortcut": "projection"} if projected and chosen else {}
 
 
 def classes_of(state: Mapping[str, Tensor]) -> int | None:
-    heads = [key for key in state if re.search(r"(^|\.)(fc|linear)\.weight$", key)]
-    return len(state[heads[0]]) if len(heads) == 1 else None
+    heads = [key for key in state if re.search(r"(^|\.)(fc|linear|classifier(\.\d+)?)\.weight$", key)]
+    if len({re.sub(r"\d+\.weight$", "weight", key) for key in heads}) != 1:
+        return None
+    return len(state[max(heads, key=lambda key: [int(number) for number in re.findall(r"\d+", key)])])
 
 
-def renamed(state: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """The same tensors by the names that they have in a Network, as far as they have one."""
-    whole, body = network.state_dict().keys(), network.body.state_dict().keys()
-    while not (whole | body) & state.keys():
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None)
-        if prefix is None:
+def renamed(state: dict[str, Tensor], network: Network) -> tuple[dict[str, Tensor], str]:
+    """The same tensors by the names that they have in a Network, as far as they have one; what was done, in words."""
+    state = without_prefix(state, network)
+    name, place = network.arch["model"], "body." if any(key.startswith("body.") for key in state) else ""
+    beside = {key: t for key, t in state.items() if key.startswith("normalize.") or not key.startswith(place)}
+    theirs = {key.removeprefix(place): tensor for key, tensor in state.items() if key not in beside}
+    dialect = fitting(spoken(theirs), name)
+    names = translated(theirs, dialect, network.body.state_dict()) if dialect else theirs
+    said = ""
+    if dialect and (dialect.remark or names.keys() != theirs.keys()):
+        said = f"tensors named as {dialect.of} names them, read as {name}{dialect.remark}"
+    return beside | {f"body.{key}": tensor for key, tensor in names.items()}, said
+
+
+def without_prefix(state: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
+    known = network.state_dict().keys() | network.body.state_dict().keys()
+    while not known & state.keys():
+        inner = {key: tensor for key, tensor in state.items() if key != COPIES}
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in inner)), None)
+        if prefix is None or not inner:
             break
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    ours = {key for key in state if key in whole or key.startswith(("body.", "normalize."))}
-    if not any(key.startswith("body.") for key in ours):  # mean and std may stand beside the names of the body alone
-        state = {key if key in ours else f"body.{key}": tensor for key, tensor in state.items()}
-    for theirs, ours in OTHER_NAMES:
-        state = {key if key in whole else key.replace(theirs, ours): tensor for key, tensor in state.items()}
+        state = {key.removeprefix(prefix): tensor for key, tensor in inner.items()}
     return state
+
+
+def meant(state: Mapping[str, Tensor]) -> str:
+    """Which of our networks the keys of a checkpoint speak of, in words; nothing where they tell of none."""
+    found = [dialect for dialect in spoken(state) if dialect.signs]
+    names = [name for name in listed() if any(re.fullmatch(dialect.models, name) for dialect in found)]
+    return f"its names are those of {' or '.join(names)}" if names else ""

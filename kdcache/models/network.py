@@ -63,10 +63,11 @@ class Network(nn.Module):
         self.body = body
         self.arch = arch
         self.places: dict[str, Place] = own_names(body, "taps")
-        self.margins: dict[str, str] = own_names(body, "margins")
+        self.margins: dict[str, str | Sequence[str | int]] = own_names(body, "margins")
         layout = getattr(body, "layout", None)
         self.layout: Layout | None = layout if isinstance(layout, Layout) else None
         self.facts: dict = {}  # what was saved with the weights
+        self.read_as = ""  # how the names of its weights were read, where they were others
         self.assumed_normalisation = False  # True: the weights came without mean and std, and somebody guessed
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,20 +78,45 @@ class Network(nn.Module):
         return (*sorted(self.places), "logits")
 
     def bn_before_relu(self, tap: str) -> nn.BatchNorm2d:
-        """The BatchNorm whose output reaches the ReLU after `f1.pre`, `f2.pre` or `f3.pre`."""
-        advice = f"name it among the taps, as {tap.removesuffix('.pre')}.bn=PATH of a BatchNorm2d"
+        """The BatchNorm whose output reaches the ReLU after `f1.pre`, `f2.pre` or `f3.pre`.
+
+        Where several are put side by side, a new one of all their channels; a number stands for channels without one,
+        which are never below zero.
+        """
         if tap not in self.margins:
             known = ", ".join(self.margins) or "this network names none"
-            raise UsageError(self.arch["model"], f"a tap with a BatchNorm before its ReLU ({known})", tap, advice)
-        module = _submodule(self, self.margins[tap], advice)
+            expected = f"a tap with a BatchNorm before its ReLU ({known})"
+            raise UsageError(self.arch["model"], expected, tap, _norm_advice(tap))
+        named = self.margins[tap]
+        if isinstance(named, str):
+            return self._norm(named, tap)
+        norms = [self._norm(part, tap) if isinstance(part, str) else _never_negative(part) for part in named]
+        whole = nn.BatchNorm2d(sum(norm.num_features for norm in norms))
+        for name in ("weight", "bias"):
+            getattr(whole, name).data = torch.cat([getattr(norm, name).detach().cpu() for norm in norms])
+        return whole
+
+    def _norm(self, path: str, tap: str) -> nn.BatchNorm2d:
+        module = _submodule(self, path, _norm_advice(tap))
         if not isinstance(module, nn.BatchNorm2d):
-            raise UsageError(self.arch["model"], f"a BatchNorm2d at {self.margins[tap]}", type(module).__name__, advice)
+            expected = f"a BatchNorm2d at {path}"
+            raise UsageError(self.arch["model"], expected, type(module).__name__, _norm_advice(tap))
         return module
 
     def blank(self, images: Tensor | Sequence[int]) -> Tensor:
         """Two images, all zeros, like these (a batch, or the shape of one image)."""
         size = getattr(images, "shape", images)[-3:]
         return torch.zeros((2, *size), dtype=torch.uint8, device=self.normalize.mean.device)
+
+
+def _norm_advice(tap: str) -> str:
+    return f"name it among the taps, as {tap.removesuffix('.pre')}.bn=PATH of a BatchNorm2d"
+
+
+def _never_negative(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    nn.init.zeros_(norm.weight)
+    return norm
 
 
 def own_names(body: nn.Module, attribute: str) -> dict:

@@ -1,8 +1,7 @@
-"""CIFAR ResNets after He et al. 2016: three stages of 16, 32 and 64 channels, activation after the sum.
+"""ResNets after He et al. 2016, activation after the sum, for images of 32x32: the first convolution has stride 1.
 
 Key names are RepDistiller's. The identity shortcut has no weights; it pads the channels on both sides, as
-akamaster's checkpoints expect. No ReLU of any body works in place: a watcher keeps what goes in, and autograd
-keeps what comes out, so it would not save memory either.
+akamaster's checkpoints expect.
 """
 
 from __future__ import annotations
@@ -11,15 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcache.checks import one_of
+from kdcache.models.blocks import activations, conv, init_convolutions, last_four
 
 SHORTCUTS = ("identity", "projection")
-
-
-def init_convolutions(body: nn.Module) -> None:
-    """He's init for convolutions, as in all references; BatchNorm and linear layers start as torch makes them."""
-    for module in body.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class Subsample(nn.Module):
@@ -34,23 +27,28 @@ class Subsample(nn.Module):
         return F.pad(x[:, :, ::2, ::2], self.padding)
 
 
+def downsample(inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Module | None:
+    """What the shortcut of a block is; None where the input is added as it is."""
+    if inputs == outputs and stride == 1:
+        return None
+    if shortcut == "identity":
+        return Subsample(inputs, outputs)
+    return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
 class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, shortcut: str):
+    growth = 1  # channels that come out, for each of the block's width
+    last = 2  # number of its last ReLU
+
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: str):
         super().__init__()
-        stride = 1 if inputs == outputs else 2
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv1 = conv(inputs, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv(width, width)
+        self.bn2 = nn.BatchNorm2d(width)
         self.relu2 = nn.ReLU()
-        if inputs == outputs:
-            self.downsample = None
-        elif shortcut == "identity":
-            self.downsample = Subsample(inputs, outputs)
-        else:
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+        self.downsample = downsample(inputs, width, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
@@ -58,41 +56,88 @@ class Block(nn.Module):
         return self.relu2(out)
 
 
-class ResNet(nn.Module):
-    """`depth` = 6n + 2. `shortcut`: identity (no weights) or projection (1x1 convolution and BatchNorm)."""
+class Bottleneck(nn.Module):
+    growth = 4
+    last = 3
 
-    def __init__(self, depth: int, classes: int, shortcut: str = "identity"):
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: str):
         super().__init__()
-        one_of(f"shortcut of resnet{depth}", shortcut, SHORTCUTS)
-        blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        self.conv3 = conv(width, 4 * width, 1)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu3 = nn.ReLU()
+        self.downsample = downsample(inputs, 4 * width, stride, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu3(out)
+
+
+class Residual(nn.Module):
+    """A convolution to `stem` channels, stages of blocks, the mean over all pixels, a linear layer."""
+
+    def __init__(self, block: type, stem: int, widths: list[int], blocks: list[int], classes: int, shortcut: str):
+        super().__init__()
+        self.conv1 = conv(3, stem)
+        self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU()
-        self.layer1 = stage(16, 16, blocks, shortcut)
-        self.layer2 = stage(16, 32, blocks, shortcut)
-        self.layer3 = stage(32, 64, blocks, shortcut)
+        ends, inputs = [], stem
+        for number, (width, count) in enumerate(zip(widths, blocks, strict=True), 1):
+            stride, outputs = 1 if number == 1 else 2, width * block.growth
+            rest = (block(outputs, width, 1, shortcut) for _ in range(count - 1))
+            self.add_module(f"layer{number}", nn.Sequential(block(inputs, width, stride, shortcut), *rest))
+            ends.append(f"layer{number}.{count - 1}")
+            inputs = outputs
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, classes)
+        self.fc = nn.Linear(inputs, classes)
         init_convolutions(self)
 
-        ends = {f"f{i}": f"layer{i}.{blocks - 1}" for i in (1, 2, 3)}
-        self.taps = activations({"f0": "relu"} | {tap: f"{end}.relu2" for tap, end in ends.items()})
-        self.margins = {f"{tap}.pre": f"{end}.bn2" for tap, end in ends.items()}
+        self.stages = [f"layer{number}" for number in range(1, len(widths) + 1)]
+        self.taps = activations(last_four(["relu", *(f"{end}.relu{block.last}" for end in ends)]))
+        self.margins = {f"f{3 - i}.pre": f"{end}.bn{block.last}" for i, end in enumerate(reversed(ends[-3:]))}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def stage(inputs: int, outputs: int, blocks: int, shortcut: str) -> nn.Sequential:
-    widths = [inputs] + [outputs] * (blocks - 1)
-    return nn.Sequential(*(Block(width, outputs, shortcut) for width in widths))
+class ResNet(Residual):
+    """`depth` = 6n + 2: stages of 16, 32 and 64 channels.
+
+    `shortcut`: identity (no weights) or projection (1x1 convolution and BatchNorm).
+    """
+
+    def __init__(self, depth: int, classes: int, shortcut: str = "identity"):
+        one_of(f"shortcut of resnet{depth}", shortcut, SHORTCUTS)
+        super().__init__(Block, 16, [16, 32, 64], 3 * [(depth - 2) // 6], classes, shortcut)
 
 
-def activations(relus: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """The taps of a body whose stages end in these ReLUs: `raw` is what comes out, as `post` is."""
-    taps = {}
-    for tap, relu in relus.items():
-        taps |= {f"{tap}.raw": (relu, "out"), f"{tap}.pre": (relu, "in"), f"{tap}.post": (relu, "out")}
-    return taps | {"emb": ("fc", "in")}
+class WiderResNet(Residual):
+    """`depth` = 6n + 2: stages of 64, 128 and 256 channels, four times as wide, after a stem of 32, as RepDistiller."""
+
+    def __init__(self, depth: int, classes: int):
+        super().__init__(Block, 32, [64, 128, 256], 3 * [(depth - 2) // 6], classes, "projection")
+
+
+LARGE = [64, 128, 256, 512]  # of the networks for ImageNet, here without their max pooling
+
+
+def resnet18(classes: int) -> Residual:
+    return Residual(Block, 64, LARGE, [2, 2, 2, 2], classes, "projection")
+
+
+def resnet34(classes: int) -> Residual:
+    return Residual(Block, 64, LARGE, [3, 4, 6, 3], classes, "projection")
+
+
+def resnet50(classes: int) -> Residual:
+    return Residual(Bottleneck, 64, LARGE, [3, 4, 6, 3], classes, "projection")

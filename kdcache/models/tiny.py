@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
-from kdcache.models.resnet import activations, init_convolutions
+from kdcache.models.blocks import activations, init_convolutions
 
 
 class Tiny(nn.Module):

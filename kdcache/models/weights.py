@@ -20,7 +20,6 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from kdcache.checks import replace
 from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
@@ -28,8 +27,10 @@ from kdcache.limits import opened
 from kdcache.models import build, checkpoints, foreign, runs_user_code
 from kdcache.models.elsewhere import HUB
 from kdcache.models.network import Network
+from kdcache.models.outline import NoInit, outline
 
 LARGE = 10_000_000  # weights of a network that may be built before it is known whether the file has as many
+SHOWN = 6  # tensors of each kind that do not fit
 COUNTER = "num_batches_tracked"  # older checkpoints lack it, and no answer depends on it
 
 
@@ -116,7 +117,7 @@ def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network,
     if classes is None:
         raise UsageError(path, "the number of classes", "weights that do not tell it", "give the number of classes")
     network = _lay_out(path, state, name, classes, checkpoints.options_of(state, name))
-    state = checkpoints.renamed(state, network)
+    state, network.read_as = checkpoints.renamed(state, network)
     if "normalize.mean" not in state:
         if mean is None and (other := foreign(name)):
             return network, state | _normalisation(*other.feeding()[1:3])
@@ -134,9 +135,8 @@ def _normalisation(mean: Sequence[float], std: Sequence[float]) -> dict[str, Ten
 
 def _require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
     """Refuses a network far larger than its weights, before it takes any memory."""
-    with torch.device("meta"):
-        outline = build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
-    wanted, given = (sum(t.numel() for t in tensors.values()) for tensors in (outline.state_dict(), state))
+    whole = outline(name, classes, **options).state_dict()
+    wanted, given = (sum(t.numel() for t in tensors.values()) for tensors in (whole, state))
     if wanted > max(4 * given, LARGE):
         raise TeacherError(path, f"the {wanted:,} weights of {name}", f"{given:,}", "name the model they belong to")
 
@@ -146,44 +146,38 @@ def _lay_out(path: Path, state: Mapping[str, Tensor], name: str, classes: int, o
     if runs_user_code(name):
         return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
     _require_size(path, state, name, classes, options)
-    with _NoInit():
+    with NoInit():
         return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
 
 
-class _NoInit(TorchFunctionMode):
-    """Leaves out the initialisation: quicker, and memory that nobody writes to is not taken from the system."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
-
-
 def _compare(path: Path, network: Network, state: Mapping[str, Tensor]) -> None:
-    wanted = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {name: list(tensor.shape) for name, tensor in state.items()}
+    wanted, given = ({name: list(t.shape) for name, t in tensors.items()} for tensors in (network.state_dict(), state))
     reshaped = [name for name in wanted if name in given and given[name] != wanted[name]]
-    missing, unexpected = (
-        [name for name in one if name not in other] for one, other in ((wanted, given), (given, wanted))
-    )
-    short = (
-        _short if not {*map(_short, missing)} & {*map(_short, unexpected)} else str
-    )  # or a name would be in both lists
-    lists = {
-        "missing": [short(name) for name in missing],
-        "unexpected": [short(name) for name in unexpected],
-        "of another shape": [f"{short(name)} {given[name]} instead of {wanted[name]}" for name in reshaped],
-    }
+    missing = [name for name in wanted if name not in given]
+    unexpected = [name for name in given if name not in wanted]
     classes = network.arch["classes"]
-    if reshaped and not (lists["missing"] or lists["unexpected"]):
+    if reshaped and not (missing or unexpected):
         rows = {given[name][0] for name in reshaped if given[name][1:] == wanted[name][1:] and wanted[name] != []}
         if len(rows) == 1 and all(wanted[name][:1] == [classes] for name in reshaped):
             layer = _short(reshaped[0]).rpartition(".")[0]
             raise _wrong_classes(path, classes, f"{layer} of {rows.pop()}")
-    if any(lists.values()):
-        found = ", ".join(f"{len(names)} {what} (first: {names[0]})" for what, names in lists.items() if names)
+    short = _short if not {*map(_short, missing)} & {*map(_short, unexpected)} else str  # or a name is in both lists
+    found = [
+        _listed("missing", [f"{short(name)} {wanted[name]}" for name in missing]),
+        _listed("unexpected", [f"{short(name)} {given[name]}" for name in unexpected]),
+        _listed("of another shape", [f"{short(name)} {given[name]} instead of {wanted[name]}" for name in reshaped]),
+    ]
+    if any(found):
+        meant = checkpoints.meant({_short(name): tensor for name, tensor in state.items()})
         expected = f"the {len(wanted)} tensors of {network.arch['model']}"
-        raise TeacherError(path, expected, found, "name the model that these weights belong to")
+        remedy = f"name the model that these weights belong to{meant and f': {meant}'}"
+        raise TeacherError(path, expected, ", ".join(filter(None, found)), remedy)
+
+
+def _listed(what: str, tensors: list[str]) -> str:
+    """So many names and shapes as a line can hold; nothing of none."""
+    more = [f"{len(tensors) - SHOWN} more"] if len(tensors) > SHOWN else []
+    return f"{len(tensors)} {what} ({', '.join(tensors[:SHOWN] + more)})" if tensors else ""
 
 
 def _short(name: str) -> str:

@@ -1,14 +1,14 @@
-"""Wide ResNets after Zagoruyko and Komodakis 2016: BatchNorm and ReLU come before each convolution.
+"""ResNets whose BatchNorm and ReLU come before each convolution: wide ones, and the pre-activation ResNet-18.
 
-Key names are those of RepDistiller and xternalz. A stage ends in a signed sum (`raw`); the BatchNorm and the ReLU
-that follow it, and so `pre` and `post`, belong to the first block of the next stage.
+Key names of the wide ones are those of RepDistiller and xternalz. A stage ends in a signed sum (`raw`); the BatchNorm
+and the ReLU that follow it, and so `pre` and `post`, belong to the first block of the next stage.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kdcache.models.resnet import activations, init_convolutions
+from kdcache.models.blocks import activations, conv, init_convolutions
 
 
 class Block(nn.Module):
@@ -63,3 +63,30 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
+
+
+class PreActResNet18(nn.Module):
+    """After He et al. 2016b, as kuangliu has it: no BatchNorm or ReLU between the last sum and the mean over pixels.
+
+    So the last `pre` and `post` are those inside the last block, before its second convolution.
+    """
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.conv1 = conv(3, 64)
+        widths = (64, 64, 128, 256, 512)
+        for number in (1, 2, 3, 4):
+            first = Block(widths[number - 1], widths[number], stride=1 if number == 1 else 2)
+            self.add_module(f"layer{number}", nn.Sequential(first, Block(widths[number], widths[number], stride=1)))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512, classes)
+        init_convolutions(self)
+
+        follow = [f"layer{stage}.0.{{}}1" for stage in (2, 3, 4)] + ["layer4.1.{}2"]
+        self.taps = activations({f"f{i}": place.format("relu") for i, place in enumerate(follow)})
+        self.taps |= {f"f{i}.raw": (f"layer{i + 1}", "out") for i in range(4)}
+        self.margins = {f"f{i}.pre": follow[i].format("bn") for i in (1, 2, 3)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        return self.fc(self.avgpool(x).flatten(1))
