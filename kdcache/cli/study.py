@@ -8,9 +8,9 @@ from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
 from kdcache.cli.frame import GOES_ON
 from kdcache.cli.values import COUNT, SEEDS, Number, OneOf
-from kdcache.errors import UsageError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.report.table import columns
-from kdcache.wording import count
+from kdcache.wording import count, duration, readable
 
 
 @click.command(
@@ -19,6 +19,7 @@ from kdcache.wording import count
     example="""
         kdcache run pipelines/demo.toml
         kdcache run pipelines/demo.toml --dry-run    # what would be made
+        kdcache run pipelines/cifar10.toml --tiny    # whether it runs
         kdcache run pipelines/demo.toml --data synthetic:1000,10,32 --seeds 1
         kdcache run mine.toml --code my_nets:make    # a network of yours in it
     """,
@@ -30,12 +31,14 @@ from kdcache.wording import count
     "--code", metavar="MODULE:FACTORY", multiple=True,
     help="Code of yours that the recipe may import; may be given several times. No other is.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print its stages, and which of them are there; make nothing.")
+@click.option("--tiny", is_flag=True, help="The same on the digits, to see that it runs; in a folder of its own.")
+@click.option("-j", "--processes", type=COUNT, default=1, show_default=True, help="Students trained side by side.")
+@click.option("--dry-run", is_flag=True, help="Print its stages, which are there, bytes and time; make nothing.")
 @common.device_option
 @common.workers_option
 @common.runs_option
 @json_option
-def run(recipe, data, seeds, code, dry_run, device, workers, runs, as_json):
+def run(recipe, data, seeds, code, tiny, processes, dry_run, device, workers, runs, as_json):
     """Run a recipe: teachers, caches, students, table.
 
     Interrupted or killed, the same command goes on where it was. After a change of the recipe, it makes what the change
@@ -43,14 +46,20 @@ def run(recipe, data, seeds, code, dry_run, device, workers, runs, as_json):
     """
     from kdcache import jobs
     from kdcache.recipe import Recipe
+    from kdcache.recipe import tiny as small
 
-    plan = Recipe.load(recipe, data, seeds, code).plan(runs, jobs.choose_device(device), workers)
+    plan = Recipe.load(recipe, data, seeds, code, tiny).plan(runs, jobs.choose_device(device), workers)
+    if tiny:
+        say(f"tiny: {small.NOTE}")
     if dry_run:
         facts = plan.facts()
         put(facts, as_json, stages(facts))
         return
-    table = plan.run(bar, say)
+    table = plan.run(bar, say, processes)
     put(table, as_json, table["text"])
+    if failed := table.get("failed"):
+        found = "; ".join(f"{one['name']}, seed {one['seed']}, which failed" for one in failed)
+        raise KdcacheError(recipe, "all students trained", found, "the same command tries these again")
 
 
 def stages(facts: dict) -> str:
@@ -58,14 +67,21 @@ def stages(facts: dict) -> str:
     found: dict[tuple, list[dict]] = {}
     for stage in facts["stages"]:
         found.setdefault((stage["stage"], stage["name"]), []).append(stage)
-    rows = [("stage", "name", "model", "there", "folder")]
+    rows = [("stage", "name", "model", "there", "bytes", "time", "folder")]
     for (kind, name), several in found.items():
         states = [stage["state"] for stage in several]
         there = f"{states.count('there')} of {len(states)}" if len(states) > 1 else states[0]
         if len(states) > 1 and (begun := states.count("begun")):
             there += f", {begun} begun"
-        rows.append((kind, name, several[0]["model"], there, several[0]["folder"]))
-    return f"{columns(rows)}\n\n{facts['data']}, {count(facts['missing'], 'stage')} of {len(facts['stages'])} to do"
+        todo = [stage for stage in several if "seconds" in stage]
+        size, time = (sum(stage[name] for stage in todo) for name in ("bytes", "seconds"))
+        cost = (readable(size), duration(time)) if todo else ("", "")
+        rows.append((kind, name, several[0]["model"], there, *cost, several[0]["folder"]))
+    todo = f"{facts['data']}, {count(facts['missing'], 'stage')} of {len(facts['stages'])} to do"
+    if facts["missing"]:
+        todo += f": {readable(facts['bytes'])} of {readable(facts['free_bytes'])} that are free"
+        todo += f", {duration(facts['seconds'])}\ntime is reckoned {facts['how']}"
+    return f"{columns(rows, {4, 5})}\n\n{todo}"
 
 
 # as in kdcache.bench, unimported

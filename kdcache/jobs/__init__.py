@@ -11,7 +11,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "data": "DEFAULT_DATA Data choose_device library_note load_teacher normalisation require_place teacher_folder "
         "workers_for",
         "dump": "DumpOptions dump_options dump_pseudo make_dump",
-        "estimates": "plan",
+        "estimates": "answering_rate file_bytes plan rendering_rate training_rate",
         "imports": "import_logits",
         "inspection": "evaluate show verify",
         "pruning": "prune",

@@ -6,10 +6,11 @@ import copy
 import itertools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from kdcache.batches import Loader, straight_plan
 from kdcache.codecs.choose import kl_rows
@@ -20,6 +21,8 @@ from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
 from kdcache.teachers import Forward, LiveTeacher
+from kdcache.train import Settings
+from kdcache.train.optim import make_optimizer
 from kdcache.types import Batch
 from kdcache.views import counted
 
@@ -55,14 +58,13 @@ def plan(
         rate, logits = measured_rate(live, rendered(loader, batch), SECONDS)
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(built, every, codec, logits)
-    row = sum(sizes.values())
     dump, looped, folder = count * n / rate, epochs * students * n / rate, path.absolute().parent
     return {
         "rows": n,
         "views": count,
         "bytes_per_row": sizes,
         "seed_bytes_per_row": 8,
-        "bytes": count * n * (row + 8) + len(data.held_out) * row + 12 * n,
+        "bytes": file_bytes(sizes, n, count, len(data.held_out)),
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
         "teacher_images_per_second": rate,
         "trained": bool(known),
@@ -71,6 +73,51 @@ def plan(
         "live_seconds": looped,
         "saved_seconds": looped - dump,
     }
+
+
+def file_bytes(sizes: Mapping[str, int], rows: int, views: int, held_out: int) -> int:
+    """Of a cache with records of these sizes: each with a seed of 8 bytes, each row with a label and a digest."""
+    row = sum(sizes.values())
+    return views * rows * (row + 8) + held_out * row + 12 * rows
+
+
+def answering_rate(network: Network, loader: Loader) -> float:
+    """Images a second through a teacher, from few of them."""
+    batch = next(iter(loader.run(straight_plan(range(min(FEW // 2, len(loader.source))), FEW))))
+    with LiveTeacher(network, build_method("st"), Forward(), str(loader.device)) as live:
+        return measured_rate(live, itertools.repeat(batch), LEAST_SECONDS)[0]
+
+
+def rendering_rate(loader: Loader) -> float:
+    """Images a second that one process reads and renders."""
+    started, images = time.perf_counter(), 0
+    for batch in itertools.islice(rendered(loader, min(FEW, len(loader.source))), 4):
+        images += len(batch)
+    return images / (time.perf_counter() - started)
+
+
+def training_rate(network: Network, settings: Settings, image: tuple[int, int, int], device: str) -> float:
+    """Images a second of a training with cross-entropy alone, from a few steps; on a CPU, of few images each."""
+    images = settings.batch if device != "cpu" else min(settings.batch, FEW // 4)
+    blank = torch.zeros((images, *image), dtype=torch.uint8, device=device)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    network, blank = network.to(device, memory_format=layout).train(), blank.contiguous(memory_format=layout)
+    optimizer, labels = make_optimizer(network.parameters(), settings), torch.zeros(images, dtype=int, device=device)
+
+    def step() -> float:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.dtype == "bf16"):
+            loss = cross_entropy(network(blank).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())  # waits for the device
+
+    step()  # the first pays for set-up
+    steps, started = 0, time.perf_counter()
+    while not steps or time.perf_counter() - started < LEAST_SECONDS:
+        step()
+        steps += 1
+    return steps * images / (time.perf_counter() - started)
 
 
 def rendered(loader: Loader, batch: int) -> Iterator[Batch]:

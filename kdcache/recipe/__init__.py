@@ -14,6 +14,7 @@ from pathlib import Path
 from kdcache.errors import UsageError
 from kdcache.limits import read_text
 from kdcache.recipe import checks, matrix
+from kdcache.recipe import tiny as small
 from kdcache.recipe.keys import SETTINGS, check_keys, tables
 from kdcache.recipe.lines import Lines
 from kdcache.recipe.parts import Part, blaming
@@ -42,18 +43,20 @@ class Recipe:
     show: bool = False
     plot: dict | None = None
     title: str = ""
+    tiny: bool = False
 
     @classmethod
     def load(
-        cls, path: str, data: str | None = None, seeds: int | None = None, code: Sequence[str] = ()
+        cls, path: str, data: str | None = None, seeds: int | None = None, code: Sequence[str] = (), tiny: bool = False
     ) -> Recipe:  # fmt: skip
-        """Reads and checks a file; `data` and `seeds` overrule it.
+        """Reads and checks a file; `data` and `seeds` overrule it; `tiny` makes it small, for a quick look.
 
         A recipe may be somebody else's: each MODULE:FACTORY in it is imported only if `code` names it, too.
         """
         text, table = read(path)
         lines = Lines(path, text)
         check_keys(lines, table)
+        table = small.tiny(table) if tiny else table
         if seeds is not None:
             table["student"] = [{k: v for k, v in student.items() if k != "seeds"} for student in table["student"]]
         overruled = {key: value for key, value in (("data", data), ("seeds", seeds)) if value is not None}
@@ -63,14 +66,15 @@ class Recipe:
             dumps = {name: part.of(header="[dump]", keys={"teacher": name}) for name, part in teachers.items()}
         students = list(expanded(lines, table))
         known = {key: table[key] for key in cls.__dataclass_fields__ if key in table and key != "cache"} | overruled
-        found = cls(path, text, lines, teachers, dumps, students, cache=listed(table.get("cache")), **known)
+        cache = listed(table.get("cache"))
+        found = cls(path, text, lines, teachers, dumps, students, cache=cache, tiny=tiny, **known)
         checks.require_named(found, code)
         checks.check_values(found)
         return found
 
     @property
     def name(self) -> str:
-        return Path(self.path).stem
+        return Path(self.path).stem + ("-tiny" if self.tiny else "")
 
     @property
     def whole(self) -> Part:
@@ -105,10 +109,13 @@ class Recipe:
 
     def run(
         self, root=ROOT, device: str = "cpu", progress: Callable = quiet, workers: int | None = None,
-        remark: Callable = quiet,
+        remark: Callable = quiet, processes: int = 1,
     ) -> dict:  # fmt: skip
-        """Makes what is missing; the table. `remark` is called with a line for every stage."""
-        return self.plan(root, device, workers).run(progress, remark)
+        """Makes what is missing; the table. `remark` is called with a line for every stage.
+
+        So many processes train students side by side.
+        """
+        return self.plan(root, device, workers).run(progress, remark, processes)
 
 
 def read(path: str) -> tuple[str, dict]:

@@ -105,6 +105,8 @@ def check_caches(recipe: Recipe, student: Part) -> None:
     files = [name for name in wanted if name not in recipe.dumps]
     if not recipe.cache and "cache" not in student.keys and len(wanted) > 1:
         raise UsageError("cache", "the name of a dump", f"none of {', '.join(wanted)}", f'write cache = "{wanted[0]}"')
+    if files and recipe.tiny:
+        raise UsageError("cache", "caches that the recipe makes, as it is to be tiny", files[0], "leave tiny out")
     for name in files:
         if not os.path.isfile(name):
             known = f"{', '.join(recipe.dumps)}, or a file" if recipe.dumps else "a file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.checks import replace
-from kdcache.recipe import results
+from kdcache.errors import KdcacheError
+from kdcache.recipe import results, side_by_side
+from kdcache.recipe.cost import HOW, Cost
 from kdcache.recipe.fit import check_fit
 from kdcache.recipe.networks import Networks
 from kdcache.recipe.parts import Part, blaming
@@ -130,48 +133,77 @@ class Plan:
 
     def facts(self) -> dict:
         """What `--dry-run` prints."""
-        missing = {id(stage) for stage, _ in self.missing()}
+        reckoned, cost = Cost(self), {}
+        for stage, method in self.missing():
+            with blaming(stage.part, self.recipe.settings):
+                cost[id(stage)] = reckoned.of(stage, method)
         stages = []
         for stage in self.all():
             state = stage.state()
             if isinstance(stage, DumpStage):
-                state = state if id(stage) not in missing else "begun" if state == "begun" else "missing"
-                state = "not needed" if state != "there" and id(stage) not in missing else state
+                state = state if id(stage) not in cost else "begun" if state == "begun" else "missing"
+                state = "not needed" if state != "there" and id(stage) not in cost else state
             facts = {"stage": stage.kind, "name": stage.name, "model": stage.model, "state": state}
             more = {"seed": stage.seed, "method": stage.method} if isinstance(stage, StudentStage) else {}
-            stages.append(facts | more | {"folder": str(stage.folder)})
-        return {"recipe": self.recipe.name, "data": self.data.train.spec, "missing": len(missing), "stages": stages}
+            stages.append(facts | more | cost.get(id(stage), {}) | {"folder": str(stage.folder)})
+        sums = {name: sum(one[name] for one in cost.values()) for name in ("bytes", "seconds")}
+        facts = {"recipe": self.recipe.name, "data": self.data.train.spec, "missing": len(cost), **sums}
+        return facts | {"free_bytes": free(self.setup.root), "how": HOW, "stages": stages}
 
-    def run(self, progress: Callable = quiet, remark: Callable = quiet) -> dict:
-        """Makes what is missing, and the table of all."""
+    def run(self, progress: Callable = quiet, remark: Callable = quiet, processes: int = 1) -> dict:
+        """Makes what is missing, and the table of all; a student that fails leaves the others to go on."""
         started, missing = time.monotonic(), self.missing()
         there = len(self.all()) - len(missing)
         if missing:
             remark(f"{self.recipe.name}: {count(len(missing), 'stage')} to do, {there} there already")
-        for number, (stage, method) in enumerate(missing, 1):
+        students = [stage for stage, _ in missing if isinstance(stage, StudentStage)]
+        for number, (stage, method) in enumerate(missing[: len(missing) - len(students)], 1):
             doing = f"asking {stage.model} for {method}" if method else stage.doing()
             remark(f"{number}/{len(missing)} {stage.kind} {stage.name}, {doing}")
             with blaming(stage.part, self.recipe.settings):
-                self.make(stage, method, progress, now_and_then(remark))
+                given = {"method": method} if method else {"remark": now_and_then(remark)}
+                stage.make(progress=progress, **given)
+        failed = list(self.train(students, len(missing), progress, remark, processes))
         if missing:
             remark(f"{self.recipe.name}: done in {duration(time.monotonic() - started)}")
-        return self.report()
+        return self.report(failed)
 
-    def make(self, stage, method: str, progress: Callable, remark: Callable) -> None:
-        if isinstance(stage, DumpStage):
-            stage.make(method, progress)
-        elif isinstance(stage, StudentStage):
-            stage.make(self.recipe.code, progress, remark)
+    def train(
+        self, students: list[StudentStage], stages: int, progress: Callable, remark: Callable, processes: int
+    ) -> Iterator[dict]:  # fmt: skip
+        """Trains these students, the last of so many stages; those that failed, and why."""
+        if processes > 1 and len(students) > 1:
+            remark(f"{count(min(processes, len(students)), 'student')} side by side")
+            ended = side_by_side.train(self, students, processes, lambda who, text: remark(f"{who}: {text}"))
         else:
-            stage.make(progress, remark)
+            ended = self.one_by_one(students, stages, progress, remark)
+        for number, (student, problem) in enumerate(ended, 1 + stages - len(students)):
+            if problem:
+                remark(f"{number}/{stages} {student} failed: {problem}")
+                yield {"name": student.name, "seed": student.seed, "problem": problem}
+            elif processes > 1:
+                remark(f"{number}/{stages} {student} is done")
 
-    def report(self) -> dict:
+    def one_by_one(self, students: list[StudentStage], stages: int, progress: Callable, remark: Callable) -> Iterator:
+        """Trains them in this process; each as it ends, with what went wrong or ""."""
+        for number, student in enumerate(students, 1 + stages - len(students)):
+            remark(f"{number}/{stages} {student.kind} {student.name}, {student.doing()}")
+            try:
+                with blaming(student.part, self.recipe.settings):
+                    student.make(self.recipe.code, progress, now_and_then(remark))
+                yield student, ""
+            except KdcacheError as error:
+                yield student, str(error)
+
+    def report(self, failed: list[dict]) -> dict:
         """The table, and what lies beside it."""
         folder = self.setup.root
         folder.mkdir(parents=True, exist_ok=True)
         replace(folder / "recipe.toml", self.recipe.text)
         facts = {"recipe": self.recipe.name, "title": self.recipe.title, "data": self.data.train.spec}
         facts |= {"seeds": self.recipe.seeds, "rows": list(results.rows(self))}
+        if failed:
+            facts["failed"] = failed
         if self.recipe.show and (sheet := self.sheet(folder / "sheet.png")):
             facts["sheet"] = str(sheet)
         if self.recipe.plot is not None:
@@ -188,6 +220,12 @@ class Plan:
         cache = open_cache(files[0])
         opened = jobs.Data.of_cache(cache, self.recipe.data, self.recipe.code, self.setup.source)
         return contact_sheet(cache, Loader(opened.train, opened.view, cache), 6, 5, path)
+
+
+def free(folder: Path) -> int:
+    """Bytes on the disk that a folder is on, or will be."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(there).free
 
 
 def now_and_then(remark: Callable) -> Callable:

@@ -30,7 +30,7 @@ def rows(plan: Plan) -> Iterator[dict]:
     for part in plan.recipe.students:
         mine = [student for student in plan.students if student.part is part]
         model, asked = mine[0].model, {"method": mine[0].method, **part.keys}
-        yield row_of(asked, model, sizes[model], [student.result() for student in mine])
+        yield row_of(asked, model, sizes[model], [found for student in mine if (found := student.result())])
 
 
 def of_file(path: Path, data: jobs.Data) -> dict:

@@ -215,6 +215,9 @@ class StudentStage:
     setup: Setup
     kind = "student"
 
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
     @property
     def name(self) -> str:
         return self.part.name

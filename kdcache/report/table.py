@@ -37,7 +37,7 @@ def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -
     """The results of one network with all its seeds."""
     row = {"name": asked.get("name", asked.get("method", "st")), "model": model, "weights": weights}
     row |= {key: asked[key] for key in ("method", "series", "x", "published", "source") if key in asked}
-    if all("seconds" in one for one in found):
+    if found and all("seconds" in one for one in found):
         row["seconds"] = round(statistics.mean(one["seconds"] for one in found), 1)
     for key in RATED:
         values = [one[key] for one in found if key in one]
@@ -109,6 +109,7 @@ def table_text(facts: dict) -> str:
     text.insert(1, "-" * max(map(len, text)))
     text.append(f"\n{facts['data']}, {seeds(facts)}")
     text += [f"published: {source}" for source in sources(facts)]
+    text += [f"failed: {one['name']}, seed {one['seed']}: {one['problem']}" for one in facts.get("failed", ())]
     text += [f"{what}: {facts[key]}" for key, what in BESIDE.items() if key in facts]
     return "\n".join(text)
 

@@ -1,0 +1,62 @@
+"""A recipe made small: the same stages on the digits within a minute or two, to see that all of it runs.
+
+Of what comes out, only that it came out means anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdcache.models.table import MODELS
+
+DATA, SHARE, EPOCHS, BATCH, VIEWS, SEEDS = "digits", 0.05, 2, 32, 4, 1
+NOTE = f"{DATA}, {SHARE:.0%} of their rows, {EPOCHS} epochs, {VIEWS} views, small networks: these figures mean nothing"
+ELSEWHERE = {"weights", "mean", "std", "published", "source"}  # what belongs to the real images and networks
+SLOW = {"eval_every", "compile"}
+
+
+def tiny(table: dict) -> dict:
+    """The same recipe as a table of TOML, for other images and with smaller numbers."""
+    teachers, dumps = (entries(table.get(part, [])) for part in ("teacher", "dump"))
+    small = {key: value for key, value in table.items() if key != "augment"}
+    small |= {"data": DATA, "fraction": SHARE * table.get("fraction", 1), "seeds": SEEDS}
+    small["title"] = f"{table.get('title', '')} ({NOTE})".strip()
+    small["settings"] = shrunk({"epochs": EPOCHS} | table.get("settings", {}))
+    small["teacher"] = [{"name": keys.get("name", keys.get("model"))} | shrunk(keys) for keys in teachers]
+    small["dump"] = [shrunk({"views": VIEWS} | keys) for keys in dumps]
+    small["student"] = [shrunk({key: keys[key] for key in keys if key != "seeds"}) for keys in table["student"]]
+    return {key: value for key, value in small.items() if value != []}
+
+
+def entries(found: dict | list) -> list[dict]:
+    return found if isinstance(found, list) else [found]
+
+
+def shrunk(keys: dict) -> dict:
+    """The keys of one table; a list of several values loses those that have become the same."""
+    found = {}
+    for key, value in keys.items():
+        if key in SMALLER:
+            several = isinstance(value, list)
+            value = list(dict.fromkeys(map(SMALLER[key], value))) if several else SMALLER[key](value)
+        if key == "pseudo":
+            value = {name: one for name, one in value.items() if name not in ("confusion", "like")}
+        if key not in ELSEWHERE | SLOW:
+            found[key] = value
+    return found
+
+
+def smallest(model: str) -> str:
+    """The smallest network that is listed of the same family; one that has no family stays."""
+    family = next((family for family in MODELS if family.builder(model)), None)
+    return min(zip(family.sizes, family.listed, strict=True))[1] if family and family.rule else model
+
+
+SMALLER: dict[str, Callable] = {
+    "epochs": lambda value: min(value, EPOCHS),
+    "warmup": lambda value: min(value, 1),
+    "batch": lambda value: min(value, BATCH),
+    "fraction": lambda value: SHARE * value,
+    "views": lambda value: VIEWS if value == "all" else min(value, VIEWS),
+    "model": smallest,
+}
