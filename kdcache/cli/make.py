@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
-from kdcache.cli.frame import GOES_ON
-from kdcache.cli.pages import made
-from kdcache.cli.values import COUNT, SEED, Numbers, OneOf, Shard
+from kdcache.cli.frame import GOES_ON, as_typed
+from kdcache.cli.pages import made, trained
+from kdcache.cli.values import COUNT, SEED, SEEDS, Numbers, OneOf, Shard
+from kdcache.errors import UsageError
 
 METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a variant: at/zoo; a sum: st+at."
 
@@ -110,6 +113,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
         kdcache train-student --method none --student tiny        # the plain baseline
         kdcache train-student --cache logits.h5 --live --teacher tiny-32
         kdcache train-student --cache a.h5 --cache b.h5
+        kdcache train-student --cache logits.h5 --method none --method st --seeds 3
     """,
 )
 @click.option(
@@ -121,8 +125,12 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     help="Of several teachers: logits, probability, or probability:T at a temperature.  [default: probability]",
 )  # fmt: skip
 @click.option("--average-weights", type=Numbers(), metavar="X,X", help="Of several teachers.  [default: equal]")
-@click.option("--student", metavar="M", help="`kdcache list models`.  [default: tiny for digits, else resnet20]")
-@click.option("--method", metavar="M", default="st", show_default=True, help=METHOD)
+@click.option(
+    "--student", "models", metavar="M", multiple=True,
+    help="`kdcache list models`. Several: as many trainings.  [default: tiny for digits, else resnet20]",
+)  # fmt: skip
+@click.option("--method", "methods", metavar="M", multiple=True, default=("st",), show_default=True, help=METHOD)
+@click.option("--seeds", type=SEEDS, default=1, show_default=True, help="So many of each, from --seed on.")
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
 @click.option("--teacher", metavar="M", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
 @common.weights_option
@@ -141,24 +149,39 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @common.smoothing_option
 @training_options
 @json_option
-def train_student(caches, student, live, teacher, weights, taps, data, augment, fraction, runs, as_json, **rest):
-    """Train a student on the pixels that the teacher saw."""
+def train_student(caches, models, methods, seeds, live, teacher, weights, taps, data, augment, fraction, runs, **rest):
+    """Train a student on the pixels that the teacher saw.
+
+    Several students, methods or seeds are as many trainings, each in a folder of its own. Those of one seed share a
+    pipeline: an image is read, rendered and asked about once for all, and each ends in the weights of its lone run.
+    Another seed orders the images otherwise, so its students follow.
+    """
     from kdcache import jobs
 
-    settings = common.settings_of(rest)
+    settings, as_json = common.settings_of(rest), rest.pop("as_json")
     of_cache = {"views": rest.pop("views")} if caches else {}
     average = rest["average"], rest["average_weights"]
     opened, store = jobs.open_data(caches, data, augment, fraction, *average, **of_cache)
-    common.announce(opened, student, teacher)
+    common.announce(opened, *models, teacher)
     fed = {"normalisation": jobs.normalisation(rest["mean"], rest["std"]), "taps": taps}
     views = store.views if store else rest.get("views") or settings.epochs
-    who = {"live": live, "root": runs, "seed": settings.seed, "views": views}
-    taught_by = jobs.named_teacher(teacher, weights, store, opened, **who, **fed)
+    who = {"live": live, "root": runs, "views": views}
+    numbers = range(settings.seed, settings.seed + seeds)
+    teachers = jobs.named_teachers(numbers, teacher, weights, store, opened, **who, **fed)
     options = {name: rest.get(name) for name in ("views", "mix", "device", "workers", "label_smoothing")}
-    chosen = jobs.Student(opened, student, rest["method"], settings, taught_by, taps=rest["student_taps"], **options)
-    where = {name: rest[name] for name in ("out", "resume", "restart")}
-    found = jobs.train_student(chosen, root=runs, **where, progress=bar, remark=say)
-    put(found, as_json, lines(found))
+    options["taps"] = rest["student_taps"]
+    students = jobs.students_of(opened, models, methods, teachers, settings, **options)
+    how = {"root": runs, "resume": rest["resume"], "restart": rest["restart"], "progress": bar}
+    if len(students) == 1:
+        found = jobs.train_student(students[0], out=rest["out"], remark=say, **how)
+        put(found, as_json, lines(found))
+        return
+    if rest["out"]:
+        remedy = "name a folder for all of them with `runs`"
+        raise UsageError("`out`", "one training", f"{len(students)}, each of which has a folder", remedy)
+    found = jobs.train_students(students, remark=lambda line: say(as_typed(line)), **how)
+    put({"students": found}, as_json, as_typed(trained(found)))
+    sys.exit(1 if any("error" in one for one in found) else 0)
 
 
 commands = (train_teacher, dump_logits, train_student)

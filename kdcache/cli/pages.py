@@ -166,3 +166,14 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
 
 
 REMARKS = {"flips": "change their top class", "clipped": "are clipped"}
+
+
+def trained(students: list[dict]) -> str:
+    """A line for each of several students, and what ended some of them early."""
+    shown = [name for name in ("top1", "agreement", "seconds") if any(name in one for one in students)]
+    rows = [["student", "method", "seed", *shown, "run"]]
+    for one in students:
+        figures = [f"{one[name]:.{1 if name == 'seconds' else 4}f}" if name in one else "-" for name in shown]
+        rows.append([one["student"], one["method"], str(one["seed"]), *figures, one["run"]])
+    errors = [f"{one['run']}: ended early: {one['error']}" for one in students if "error" in one]
+    return "\n".join([columns(rows, {2, *range(3, 3 + len(shown))}), *errors])

@@ -17,7 +17,8 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "pruning": "prune",
         "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
         "student": "Student asking default_student train_student",
-        "taught": "live_teacher named_teacher open_data taught_by",
+        "taught": "live_teacher named_teacher named_teachers open_data taught_by",
         "teacher": "SMOOTHING train_teacher",
+        "together": "students_of train_students",
     },
 )

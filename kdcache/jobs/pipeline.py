@@ -14,6 +14,7 @@ from kdcache.runs import Run
 from kdcache.teachers import Answers, Drawn
 from kdcache.train import Course, Feed, Trainer, fit_together, mixlabels
 from kdcache.types import quiet
+from kdcache.wording import count, readable
 
 if TYPE_CHECKING:
     from kdcache.jobs.student import Student
@@ -38,7 +39,7 @@ def ready(students: Sequence[Student]) -> Iterator[Ready]:
     shown = first.teacher.sample_views(Drawn(data.view, settings.seed, rows, views))
     loader = Loader(data.train, data.view, shown, first.device, first.workers)
     require_pixels(shown, loader)
-    text = "+".join(dict.fromkeys(student.method for student in students))
+    text = "+".join(dict.fromkeys(one.method for one, method in zip(students, methods, strict=True) if method.taps))
     with first.teacher.answering(asked(students, methods), loader, text) as answers:
         notes = [*first.teacher.notes, *first.teacher.rounding(answers, loader)]
         if first.mix:
@@ -98,6 +99,10 @@ def train(
             course.remark(f"loss: {course.trainer.method.described()}")
         for note in notes:
             remark(note)
+        if len(students) > 1:
+            held = readable(sum(trainer.held() for trainer in trainers))
+            what = f"{held} of weights and optimiser state, and the feature maps of one at a time"
+            remark(f"{count(len(students), 'student')} in one pipeline: {what}")
         fit_together(courses, feed, progress)
     return courses
 

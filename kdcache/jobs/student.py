@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from kdcache.errors import TeacherError, UsageError
+from kdcache.errors import KdcacheError, TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
 from kdcache.jobs.pipeline import Ready, ready, train
 from kdcache.jobs.pseudo import schedule_note
@@ -157,7 +157,14 @@ def train_student(
     """Trains a student and saves it in a run of its own; `remark` is as in `Student.train`."""
     run = Run(Path(out) if out else folder_of(student, root), student.facts(), resume, restart)
     _, records = student.train(run, progress, remark)
+    return facts_found(student, run, records)
+
+
+def facts_found(student: Student, run: Run, records: list[dict], error: KdcacheError | None = None) -> dict:
+    """What came of a training, for whoever asked for it."""
     named = {"student": student.name, "method": student.method, "seed": student.settings.seed}
+    if error:
+        return named | {"run": str(run.folder), "error": str(error)}
     teacher = {"teacher_top1": student.taught.get("eval_top1"), "teacher_train_top1": student.taught.get("train_top1")}
     return named | result(run, records) | {name: value for name, value in teacher.items() if value is not None}
 

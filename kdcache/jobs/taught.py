@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -102,6 +103,15 @@ def named_teacher(
             raise UsageError(f"`teacher` {teacher}", "no network beside it", f"`{option}`", f"leave `{option}` out")
     live_teacher(False, None, None, cache, data, root, normalisation, taps)  # refuses what only a network has
     return taught_by(cache, pseudo=pseudo_from_text(teacher, data, seed, views))
+
+
+def named_teachers(
+    seeds: Iterable[int], teacher: str | None, weights: str | None, cache: Store | None, data: Data, **options
+) -> list[Teacher]:
+    """One for each seed: a made-up one errs under its seed, every other is the same for all."""
+    first, *others = (partial(named_teacher, teacher, weights, cache, data, seed=seed, **options) for seed in seeds)
+    one = first()
+    return [one, *(another() if teacher and teacher.startswith("pseudo:") else one for another in others)]
 
 
 def taught_by(

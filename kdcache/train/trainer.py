@@ -61,6 +61,12 @@ class Trainer:
             yield from ((f"student{number}.{name}", p) for name, p in student.named_parameters())
         yield from ((f"method.{name}", p) for name, p in self.method.named_parameters())
 
+    def held(self) -> int:
+        """Bytes that it holds from step to step: weights, and what the optimiser keeps of each."""
+        settings = self.settings
+        kept = 2 if settings.optimizer != "sgd" else 1 if settings.momentum else 0
+        return sum(value.nbytes for _, value in self.tensors()) + kept * sum(value.nbytes for value in self.trained)
+
     @contextlib.contextmanager
     def watching(self):
         """Installs the hooks on the students that the method needs, and takes them away again."""
