@@ -100,6 +100,7 @@ normalisation_options = options(
 )
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "onecycle")  # as in kdcache.train, unimported
+FROZEN = "backbone: only the head is trained."
 OR_SCHEDULES = "cosine, step or onecycle."
 
 training_options = options(
@@ -123,6 +124,9 @@ training_options = options(
     training(
         "--eval-every", type=COUNT, default=1, show_default=True, help="Epochs; the last one is always evaluated."
     ),
+    training("--init-from", metavar="F", help="Weights to begin with: a file, or pretrained, those of its library."),
+    training("--freeze", type=OneOf(["nothing", "backbone"]), default="nothing", show_default=True, help=FROZEN),
+    training("--backbone-lr", type=Number(above=0), default=1.0, show_default=True, help="A factor on --lr."),
     click.option("--resume", is_flag=True, help="Continue a run that was interrupted."),
     click.option("--restart", is_flag=True, help="Start over, and move such a run aside."),
     click.option(

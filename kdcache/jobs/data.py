@@ -18,6 +18,7 @@ from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError, KdcacheWarning, SourceError, TeacherError, UsageError
 from kdcache.models import build, find, foreign
+from kdcache.models.begin import PRETRAINED, begin
 from kdcache.models.network import Network, check_output, wrapped
 from kdcache.models.stages import tapped
 from kdcache.models.weights import load, pretrained
@@ -28,7 +29,6 @@ from kdcache.train import Evaluation
 from kdcache.views import View, from_json, open_view
 
 DEFAULT_DATA = "digits"
-PRETRAINED = "pretrained"  # in place of a file of weights: those of its library
 
 
 def choose_device(name: str | None) -> str:
@@ -113,14 +113,17 @@ class Data:
         return cls(train, opened("eval"), view)
 
     def network(
-        self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None
-    ) -> Network:
-        """A fresh network of that name; a module is taken with the weights that it has."""
+        self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None,
+        init_from: str | None = None,
+    ) -> Network:  # fmt: skip
+        """A fresh network of that name, or one that begins with weights; a module is taken with those that it has."""
         mean, std = normalisation or self.normalisation_of(model)
         if isinstance(model, str):
             network = build(model, len(self.train.classes), mean, std, seed=seed)
         else:
             network = wrapped(model, len(self.train.classes), mean, std)
+        if init_from:
+            network.begun = begin(network, init_from, own_normalisation=bool(normalisation))
         return self.tapped(network, taps)
 
     def normalisation_of(self, model: str | nn.Module | None) -> Normalisation:

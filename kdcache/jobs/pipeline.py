@@ -97,6 +97,9 @@ def train(
             remark(note)
         for course in courses:
             course.remark(f"loss: {course.trainer.method.described()}")
+            for network in course.trainer.students:
+                if network.begun:
+                    course.remark(network.begun)
         for note in notes:
             remark(note)
         if len(students) > 1:

@@ -83,7 +83,7 @@ class Student:
 
     def networks(self) -> tuple[list[Network], Method]:
         """The students, and the method that they are trained by."""
-        first = self.data.network(self.model, self.settings.seed, taps=self.taps)
+        first = self.begun(0)
         check_output(first, self.data.image)
         method = self.built(first)
         return [first, *(self.another(number) for number in range(1, method.students))], method
@@ -100,7 +100,12 @@ class Student:
         if not isinstance(self.model, str):
             remedy = "name it as MODULE:FACTORY, of which several can be made"
             raise UsageError("`student`", f"a name, for {self.method} trains several", "one module", remedy)
-        return self.data.network(self.model, self.settings.seed + number, taps=self.taps)
+        return self.begun(number)
+
+    def begun(self, number: int) -> Network:
+        """One of its networks as it begins."""
+        seed, init_from = self.settings.seed + number, self.settings.init_from
+        return self.data.network(self.model, seed, taps=self.taps, init_from=init_from)
 
     def built(self, network: Network) -> Method:
         """The method, for the shapes of this student and of the teacher."""

@@ -6,6 +6,7 @@ from kdcache.batches import Loader
 from kdcache.checks import Range
 from kdcache.jobs.data import Data, Normalisation, teacher_folder
 from kdcache.methods import build as build_method
+from kdcache.models.begin import PRETRAINED
 from kdcache.models.network import check_output
 from kdcache.runs import ROOT, Run
 from kdcache.teachers import no_teacher
@@ -30,7 +31,9 @@ def train_teacher(
     if normalisation:
         facts["normalisation"] = normalisation
     run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume, restart)
-    network = data.network(model, settings.seed, normalisation)
+    network = data.network(model, settings.seed, normalisation, init_from=settings.init_from)
+    if network.begun or network.layout:
+        remark(network.begun or f"{model}: begins with fresh weights; `init_from` {PRETRAINED}: those of its library")
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
     evaluation = data.evaluation(None, device, workers, settings.dtype)

@@ -68,6 +68,7 @@ class Network(nn.Module):
         self.layout: Layout | None = layout if isinstance(layout, Layout) else None
         self.facts: dict = {}  # what was saved with the weights
         self.read_as = ""  # how the names of its weights were read, where they were others
+        self.begun = ""  # which weights it began with, in words; nothing: fresh ones
         self.assumed_normalisation = False  # True: the weights came without mean and std, and somebody guessed
 
     def forward(self, images: Tensor) -> Tensor:

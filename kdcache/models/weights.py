@@ -58,7 +58,7 @@ def load(
     `network.assumed_normalisation` is True where the file has no mean and std and the caller's were taken.
     """
     path = Path(path)
-    state, header = _read(path)
+    state, header = read(path)
     try:
         if header is None:
             network, state = _theirs(path, state, fallback_name, classes, mean, std)
@@ -189,7 +189,7 @@ def _wrong_classes(path: Path, expected: int, found: str) -> TeacherError:
     return TeacherError(path, f"a network of {expected} classes", found, remedy)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
+def read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     """The tensors of a file, and the header if it is one of ours."""
     try:
         with open(opened(path), "rb") as file:

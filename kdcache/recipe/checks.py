@@ -65,7 +65,8 @@ def check_teacher(recipe: Recipe, teacher: Part) -> None:
         return
     if not os.path.isfile(path):
         raise UsageError("weights", "a file", f"no file {path}", "check the path; it is relative to this folder")
-    if trained := [key for key in ("fraction", "label_smoothing", "epochs", "lr", "seed") if key in teacher.keys]:
+    of_training = ("fraction", "label_smoothing", "epochs", "lr", "seed", "init_from", "freeze", "backbone_lr")
+    if trained := [key for key in of_training if key in teacher.keys]:
         raise UsageError(
             trained[0], "no training of a teacher whose weights are given", "both", "leave one of them out"
         )

@@ -12,7 +12,9 @@ from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError
 from kdcache.models import runs_user_code
+from kdcache.models.begin import PRETRAINED
 from kdcache.models.weights import fingerprint
+from kdcache.train import Settings
 
 
 def images_of(data: jobs.Data) -> dict:
@@ -38,6 +40,12 @@ def content(path: str | os.PathLike) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise KdcacheError(path, "a file to read", error.strerror or str(error), "check the path") from None
+
+
+def begun(settings: Settings) -> str | None:
+    """What tells the weights that a training begins with from others; of a library, their name is in the settings."""
+    path = settings.init_from
+    return None if path in (None, PRETRAINED) else content(path)
 
 
 def cache_facts(path: Path) -> dict:

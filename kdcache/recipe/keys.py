@@ -80,16 +80,27 @@ MEANINGS = {  # of the training settings
     "channels_last": "memory layout of images and weights",
     "compile": "torch.compile: about a minute at first, faster steps",
     "eval_every": "epochs between evaluations; the last epoch always has one",
+    "init_from": "weights to begin with: a file, or pretrained, those of its library; a head of other classes is new",
+    "freeze": "backbone: only the head is trained; nothing: all",
+    "backbone_lr": "factor on the learning rate of all but the head",
     "seed": "of weights and order; of a student, `seeds` count from it",
 }
-ANNOTATIONS = {"int": "whole number", "bool": "true or false", "str": "text"}  # what is not here is a number or a tuple
+ANNOTATIONS = {
+    "int": "whole number",
+    "bool": "true or false",
+    "str": "text",
+    "str | None": "text",
+}  # what is not here is a number or a tuple
+
+
+UNSET = {"lr": "by optimizer", "init_from": "fresh weights"}
 
 
 def settings_keys() -> dict[str, Key]:
     found = {}
     for field in dataclasses.fields(Settings):
         kind = ANNOTATIONS.get(field.type, "numbers" if field.type.startswith("tuple") else "number")
-        default = "by optimizer" if field.default is None else written(field.default)
+        default = UNSET[field.name] if field.default is None else written(field.default)
         found[field.name] = Key(kind, default, MEANINGS[field.name])
     return found
 

@@ -19,7 +19,7 @@ from kdcache.cache import open_cache
 from kdcache.checks import replace
 from kdcache.measures import NUMBERS
 from kdcache.models.network import Network
-from kdcache.recipe.identity import cache_facts, content, pseudo_facts, told
+from kdcache.recipe.identity import begun, cache_facts, content, pseudo_facts, told
 from kdcache.recipe.parts import Part
 from kdcache.recipe.setup import Setup
 from kdcache.runs import folder_name
@@ -85,7 +85,8 @@ class TeacherStage:
         facts |= {"normalisation": self.normalisation, "taps": self.taps} | self.setup.images(self.data)
         if self.weights:
             return told(facts | {"weights": content(self.weights)})
-        return told(facts | {"settings": self.settings.changed(), "smoothing": self.smoothing or None})
+        facts |= {"settings": self.settings.changed(), "begun": begun(self.settings)}
+        return told(facts | {"smoothing": self.smoothing or None})
 
     @property
     def folder(self) -> Path:
@@ -244,7 +245,8 @@ class StudentStage:
         facts = {
             "stage": "student", "model": self.model, "code": self.setup.code(self.model, self.data),
             "method": self.method,
-            "settings": self.settings.changed(), "mix": keys.get("mix"), "taps": self.taps, "views": keys.get("views"),
+            "settings": self.settings.changed(), "begun": begun(self.settings), "mix": keys.get("mix"),
+            "taps": self.taps, "views": keys.get("views"),
             "smoothing": self.smoothing or None,
             "live": self.teacher and self.teacher.facts,
             "pseudo": pseudo_facts(keys["pseudo"]) if "pseudo" in keys else None, **self.setup.images(self.data),

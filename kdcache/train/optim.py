@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,7 +15,10 @@ from kdcache.errors import UsageError
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "onecycle")
-CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16")}
+CHOICES = {
+    "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16"), "freeze": ("nothing", "backbone"),
+}  # fmt: skip
+LATER = ("init_from", "freeze", "backbone_lr")  # runs of before do not tell: as usual, they are left out
 
 
 SHARE = Range(
@@ -30,6 +33,7 @@ NUMBERS = {
     "warmup": Range(least=0),
     "gamma": Range(above=0),
     "clip": Range(least=0),
+    "backbone_lr": Range(above=0, remedy="try 0.1; `freeze` backbone trains the head alone"),
     "eval_every": Range(least=1, most=10**9, whole=True),
     "seed": Range(least=0, below=2**63, whole=True),
 }
@@ -63,6 +67,9 @@ class Settings:
     compile: bool = False
     eval_every: int = 1  # epochs; the last one is always evaluated
     seed: int = 0
+    init_from: str | None = None  # weights to begin with: a file, or pretrained, those of its library
+    freeze: str = "nothing"  # backbone: only the head is trained
+    backbone_lr: float = 1.0  # of all but the head, as a factor
 
     def __post_init__(self):
         """Refuses what cannot be meant, by name; 3.0 epochs become 3, lists become tuples."""
@@ -81,6 +88,12 @@ class Settings:
             raise UsageError("`warmup`", f"at most all {self.epochs} epochs", f"{self.warmup:g}", "try 1")
         if len(self.betas) != 2:
             raise UsageError("`betas`", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
+        if self.freeze != "nothing" and self.backbone_lr != 1:
+            raise UsageError(
+                "`backbone_lr`", "a backbone that is trained", "`freeze` backbone", "leave one of them out"
+            )
+        if not isinstance(self.init_from, str | None) or self.init_from == "":
+            raise UsageError("`init_from`", "a file of weights, or pretrained", repr(self.init_from), "name a file")
         for name in ("nesterov", "channels_last", "compile"):
             if not isinstance(value := getattr(self, name), bool):
                 raise UsageError(f"`{name}`", "true or false", repr(value), f"try {getattr(Settings, name)}")
@@ -95,12 +108,14 @@ class Settings:
 
     def changed(self) -> dict:
         """What decides the weights and is not as usual."""
-        usual = Settings().to_json()
+        usual = asdict(Settings())
         return {name: value for name, value in self.to_json().items() if value != usual[name]}
 
     def to_json(self) -> dict:
         """What decides the weights, so that a run that is continued may be evaluated more or less often."""
-        return {name: value for name, value in asdict(self).items() if name != "eval_every"}
+        usual = {name: getattr(Settings, name) for name in LATER}
+        facts = {name: value for name, value in asdict(self).items() if name != "eval_every"}
+        return {name: value for name, value in facts.items() if name not in usual or value != usual[name]}
 
 
 def light(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
@@ -112,22 +127,33 @@ def light(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
 SGD, Adam, AdamW = map(light, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """Weight decay spares what has one dimension under adamw, and nothing under the others, as is usual."""
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: Settings, backbone: Container[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Weight decay spares what has one dimension under adamw, and nothing under the others, as is usual.
+
+    Groups with a `factor` learn at that share of the learning rate: those of a backbone.
+    """
     parameters = [p for p in parameters if p.requires_grad]
     if not parameters:
         raise UsageError("training", "a network with weights to train", "none", "train a network with parameters")
     lr, decay = settings.top_lr, settings.weight_decay
+    own, slower = ([p for p in parameters if (p in backbone) == inside] for inside in (False, True))
+    groups = [{"params": own}, {"params": slower, "factor": settings.backbone_lr}]
+    if settings.optimizer == "adamw":
+        groups = [part for group in groups for part in sparing(group)]
+    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
-        return SGD(parameters, lr, settings.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
-    if settings.optimizer == "adam":
-        return Adam(parameters, lr, settings.betas, weight_decay=decay, fused=True)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW([g for g in groups if g["params"]], lr, settings.betas, weight_decay=decay, fused=True)
+        return SGD(groups, lr, settings.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+    kind = Adam if settings.optimizer == "adam" else AdamW
+    return kind(groups, lr, settings.betas, weight_decay=decay, fused=True)
+
+
+def sparing(group: dict) -> tuple[dict, dict]:
+    """The group in two: what weight decay pulls at, and what has one dimension."""
+    pulled, spared = ([p for p in group["params"] if (p.ndim > 1) == wide] for wide in (True, False))
+    return group | {"params": pulled}, group | {"params": spared, "weight_decay": 0.0}
 
 
 def lr_at(settings: Settings, epoch: float, epochs: int) -> float:

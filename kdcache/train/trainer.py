@@ -15,6 +15,7 @@ from kdcache.measures import answered
 from kdcache.methods import Method, clipped_gradients
 from kdcache.models.network import Network, watch
 from kdcache.train.optim import Settings, lr_at, make_optimizer
+from kdcache.train.tuning import Backbone
 from kdcache.types import Batch, Knowledge
 
 
@@ -48,7 +49,8 @@ class Trainer:
             if settings.channels_last:
                 student.to(memory_format=torch.channels_last)
         method.to(device)
-        self.trained = [p for _, p in self.parameters() if p.requires_grad]
+        self.backbone = Backbone(self.students, settings)
+        self.trained = [p for _, p in self.parameters() if p.requires_grad and not self.backbone.holds(p)]
         self.looks: list[Callable] = []
         self.draws = Draws(device)
         self.epoch, self.lr = 0, 0.0
@@ -74,13 +76,17 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             looks = [stack.enter_context(watch(student, taps)) for student in self.students]
             self.looks = [torch.compile(look) for look in looks] if self.settings.compile else looks
-            yield
+            self.backbone.hold()
+            try:
+                yield
+            finally:
+                self.backbone.release()
 
     def enter(self, stage: Stage) -> None:
         """Every stage has an optimiser and a schedule of its own."""
         if self.stage is None or self.stage.name != stage.name:
             self.stage = stage
-            self.optimizer = make_optimizer(self.trained, self.settings)
+            self.optimizer = make_optimizer(self.trained, self.settings, self.backbone.parameters)
 
     def begin(self, epoch: int) -> None:
         """Makes ready for an epoch, from 1."""
@@ -88,6 +94,7 @@ class Trainer:
         self.enter(next(stage for stage in reversed(self.stages) if stage.first <= epoch))
         for network in (*self.students, self.method):
             network.train()
+        self.backbone.rest()
         self.draws.begin(self.settings.seed * 1_000_003 + epoch)
         self.seen.zero_()
         self.totals = {}
@@ -99,7 +106,7 @@ class Trainer:
             batch = replace(batch, epoch=begun + 1)  # warm-ups begin anew in every stage
         self.lr = lr_at(self.settings, begun + done, self.stage.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group.get("factor", 1.0)
         with self.draws.own():
             terms = self.step(batch, knowledge)
         for name, value in terms.items():
@@ -146,6 +153,9 @@ class Trainer:
             found = "nothing" if not held else f"only {', '.join(terms)}, clipped against it"
             place, remedy = f"stage {self.stage.name}", "give cross-entropy a weight, as with ce=1"
             raise UsageError(place, "a loss to minimise", found, remedy)
+        if not any(value.requires_grad for value in rest):
+            found, remedy = "none", "train the whole network, or take a method whose loss reads the logits"
+            raise UsageError(f"stage {self.stage.name}", "a loss that trained weights have a part in", found, remedy)
         if not held:
             sum(rest).backward()
             return
