@@ -242,7 +242,8 @@ def keyed_name(folder: Path, changed: Mapping[str, object], facts: Mapping) -> P
     >>> str(keyed_name(Path("runs/student"), {"epochs": 5, "lr": 0.05}, {"mix": None, "views": 3}))
     'runs/student-epochs5-lr0.05-95be1e'
     """
-    plain = {name: value for name, value in changed.items() if isinstance(value, int | float | str)}
+    words = {name: value for name, value in changed.items() if isinstance(value, int | float | str)}
+    plain = {name: value for name, value in words.items() if not isinstance(value, str) or value.isidentifier()}
     parts = [f"{name}{f'{value:g}' if isinstance(value, float) else value}" for name, value in plain.items()]
     told = {name: fact for name, fact in facts.items() if fact is not None and fact is not False}
     key = hashlib.sha256(json.dumps([told, changed], sort_keys=True).encode()).hexdigest()[:6]

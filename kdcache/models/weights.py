@@ -69,17 +69,18 @@ def load(
     except Exception as error:  # a header can hold anything
         remedy = "the file is damaged or made up: save it again"
         raise TeacherError(path, "weights of a network", reason(error), remedy) from error
-    return _filled(path, network, state)
+    return filled(path, network, state)
 
 
 def pretrained(
     name: str, classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Network:
     """A network of another library with the weights that this has for it; its mean and std, where none are given."""
-    return _filled(name, *_theirs(name, dict(foreign(name).weights()), name, classes, mean, std))
+    return filled(name, *_theirs(name, dict(foreign(name).weights()), name, classes, mean, std))
 
 
-def _filled(path: Path | str, network: Network, state: dict) -> Network:
+def filled(path: Path | str, network: Network, state: dict) -> Network:
+    """The network with all of these tensors, in evaluation mode; a list of those that do not fit is an error."""
     counters = [name for name in network.state_dict() if name.endswith(COUNTER)]
     state = {**dict.fromkeys(counters, torch.tensor(0)), **state}
     _compare(path, network, state)
