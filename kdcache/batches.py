@@ -2,8 +2,8 @@
 
     item numbers v*N+i  ->  seeds, images  ->  view.render  ->  Batch
 
-Small sources and native views render on the training device, whole batches at a time. Files and library views
-render in workers, which live as long as their Loader, so that no epoch pays for starting them.
+Small sources and native views render on the training device, whole batches at a time, and so do packs on a GPU. Files
+and library views render in workers, which live as long as their Loader, so that no epoch pays for starting them.
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ class Loader:
             self.resident = source.resident.to(self.device)
             self.rendered = Rendered(self.taken, len(source), view, self.seeds)
             return
+        if renders_itself(source, view, self.device):
+            self.rendered = Rendered(self.moved, len(source), view, self.seeds)
+            return
         self.rendered = Rendered(source.read, len(source), view, self.seeds)
         if workers:
             pin = self.device.type == "cuda"
@@ -130,6 +133,13 @@ class Loader:
         """The images of these rows, where all of them lie on the device."""
         return self.resident.index_select(0, torch.from_numpy(rows).to(self.device))
 
+    def moved(self, rows: np.ndarray) -> Tensor | list[Tensor]:
+        """The images of these rows, brought to the device as they are stored."""
+        images = self.source.read(rows)
+        if isinstance(images, Tensor):
+            return images.to(self.device, non_blocking=True)
+        return [image.to(self.device, non_blocking=True) for image in images]
+
     def batch(self, items: np.ndarray, images: Tensor, seeds: np.ndarray, epoch: int | None) -> Batch:
         n = len(self.source)
         targets = self.targets[torch.from_numpy(items % n).to(self.device)]
@@ -138,6 +148,11 @@ class Loader:
             batch.others = self.targets[torch.from_numpy(self.view.partners(seeds)).to(self.device)]
             batch.shares = self.view.kept(seeds).to(self.device)
         return batch
+
+
+def renders_itself(source: Source, view: View, device: str | torch.device) -> bool:
+    """Whether the training process renders on its device, without workers: what is in memory, and packs on a GPU."""
+    return view.native and (source.resident is not None or (source.raw and torch.device(device).type != "cpu"))
 
 
 def identity(batch):

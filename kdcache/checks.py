@@ -123,11 +123,12 @@ def array_of(values) -> np.ndarray:
 
 KINDS = {  # of what is written: its endings, and how every such file begins
     "cache": ((".h5", ".hdf5"), b"\x89HDF"),
+    "pack": ((".kdp",), b"\x89KDP"),
     "PNG picture": ((".png",), b"\x89PNG"),
     "safetensors file": ((".safetensors",), b""),
 }
 OF_OTHERS = {
-    *(".h5", ".hdf5", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".pdf", ".npy", ".npz", ".pt", ".pth"),
+    *(".h5", ".hdf5", ".kdp", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".pdf", ".npy", ".npz", ".pt", ".pth"),
     *(".safetensors", ".json", ".jsonl", ".toml", ".yaml", ".csv", ".txt", ".md", ".html", ".py"),
     *(".zip", ".tar", ".gz"),
 }

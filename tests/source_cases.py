@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from reference_views import encoded, made_images, picture
 
+from kdcache.jobs import make_pack
+
 CLASSES = ["ape", "bee", "cat"]
 TRAIN, EVAL = 24, 9  # images
 ENCODED = ["folder", "csv", "hf", "wds"]
@@ -115,6 +117,12 @@ def cifar(root: Path, name: str) -> str:
     return name
 
 
+def packed(root: Path) -> str:
+    """A pack of such a folder, whose images are of several sizes."""
+    (root / "images").mkdir(parents=True)
+    return f"pack:{make_pack(folder(root / 'images'), root / 'pixels.kdp')}"
+
+
 MADE: dict[str, Callable[[Path], str]] = {
     "digits": lambda root: "digits",
     "synthetic": lambda root: "synthetic:60,3,12",
@@ -125,6 +133,7 @@ MADE: dict[str, Callable[[Path], str]] = {
     "csv": csv,
     "hf": hf,
     "wds": wds,
+    "pack": packed,
 }
 
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"types", "errors", "checks", "seeds", "user_code", "lazy_torch", "on_demand", "limits", "wording"},
     {"sources", "views", "models", "methods", "codecs", "measures", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
-    {"proof", "train"},
+    {"proof", "train", "packing"},
     {"dump"},
     {"jobs", "recipe", "api"},
     {"bench"},
@@ -27,6 +27,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "batches": {"cache"},
     "teachers": {"batches", "cache"},
     "report": {"batches", "cache"},
+    "packing": {"proof"},
     "recipe": {"jobs"},
     "api": {"jobs"},
 }

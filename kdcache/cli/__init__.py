@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import checkup, files, inspection, labels, make, plan, study
+from kdcache.cli import checkup, files, inspection, labels, make, pack, plan, study
 from kdcache.cli.frame import Commands
 
 
@@ -30,6 +30,7 @@ def main():
 for command in (
     *make.commands,
     *labels.commands,
+    *pack.commands,
     *plan.commands,
     *inspection.commands,
     *checkup.commands,

@@ -54,7 +54,7 @@ def options(*decorators):
 training = partial(click.option, cls=Option, section="Training")
 forward = partial(click.option, cls=Option, section="The teacher's forward")
 MODELS = "`kdcache list models`, torchvision:NAME, timm:NAME, hf-hub:USER/REPO, or MODULE:FACTORY."
-OUTPUT, PICTURE = NewPath(kind="cache"), NewPath(kind="PNG picture")
+OUTPUT, PACK, PICTURE = NewPath(kind="cache"), NewPath(kind="pack"), NewPath(kind="PNG picture")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 data_option = click.option("--data", metavar="D", help="The images: `kdcache list sources`.  [default: digits]")

@@ -11,6 +11,7 @@ from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put
 from kdcache.cli.frame import as_typed, tell
 from kdcache.cli.measured import evaluation_page
+from kdcache.cli.pack import pack_page
 from kdcache.cli.pages import cache_page
 from kdcache.cli.values import Number, OneOf
 from kdcache.report.table import columns
@@ -26,9 +27,13 @@ from kdcache.report.table import columns
 @click.argument("file", type=common.FILE)
 @json_option
 def inspect(file, as_json):
-    """Say what is in a cache, and how far an unfinished one is."""
+    """Say what is in a cache or a pack, and how far an unfinished one is."""
     from kdcache import jobs
 
+    if jobs.is_pack(file):
+        facts = jobs.facts_of_pack(file)
+        put(facts, as_json, pack_page(facts))
+        return
     facts = jobs.facts_of(file)
     put(facts, as_json, cache_page(facts))
     common.doubt(facts)
@@ -52,18 +57,22 @@ def inspect(file, as_json):
 @common.runs_option
 @json_option
 def verify(file, data, no_data, augment, teacher, weights, mean, std, device, runs, as_json):
-    """Prove that a cache is whole, and that it replays."""
+    """Prove that a cache is whole, and that it replays; or that a pack is, and has the images' pixels."""
     from kdcache import jobs
-    from kdcache.errors import CacheError
+    from kdcache.errors import CacheError, SourceError
 
     checks = []
     try:
         device, fed = jobs.choose_device(device), jobs.normalisation(mean, std)
-        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar):
+        if jobs.is_pack(file):
+            found = jobs.verify_pack(file, data, no_data, bar)
+        else:
+            found = jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar)
+        for check in found:
             checks.append(vars(check) | {"detail": as_typed(check.detail)})
             if not as_json:
                 tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")
-    except CacheError as error:  # not even the header can be read
+    except (CacheError, SourceError) as error:  # not even the header can be read
         if not as_json:
             raise
         checks.append({"name": "header", "ok": False, "detail": as_typed(str(error))})

@@ -15,6 +15,7 @@ from kdcache.sources.csv_file import csv_table
 from kdcache.sources.folder import image_folder
 from kdcache.sources.hugging_face import hugging_face, path_of
 from kdcache.sources.listed import before_options
+from kdcache.sources.pack import packed
 from kdcache.sources.shards import path_before, tar_shards
 from kdcache.sources.torchvision import library_set
 
@@ -63,6 +64,7 @@ SOURCES: dict[str, Kind] = {
         "NAME",
         no_path,
     ),
+    "pack": Kind(packed, "pack:FILE.kdp, what `kdcache pack` made: images that are decoded already", "FILE.kdp"),
     "synthetic": Kind(
         synthetic, "synthetic:ROWS,CLASSES,SIZE made-up images that can be learnt", "ROWS,CLASSES,SIZE", no_path
     ),

@@ -58,6 +58,8 @@ def centre_boxes(height: np.ndarray, width: np.ndarray) -> Boxes:
 def resize_each(images: Images, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Each image's box at the given size: bilinear, after averaging whole pixels where it shrinks twofold or more."""
     shrink = np.minimum(boxes[2] // size[0], boxes[3] // size[1])
+    if images[0].device.type != "cpu" and not isinstance(images, torch.Tensor):
+        images = on_canvas(images)
     out = images[0].new_empty(len(images), images[0].shape[0], *size)
     together = at_once(images, size)
     if together > 1 and (shrink < 2).any():
@@ -69,6 +71,15 @@ def resize_each(images: Images, boxes: Boxes, flip: np.ndarray, size: tuple[int,
     cut = [average(in_place(images[i])[:, y : y + h, x : x + w], k) for i, y, x, h, w, k in each]
     resize_alone(cut, flip[alone], out, alone)
     return out
+
+
+def on_canvas(images: list[Tensor]) -> Tensor:
+    """Images of several sizes as one tensor, in the upper left of as much as the largest need: no box goes beyond."""
+    sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
+    canvas = images[0].new_zeros(len(images), images[0].shape[0], *sides)
+    for image, place in zip(images, canvas, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return canvas
 
 
 def at_once(images: Images, size: tuple[int, int]) -> int:

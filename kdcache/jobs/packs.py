@@ -1,0 +1,138 @@
+"""Packs: made, looked at, proved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.checks import require_kind
+from kdcache.errors import SourceError
+from kdcache.jobs.data import DEFAULT_DATA, cores, opener, require_place
+from kdcache.packing import SPLITS, Packing, scaled, sizes_of
+from kdcache.proof.verdicts import Check
+from kdcache.seeds import PROBE, below, keyed
+from kdcache.sources import Source, open_source
+from kdcache.sources.pack import Pixels
+from kdcache.sources.pack_file import MAGIC, PackFile, done, padding, read_pack, words_in
+from kdcache.types import quiet
+
+COMPARED = 64  # images of each split that `verify` decodes again
+BLOCK = 1024  # rows whose digests it takes at a time
+
+
+def make_pack(
+    data: str | None, out: str | os.PathLike, short: int | None = None, workers: int | None = None, progress=quiet
+) -> Path:
+    """Decodes the images of both splits once, into a file; finishes one that was begun.
+
+    >>> make_pack("digits", "digits.kdp").name
+    'digits.kdp'
+    """
+    path = require_kind(f"`out` {out}", require_place(out), "pack")
+    train, held_out = (open_source(data or DEFAULT_DATA, split) for split in SPLITS)
+    return Packing(path, train, held_out, short, cores() if workers is None else workers).run(progress)
+
+
+def is_pack(file: str | os.PathLike) -> bool:
+    """Whether a file begins as a pack does."""
+    try:
+        with open(file, "rb") as found:
+            return found.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def facts_of_pack(file: str | os.PathLike) -> dict:
+    """What is in a pack, finished or not.
+
+    >>> facts_of_pack("digits.kdp")["images"]
+    1797
+    """
+    found = read_pack(Path(file))
+    images = sum(split.rows for split in found.splits.values())
+    with open(file, "rb") as handle:
+        packed = sum(int(done(words_in(handle, split)).sum()) for split in found.splits.values())
+    sizes = np.concatenate([split.tables["sizes"] for split in found.splits.values()])
+    low, high = sizes.min(0).tolist(), sizes.max(0).tolist()
+    return {
+        "file": str(file),
+        "kind": "pack",
+        "images_of": found.header["source"],
+        "rows": found.splits["train"].rows,
+        "eval_rows": found.splits["eval"].rows,
+        "images": images,
+        "images_done": packed,
+        "complete": packed == images and Path(file).suffix != ".part",
+        "classes": len(found.header["classes"]),
+        "class_names": found.header["classes"],
+        "short": found.header["short"],
+        "smallest": low,
+        "largest": high,
+        "bytes": found.size,
+        "libraries": found.header["libraries"],
+    }
+
+
+def verify_pack(
+    file: str | os.PathLike, data: str | None = None, no_data: bool = False, progress=quiet
+) -> Iterator[Check]:
+    """Every check of a pack, and of the images that it was made from."""
+    found = read_pack(Path(file))
+    yield Check("header", True, "format version 1, seal right")
+    filled = padding(found)
+    yield Check("padding", not filled, f"{filled} bytes between the data are not zero")
+    pixels = {name: Pixels(found, split) for name, split in found.splits.items()}
+    damaged = False
+    for name, one in pixels.items():
+        every = progress(range(one.split.rows), total=one.split.rows, desc=f"checking {name}")
+        wrong = [row for row in every if not one.is_right(row)]
+        damaged |= bool(wrong)
+        where = f": the first is row {wrong[0]}" if wrong else ""
+        yield Check(f"{name} pixels", not wrong, f"{len(wrong)} of {one.split.rows} rows damaged{where}")
+    if damaged or no_data:
+        return
+    try:
+        opened = opener(file, found.header["source"], data)
+        sources = {name: opened(name) for name in SPLITS}
+    except SourceError as error:
+        yield Check("source", False, str(error))
+        return
+    for name, source in sources.items():
+        yield from compared(found, pixels[name], source, progress)
+
+
+def compared(file: PackFile, pixels: Pixels, source: Source, progress) -> Iterator[Check]:
+    """Whether these are the images that were packed, and are decoded to the same pixels here."""
+    split = pixels.split
+    same = len(source) == split.rows and source.fingerprint() == split.facts["fingerprint"]
+    said = "has" if same else "does not have"
+    yield Check(f"{split.name} source", same, f"{source.spec} {said} the content hash of what was packed")
+    if not same or not split.rows:
+        return
+    digests, starts = split.tables["digests"], range(0, split.rows, BLOCK)
+    blocks = progress(starts, total=len(starts), desc=f"comparing {split.name}")
+    spans = (np.arange(start, min(start + BLOCK, split.rows)) for start in blocks)
+    wrong = sum(int((source.digests(rows) != digests[rows]).sum()) for rows in spans)
+    yield Check(f"{split.name} images", not wrong, f"{wrong} of {split.rows} are others than were packed")
+    rows = np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], split.rows))
+    again = [scaled(source.read([row])[0], file.header["short"]).numpy() for row in rows.tolist()]
+    differ = sum(image.tobytes() != pixels.row(row).tobytes() for row, image in zip(rows.tolist(), again, strict=True))
+    made = ", ".join(f"{name} {version}" for name, version in file.header["libraries"].items())
+    cause = f", which {made} had decoded" if differ and made else ""
+    yield Check(f"{split.name} decoded", not differ, f"{differ} of {len(rows)} are other pixels here{cause}")
+
+
+def estimate(data: Source, workers: int) -> dict:
+    """What a pack of these images would take on the disk, and what reading from the files costs an epoch."""
+    rows = np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], len(data)))
+    some = data.take(rows)
+    each = float(sizes_of(some, workers).prod(1).mean()) * 3
+    started = time.perf_counter()
+    for row in range(len(some)):
+        some.read([row])
+    seconds = (time.perf_counter() - started) / len(some)
+    return {"bytes": round(each * len(data)), "decode_seconds": seconds * len(data) / max(1, workers)}
