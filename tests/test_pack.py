@@ -113,6 +113,12 @@ def test_workers_of_either_kind_read_the_same(pack):
     assert listed(pickle.loads(pickle.dumps(source)).read([7, 2])) == listed(source.read([7, 2]))
 
 
+def test_rows_that_another_process_has_checked_are_read(root, spec):
+    source = open_source(f"pack:{make_pack(spec('uniform'), root / 'uniform.kdp')}")
+    source.pixels.seen[:] = True  # by a worker, as this process has not even opened the file
+    assert listed(source.read([1])) == listed(open_source(spec("uniform")).read([1]))
+
+
 def test_images_of_several_sizes_on_one_canvas_are_cropped_alike():
     """As on a GPU, which resizes them all at a time."""
     images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((40, 60), (51, 33), (44, 44))]

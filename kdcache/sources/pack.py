@@ -48,16 +48,19 @@ class Pixels:
         self.check(rows)
         if self.size:
             first, _ = self.split.places["pixels"]
-            every = np.frombuffer(self.map, np.uint8, self.split.facts["pixels"], first)
+            every = np.frombuffer(self.memory(), np.uint8, self.split.facts["pixels"], first)
             return every.reshape(-1, 3, *self.size).take(rows, 0)
         images = [self.row(row).reshape(3, *self.sizes[row]).copy() for row in rows.tolist()]
         return np.stack(images) if len({image.shape for image in images}) == 1 else images
 
-    def row(self, row: int) -> np.ndarray:
+    def memory(self) -> mmap.mmap:
         if self.map is None:
             self.map = mapped(self.file)
+        return self.map
+
+    def row(self, row: int) -> np.ndarray:
         start, end = self.starts[row : row + 2].tolist()
-        return np.frombuffer(self.map, np.uint8, end - start, start)
+        return np.frombuffer(self.memory(), np.uint8, end - start, start)
 
     def check(self, rows: np.ndarray) -> None:
         """Refuses damaged rows, each when it is first touched."""
@@ -70,7 +73,7 @@ class Pixels:
     def is_right(self, row: int) -> bool:
         pixels = self.row(row)
         place = self.split.places["words"][0] + 8 * row
-        return int.from_bytes(self.map[place : place + 8], "little") == word_of(self.split.name, row, pixels)
+        return int.from_bytes(self.memory()[place : place + 8], "little") == word_of(self.split.name, row, pixels)
 
 
 class PackSource(Source):
