@@ -57,7 +57,10 @@ def inspect(file, as_json):
 @common.runs_option
 @json_option
 def verify(file, data, no_data, augment, teacher, weights, mean, std, device, runs, as_json):
-    """Prove that a cache is whole, and that it replays; or that a pack is, and has the images' pixels."""
+    """Prove that a cache is whole and replays, or that a pack is.
+
+    Of a pack, also that it has the pixels of its images.
+    """
     from kdcache import jobs
     from kdcache.errors import CacheError, SourceError
 

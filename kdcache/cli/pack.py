@@ -18,7 +18,7 @@ from kdcache.wording import by, count
     example="""
         kdcache pack --data folder:/data/birds -o birds.kdp
         kdcache pack --data folder:/data/birds -o small.kdp --short 256
-        kdcache dump-logits --teacher resnet50 --data pack:birds.kdp
+        kdcache pack --data cifar10                     # then --data pack:pixels.kdp
     """,
 )
 @common.data_option

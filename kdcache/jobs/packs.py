@@ -49,7 +49,7 @@ def is_pack(file: str | os.PathLike) -> bool:
 def facts_of_pack(file: str | os.PathLike) -> dict:
     """What is in a pack, finished or not.
 
-    >>> facts_of_pack("digits.kdp")["images"]
+    >>> facts_of_pack(make_pack("digits", "digits.kdp"))["images"]
     1797
     """
     found = read_pack(Path(file))
