@@ -2,14 +2,17 @@
 
     item numbers v*N+i  ->  seeds, images  ->  view.render  ->  Batch
 
-Small sources and native views render on the training device, whole batches at a time, and so do packs on a GPU. Files
-and library views render in workers, which live as long as their Loader, so that no epoch pays for starting them.
+Small sources and native views render on the training device, whole batches at a time. So do packs: on a CPU in threads,
+which have nothing to send, and for which NumPy lets go of Python's lock. Files and library views render in worker
+processes, which live as long as their Loader, so that no epoch pays for starting them.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +25,8 @@ from kdcache.seeds import permutation
 from kdcache.sources import Source
 from kdcache.types import Batch
 from kdcache.views import View, seeds_of
+
+AHEAD = 4  # batches that each worker renders before they are asked for
 
 
 class Seeds(Protocol):
@@ -54,7 +59,10 @@ class Rendered(Dataset):
     def render(self, items: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """The images, and the seeds that they were rendered with."""
         seeds = self.seeds.seeds_of(items)
-        return self.view.show(self.read, items % self.rows, torch.from_numpy(seeds)), seeds
+        return self.shown(items, seeds), seeds
+
+    def shown(self, items: np.ndarray, seeds: np.ndarray) -> Tensor:
+        return self.view.show(self.read, items % self.rows, torch.from_numpy(seeds))
 
     def __getitems__(self, items) -> tuple[np.ndarray, Tensor | KdcacheError, np.ndarray | None]:
         """In a worker: an error that the user can act on is returned, since torch would rewrite one that is raised."""
@@ -76,21 +84,22 @@ class Plan:
 
 
 class Loader:
-    """Turns batches of item numbers into Batches; `workers=0` renders in this process."""
+    """Turns batches of item numbers into Batches; `workers=0` renders in this process and thread."""
 
     def __init__(self, source: Source, view: View, seeds: Seeds | int, device="cpu", workers: int = 0):
         self.seeds = Seeded(view, seeds, len(source)) if isinstance(seeds, int) else seeds
         self.source, self.view, self.device = source, view, torch.device(device)
         self.mixing = view.mixing if view.mixes else None
         self.targets = torch.from_numpy(source.labels).to(self.device)
-        self.resident = self.workers = None
+        self.resident, self.workers, self.threads = None, None, 0
         self.plan = Plan()
         if source.resident is not None and view.native:
             self.resident = source.resident.to(self.device)
             self.rendered = Rendered(self.taken, len(source), view, self.seeds)
             return
-        if renders_itself(source, view, self.device):
+        if source.raw and view.native:
             self.rendered = Rendered(self.moved, len(source), view, self.seeds)
+            self.threads = workers if self.device.type == "cpu" else 0
             return
         self.rendered = Rendered(source.read, len(source), view, self.seeds)
         if workers:
@@ -98,7 +107,7 @@ class Loader:
             own = torch.Generator()  # or every epoch would draw from the global one, and dropout depend on `workers`
             self.workers = DataLoader(
                 self.rendered, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, pin_memory=pin,
-                persistent_workers=True, prefetch_factor=4, generator=own,
+                persistent_workers=True, prefetch_factor=AHEAD, generator=own,
             )  # fmt: skip
 
     def run(self, plan: Iterable[np.ndarray], epoch: int | None = None, pixels: bool = True) -> Iterator[Batch]:
@@ -106,6 +115,9 @@ class Loader:
         if not pixels:
             empty = torch.empty(0, dtype=torch.uint8)
             yield from (self.batch(items, empty, self.seeds.seeds_of(items), epoch) for items in plan)
+            return
+        if self.threads:
+            yield from self.ahead(plan, epoch)
             return
         if self.workers is None:
             yield from (self.show(items, epoch) for items in plan)
@@ -118,7 +130,22 @@ class Loader:
 
     def dismiss(self) -> None:
         """Ends the workers; whatever is still asked for is rendered in this process."""
-        self.workers = None
+        self.workers, self.threads = None, 0
+
+    def ahead(self, plan: Iterable[np.ndarray], epoch: int | None) -> Iterator[Batch]:
+        """The batches in order, rendered by threads; their seeds are read here, since a cache is read by one."""
+        pool, waiting = ThreadPoolExecutor(self.threads), deque()
+        try:
+            for items in plan:
+                seeds = self.seeds.seeds_of(items)
+                waiting.append((items, seeds, pool.submit(self.rendered.shown, items, seeds)))
+                if len(waiting) > AHEAD * self.threads:
+                    items, seeds, images = waiting.popleft()
+                    yield self.batch(items, images.result(), seeds, epoch)
+            for items, seeds, images in waiting:
+                yield self.batch(items, images.result(), seeds, epoch)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def show(self, items: np.ndarray, epoch: int | None = None) -> Batch:
         """One Batch, rendered in this process."""
@@ -148,11 +175,6 @@ class Loader:
             batch.others = self.targets[torch.from_numpy(self.view.partners(seeds)).to(self.device)]
             batch.shares = self.view.kept(seeds).to(self.device)
         return batch
-
-
-def renders_itself(source: Source, view: View, device: str | torch.device) -> bool:
-    """Whether the training process renders on its device, without workers: what is in memory, and packs on a GPU."""
-    return view.native and (source.resident is not None or (source.raw and torch.device(device).type != "cpu"))
 
 
 def identity(batch):

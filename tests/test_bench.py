@@ -10,7 +10,21 @@ import torch
 from cli_cases import good, refused
 
 from kdcache import bench
-from kdcache.bench import codecs, dump, live, methods, process, read, replay, scale, settings, timing, train, workers
+from kdcache.bench import (
+    codecs,
+    dump,
+    live,
+    methods,
+    pack,
+    process,
+    read,
+    replay,
+    scale,
+    settings,
+    timing,
+    train,
+    workers,
+)
 from kdcache.cli import study
 from kdcache.methods import METHODS
 from kdcache.teachers import Forward
@@ -29,6 +43,10 @@ SMALL = {
         (settings, {"ROWS": 32, "BATCH": 8, "MODEL": "tiny-2", "ROUNDS": 2, "SETTINGS": {"f32": {}, "f32, again": {}}})
     ],
     "workers": [(workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2})],
+    "pack": [
+        (workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2}),
+        (pack, {"FILES": 12, "SIDE": 72, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2}),
+    ],
     "methods": [
         (
             methods,

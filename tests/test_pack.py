@@ -252,6 +252,8 @@ def test_a_damaged_row_is_named_when_it_is_first_touched(copied):
     source.read([3, 5])
     with pytest.raises(SourceError, match=r"train row 4: expected intact pixels, found a wrong CRC"):
         source.read([3, 4])
+    with pytest.raises(SourceError, match="train row 4"):  # in a thread, too
+        list(Loader(source, open_view("resized-crop:32", source.size), 0, workers=2).run([np.arange(10)]))
     said = kdcache(f"verify {copied} --json")
     assert said.code == 1
     wrong = [check for check in said.json()["checks"] if not check["ok"]]

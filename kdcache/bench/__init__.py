@@ -8,6 +8,7 @@ from kdcache.bench.codecs import bench_codecs
 from kdcache.bench.dump import bench_dump
 from kdcache.bench.live import bench_live
 from kdcache.bench.methods import bench_methods
+from kdcache.bench.pack import bench_pack
 from kdcache.bench.read import bench_read
 from kdcache.bench.replay import bench_replay
 from kdcache.bench.scale import bench_scale
@@ -25,6 +26,7 @@ BENCHES: dict[str, Callable] = {
     "live": bench_live,
     "settings": bench_settings,
     "workers": bench_workers,
+    "pack": bench_pack,
     "methods": bench_methods,
     "codecs": bench_codecs,
     "scale": bench_scale,

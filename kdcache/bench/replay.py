@@ -17,7 +17,7 @@ CASES = (  # view, side of the images, images in a batch, bars
     ("crop-flip", 32, 256, "150 thousand or more", "10 or more"),
     ("crop-flip-cutout", 32, 256, "", "5 or more"),
     ("resized-crop:32", 64, 256, "", "5 or more"),
-    ("resized-crop:224", 256, 32, "", "5 or more"),
+    ("resized-crop:224", 256, 32, "", "2 or more"),
 )
 
 

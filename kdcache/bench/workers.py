@@ -1,4 +1,4 @@
-"""An epoch of photographs through worker processes, with knowledge attached and without."""
+"""An epoch of photographs through worker processes, with knowledge attached and without, and as torchvision does it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from kdcache.batches import Loader, training_plan
 from kdcache.bench.timing import alternate, rate, ratio
@@ -36,12 +37,26 @@ def bench_workers(progress) -> dict:
         attached = CacheTeacher(cache, ["logits"])
         sides = {"images alone": lambda: epoch(no_teacher), "with knowledge": lambda: epoch(attached)}
         sides["images alone, again"] = sides["images alone"]
+        others = torchvisions(Path(folder) / "images")
+        sides["torchvision"] = lambda: [None for _ in others]
         times = alternate(sides, ROUNDS, progress, "workers")
     figures = [rate(times, side, side, FILES, "images/s") for side in ("images alone", "with knowledge")]
+    figures.append(rate(times, "torchvision's ImageFolder and RandomResizedCrop", "torchvision", FILES, "images/s"))
+    figures.append(ratio(times, "torchvision / alone, time", "torchvision", "images alone", "1.3 or more"))
     figures.append(ratio(times, "alone / with knowledge, time", "images alone", "with knowledge", "0.95 or more"))
     figures.append(ratio(times, "A / A", "images alone, again", "images alone"))
     what = f"epochs of {FILES} JPEGs of {SIDE}x{SIDE}, {VIEW}, {WORKERS} workers, batches of {BATCH}"
     return {"what": what, "figures": figures}
+
+
+def torchvisions(images: Path) -> DataLoader:
+    """The same photographs, view, batches and number of workers, as torchvision's reference does it."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    steps = [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.PILToTensor()]
+    loaded = ImageFolder(str(images / "train"), v2.Compose(steps))
+    return DataLoader(loaded, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, prefetch_factor=4)
 
 
 def made_photographs(root: Path) -> Path:

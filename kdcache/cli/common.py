@@ -62,7 +62,7 @@ device_option = click.option("--device", metavar="D", default="auto", show_defau
 workers_option = click.option(
     "--workers",
     type=WORKERS,
-    help="Processes that read and render.  [default: one a core for files, else 0]",
+    help="Processes that read and render; of packs, threads.  [default: one a core for files, else 0]",
 )
 runs_option = click.option(
     "--runs", type=NewPath(folder=True), metavar="DIR", default="runs", show_default=True, help="Where runs are kept."

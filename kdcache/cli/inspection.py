@@ -27,7 +27,7 @@ from kdcache.report.table import columns
 @click.argument("file", type=common.FILE)
 @json_option
 def inspect(file, as_json):
-    """Say what is in a cache or a pack, and how far an unfinished one is."""
+    """Say what is in a cache or a pack, finished or not."""
     from kdcache import jobs
 
     if jobs.is_pack(file):

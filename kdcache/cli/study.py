@@ -85,7 +85,7 @@ def stages(facts: dict) -> str:
 
 
 # as in kdcache.bench, unimported
-BENCHES = ("read", "replay", "dump", "train", "live", "settings", "workers", "methods", "codecs", "scale")
+BENCHES = ("read", "replay", "dump", "train", "live", "settings", "workers", "pack", "methods", "codecs", "scale")
 ASKS = {"cache": "codecs", "plot": "codecs", "rows": "scale", "classes": "scale", "views": "scale"}
 
 

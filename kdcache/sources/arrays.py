@@ -37,7 +37,7 @@ class Source:
     default_student: str = "resnet20"
     size: tuple[int, int] | None  # of every image, of files as far as a look at some tells; None where they differ
     resident: Tensor | None = None  # all the images, where they fit in memory
-    raw: bool = False  # whether reading is no more than copying pixels, so that no worker is worth starting on a GPU
+    raw: bool = False  # whether reading is no more than copying pixels, so that no process is worth sending them from
     names: Sequence[str] | None = None  # of its files, relative to its folder
     fraction: float = 1.0
     packages: tuple[str, ...] = ()

@@ -30,7 +30,9 @@ def decode(path: str, data: bytes) -> np.ndarray:
 
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
-            return np.stack(cv2.split(pixels)[::-1])
+            planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+            cv2.split(pixels, [*planes[::-1]])
+            return planes
     with opened(path, data) as image:
         if image.mode.startswith("I"):  # 16 bits, of which Pillow's RGB would keep the lower 8
             return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[None], 3, 0)
