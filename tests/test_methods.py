@@ -201,3 +201,17 @@ def test_awkward_inputs_give_finite_values_and_gradients(text, inputs, dtype):
             inputs_of = [*look.values(), *method.parameters()]
             for gradient in torch.autograd.grad(term, inputs_of, retain_graph=True, allow_unused=True):
                 assert gradient is None or torch.isfinite(gradient).all(), name
+
+
+@every_method
+def test_what_is_left_without_labels(text):
+    """Something, unless the method says that it needs them."""
+    method, look = made(text), shown(made(text), draw(1))
+    batch = batch_of()
+    batch.targets = torch.full((ROWS,), -1)
+    terms = [
+        value
+        for stage in stages_of(method)
+        for value in method.loss(look, taught(method, draw(2)), batch, stage).values()
+    ]
+    assert method.needs_labels == (not any(bool(value) for value in terms))

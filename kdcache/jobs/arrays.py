@@ -63,7 +63,7 @@ def require_shape(file: str, stored: Stored, rows: int, classes: int) -> None:
     if stored.shape[-2] != rows:
         remedy = "give the logits of the same training images, and the same `fraction`"
         raise UsageError(file, f"{rows} rows, as the data has", str(stored.shape[-2]), remedy)
-    if stored.shape[-1] != classes:
+    if classes and stored.shape[-1] != classes:
         raise UsageError(file, f"{classes} classes, as the data has", f"{stored.shape[-1]}", "give their `data`")
 
 

@@ -106,7 +106,7 @@ class Data:
     def of_cache(cls, cache: Cache, data: str | None = None, augment: str | None = None, source=open_source) -> Data:
         """What a cache was made from, checked; `augment` names its view where that is code of the user's."""
         stored = cache.meta["source"]
-        opened = opener(cache.path, stored["spec"], data, source)
+        opened = opener(cache.path, stored, data, source)
         view = from_json(cache.path, cache.meta["view"], augment)
         train = opened("train", stored["fraction"])
         require_source(cache, train)
@@ -117,6 +117,9 @@ class Data:
         init_from: str | None = None,
     ) -> Network:  # fmt: skip
         """A fresh network of that name, or one that begins with weights; a module is taken with those that it has."""
+        if not self.train.classes:
+            remedy = "train on a teacher's answers"
+            raise UsageError("`data`", "images with classes", f"{self.train.spec} without", remedy)
         mean, std = normalisation or self.normalisation_of(model)
         if isinstance(model, str):
             network = build(model, len(self.train.classes), mean, std, seed=seed)
@@ -135,6 +138,17 @@ class Data:
         """The network with the taps of a text, else with its own."""
         return tapped(network, taps, self.image)
 
+    def name_classes(self, count: int) -> None:
+        """Of images without labels, those that a network tells apart, by their numbers."""
+        for source in (self.train, self.held_out):
+            source.name_classes([str(number) for number in range(count)])
+
+    def require_labels(self, place: str, asked: str) -> None:
+        """Refuses images of which none has a label, for what learns from labels."""
+        if not (self.train.labels >= 0).any():
+            remedy = "take images with labels, or a method that learns from a teacher alone, such as st or at"
+            raise UsageError(place, "images with labels", f"{self.train.spec} without, for {asked}", remedy)
+
     @property
     def image(self) -> tuple[int, int, int]:
         return (3, *self.view.size)
@@ -152,11 +166,12 @@ class Data:
         return Loader(self.held_out, self.view.evaluation(), 0, device, workers)
 
 
-def opener(file: str | os.PathLike, spec: str, data: str | None = None, source=open_source) -> Callable[..., Source]:
-    """What opens a split of the images that a file of ours speaks of: of `data`, else where its own are found now.
+def opener(file: str | os.PathLike, stored: dict, data: str | None = None, source=open_source) -> Callable[..., Source]:
+    """What opens a split of the images whose identity a file of ours holds: of `data`, else where its own are now.
 
     They keep the name that the file has for them, so that a run which began elsewhere goes on.
     """
+    spec = stored["spec"]
     place = None if data else located(spec, file)
     typed, more = path_in(spec)
     if place not in (None, f"{typed}{more}"):
@@ -165,13 +180,15 @@ def opener(file: str | os.PathLike, spec: str, data: str | None = None, source=o
 
     def opened(split: str, fraction: float = 1.0) -> Source:
         try:
-            return source(data or spec, split, fraction, place)
+            found = source(data or spec, split, fraction, place)
         except SourceError as error:
             if data or place or not typed:
                 raise
             found = "no such folder, neither here nor beside it or above"
             remedy = f"name the place where they lie now: `data` {spec.partition(':')[0]}:NEW"
             raise SourceError(file, f"its images at {spec}", found, remedy) from error
+        found.name_classes(stored.get("classes", ()))
+        return found
 
     return opened
 
@@ -221,10 +238,9 @@ def library_note(model: str | nn.Module | None, data: Data) -> str | None:
 def load_normalised(path, model: str | None, data: Data, given: Normalisation | None) -> Network:
     """A network from a file, for images of this data; what it is fed with is never guessed in silence."""
     mean, std = given or ((None, None) if foreign(model) else (data.train.mean, data.train.std))
-    if path == PRETRAINED:
-        network = pretrained(model, len(data.train.classes), mean, std)
-    else:
-        network = load(path, model, len(data.train.classes), mean, std)
+    classes = len(data.train.classes) or None
+    network = pretrained(model, classes, mean, std) if path == PRETRAINED else load(path, model, classes, mean, std)
+    data.name_classes(network.arch["classes"])
     if network.read_as:
         warnings.warn(f"{path}: {network.read_as}", KdcacheWarning, stacklevel=2)
     own = shown(network.normalize.mean), shown(network.normalize.std)

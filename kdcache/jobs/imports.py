@@ -42,13 +42,14 @@ def import_logits(
     `view` and `seed` say what images the answers are of: those that a dump under this view and seed would show.
     """
     values = in_order(read_array(file, len(data.train), len(data.train.classes)), order, data.train)
+    data.name_classes(values.shape[-1])
     if kind not in (None, "logits", "probabilities"):
         raise UsageError("`kind`", "logits or probabilities", repr(kind), "leave it out, and the numbers tell")
     require_views_stated(file, values, view, seed)
     values = values.reshape(-1, *values.shape[-2:])
     logits, kind = as_logits(file, values, kind)
     remarks = [f"{file}: {kind}"]
-    if view is None or not view.mixes:
+    if (view is None or not view.mixes) and (data.train.labels >= 0).any():
         remarks = [f"{file}: {kind}, {right(require_match(file, logits, data.train.labels, anyway))}"]
     if view is None:
         view = open_view("none", data.train.size) if data.train.size else data.view.evaluation()

@@ -49,7 +49,7 @@ def verify(
     stored = cache.meta["source"]
     try:
         view = from_json(cache.path, cache.meta["view"], augment)
-        opened_split = opener(cache.path, stored["spec"], data)
+        opened_split = opener(cache.path, stored, data)
         source, held_out = opened_split("train", stored["fraction"]), opened_split("eval")
     except (SourceError, PipelineChanged) as error:
         yield from checks.verify(cache, None, None, None, {}, progress)
@@ -117,7 +117,8 @@ def as_trained(checkpoint: str, data: str | None, augment: str | None = None) ->
     """Images and view of the run that a checkpoint lies in, unless others are named."""
     try:
         run = json.loads((Path(checkpoint).parent / "run.json").read_text())
-        spec, images, view = run["data"]["spec"], run["data"]["fingerprint"], run["view"]
+        stored, view = run["data"], run["view"]
+        spec, images = stored["spec"], stored["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return Data.open(data, augment)
     if data not in (None, spec):
@@ -125,5 +126,5 @@ def as_trained(checkpoint: str, data: str | None, augment: str | None = None) ->
         if opened.train.fingerprint() == images:  # the same ones in another place
             opened.view = from_json(checkpoint, view, augment)
         return opened
-    opened_split = opener(checkpoint, spec, data)
+    opened_split = opener(checkpoint, stored, data)
     return Data(opened_split("train"), opened_split("eval"), from_json(checkpoint, view, augment))

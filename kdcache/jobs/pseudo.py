@@ -23,6 +23,7 @@ FEW = 12  # classes whose accuracies fit a line
 
 def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeacher:
     """The teacher that a command's options describe, for the training images of some data."""
+    data.require_labels("`data`", "a teacher that is made up from labels")
     given = {k: asked[k] for k in ("errors", "calibrated", "temperature") if asked.get(k) is not None}
     given |= {"labels": data.train.labels, "classes": len(data.train.classes), "seed": seed}
     schedule = {}

@@ -115,6 +115,8 @@ class Student:
             expected, found = f"{student['logits'][0]} logits, as the student has", f"{teacher['logits'][0]}"
             raise TeacherError("teacher", expected, found, "give a teacher of the same classes")
         method = build_method(self.method, student, teacher, seed=self.settings.seed)
+        if method.needs_labels:
+            self.data.require_labels("`method`", self.method)
         if method.students > 1 and any(True for _ in method.parameters()):
             expected = f"parts without connectors beside {method.students} students"
             found = f"{self.method}, whose connectors belong to one student"
@@ -141,6 +143,8 @@ class Student:
             yield f"teacher: {self.teacher.name}, {accuracy_in_words(self.taught)}"
         if text := doubt(self.taught):
             yield text
+        if not (self.data.train.labels >= 0).any():
+            yield f"labels: none in {self.data.train.spec}, so that cross-entropy adds nothing"
         facts = self.teacher.facts()
         asked = facts["pseudo"] or (facts["teacher"] or {}).get("asked")
         if text := schedule_note(asked, views, self.settings.epochs):

@@ -68,7 +68,7 @@ def part_of(opened: Data, cache: Store, data: str | None, fraction: float, sourc
         return opened, cache
     every = opened.train
     if stored["fraction"] < 1:
-        every = opener(cache.path, stored["spec"], data, source)("train", 1.0)
+        every = opener(cache.path, stored, data, source)("train", 1.0)
     had, rows = (stratified(every.labels, share) for share in (stored["fraction"], fraction))
     part = every.part(fraction)
     subset = Subset(cache, np.searchsorted(had, rows), part.identity())

@@ -31,6 +31,7 @@ def train_teacher(
     if normalisation:
         facts["normalisation"] = normalisation
     run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume, restart)
+    data.require_labels("`data`", "a training on labels alone")
     network = data.network(model, settings.seed, normalisation, init_from=settings.init_from)
     if network.begun or network.layout:
         remark(network.begun or f"{model}: begins with fresh weights; `init_from` {PRETRAINED}: those of its library")

@@ -48,6 +48,8 @@ class Method(nn.Module):
     """The names of the terms that are clipped so, as `loss` names them."""
     one_label = False
     """Whether the terms take an image to be of one class, so that they mean nothing for mixed ones."""
+    needs_labels = False
+    """Whether nothing is left of its terms for images without labels."""
     students = 1
     """How many networks learn together; with more than one, knowledge["peers"] is [n, students - 1, C]."""
 

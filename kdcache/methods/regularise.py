@@ -19,6 +19,7 @@ class LabelSmoothing(Method):
     paper = "Szegedy et al. 2016, Rethinking the Inception Architecture"
     term = "ls"
     ce = 0.9
+    needs_labels = True
     variants: ClassVar = {"tfkd": {"others": True}}  # 1-ε on the true class, ε/(C-1) on the others
 
     def __init__(
@@ -66,7 +67,7 @@ class TeacherFree(Method):
         super().__init__(student, teacher, ce=1 - share(weight) if ce is None else ce)
         self.weight, self.T, self.multiplier = weight, above_zero("T", T), multiplier
         self.virtual, self.sure = virtual, sure
-        self.one_label = virtual
+        self.one_label = self.needs_labels = virtual
         self.taps = () if virtual else ("logits",)
 
     def terms(self, look, knowledge, batch):

@@ -18,6 +18,7 @@ class Plain(Method):
     """Cross-entropy alone: the baseline."""
 
     paper = "-"
+    needs_labels = True
 
     def terms(self, look, knowledge, batch):
         return {}
@@ -91,7 +92,7 @@ class Decoupled(Method):
     paper = "DKD, Zhao et al. 2022, Decoupled Knowledge Distillation"
     taps = ("logits",)
     keeps_ce = True
-    one_label = True
+    one_label = needs_labels = True
     variants: ClassVar = {
         "res": {"beta": 2.0},  # resnet110 or 56 to resnet32 or 20
         "wrn": {"beta": 6.0},  # wrn40-2 to wrn16-2

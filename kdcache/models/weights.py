@@ -73,7 +73,7 @@ def load(
 
 
 def pretrained(
-    name: str, classes: int, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    name: str, classes: int | None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Network:
     """A network of another library with the weights that this has for it; its mean and std, where none are given."""
     return filled(name, *_theirs(name, dict(foreign(name).weights()), name, classes, mean, std))

@@ -41,7 +41,9 @@ SOURCES: dict[str, Kind] = {
     "cifar10": Kind(cifar10, "50 000 + 10 000 photographs: 32x32, 10 classes"),
     "cifar100": Kind(cifar100, "50 000 + 10 000 photographs: 32x32, 100 classes"),
     "folder": Kind(
-        image_folder, "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, JPEG and PNG", "PATH"
+        image_folder,
+        "folder:PATH with train/<class>/ and test/<class>/ or val/<class>/, or <class>/ or images alone",
+        "PATH",
     ),
     "csv": Kind(
         csv_table,

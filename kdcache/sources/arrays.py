@@ -29,7 +29,7 @@ class Source:
 
     spec: str  # as a user names it
     split: str
-    classes: list[str]
+    classes: list[str]  # by number; none where no image has a label
     labels: np.ndarray  # int64 [N], -1 where there is none
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -68,6 +68,10 @@ class Source:
     def fingerprint(self) -> str:
         """A hash over what can be known without reading every image."""
         raise NotImplementedError
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Names those of images that have none of their own, as their teacher or their cache has them."""
+        self.classes = self.classes or list(names)
 
     def identity(self) -> dict:
         return {

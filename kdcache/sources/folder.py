@@ -1,4 +1,4 @@
-"""A folder of image files, one folder per class."""
+"""A folder of image files, one folder per class; or without classes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from kdcache.errors import SourceError
 from kdcache.sources.arrays import Source
 from kdcache.sources.decode import file_bytes
 from kdcache.sources.encoded import EncodedSource, settled
+from kdcache.sources.listed import rows_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {"train": ("train",), "eval": ("test", "val")}
@@ -39,27 +42,62 @@ def listing(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
     """Names relative to the root, labels, and classes; those of the training part also for the evaluation part."""
     place = f"folder:{root}"
     parts = {s: next((p for p in names if (root / p).is_dir()), None) for s, names in SPLITS.items()}
+    if not any(parts.values()) and next(images_below(root), None):
+        return without_splits(root, split)
     if parts["train"] is None or parts[split] is None:
         missing = " or ".join(f"{name}/" for name in SPLITS["train" if parts["train"] is None else split])
         found = "no such folder" if not root.is_dir() else "none"
         raise SourceError(place, f"a folder {missing} with one folder per class", found, "see `kdcache list sources`")
     classes = folders_in(root / parts["train"])
+    if len(classes) < 2 and loose_in(root / parts["train"]):
+        names = [f"{parts[split]}/{file}" for file in images_below(root / parts[split])]
+        return filled(root / parts[split], names), [-1] * len(names), []
     if len(classes) < 2:
         raise SourceError(root / parts["train"], "two or more class folders", str(len(classes)), "one folder a class")
     strange = sorted(set(folders_in(root / parts[split])) - set(classes))
     if strange:
         found = f"class {strange[0]!r}, unknown in train/"
         raise SourceError(root / parts[split], "the classes of train/", found, "rename or remove it")
+    return *in_classes(root, f"{parts[split]}/", classes, split == "train"), classes
+
+
+def without_splits(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
+    """The same of a folder whose class folders, or whose images without classes, lie in no train/ and test/."""
+    classes = folders_in(root)
+    loose = loose_in(root)
+    if loose and len(classes) > 1:
+        found = f"{len(classes)} folders and images such as {loose}"
+        raise SourceError(root, "class folders, or images without classes", found, "move one of them elsewhere")
+    if len(classes) > 1:
+        names, labels = in_classes(root, "", classes, True)
+    else:
+        names, classes = list(images_below(root)), []
+        labels = [-1] * len(names)
+    rows = rows_of(f"folder:{root}", split, names, np.asarray(labels), None)
+    return [names[row] for row in rows], [labels[row] for row in rows], classes
+
+
+def in_classes(root: Path, prefix: str, classes: list[str], every: bool) -> tuple[list[str], list[int]]:
+    """Names and labels of the images in class folders, each of which has some where `every` is asked for."""
     names, labels = [], []
     for label, name in enumerate(classes):
-        files = [f"{parts[split]}/{name}/{file}" for file in images_below(root / parts[split] / name)]
-        if split == "train" and not files:
-            raise SourceError(root / parts[split] / name, "JPEG or PNG files", "none", "fill or remove the folder")
+        files = [f"{prefix}{name}/{file}" for file in images_below(root / prefix / name)]
+        if every and not files:
+            raise SourceError(root / prefix / name, "JPEG or PNG files", "none", "fill or remove the folder")
         names += files
         labels += [label] * len(files)
+    return filled(root / prefix, names), labels
+
+
+def loose_in(path: Path) -> str | None:
+    """An image that lies in no folder below it."""
+    return next((name for name in images_below(path) if "/" not in name), None)
+
+
+def filled(place: Path, names: list[str]) -> list[str]:
     if not names:
-        raise SourceError(root / parts[split], "JPEG or PNG files", "none", "fill the class folders")
-    return names, labels, classes
+        raise SourceError(place, "JPEG or PNG files", "none", "fill the class folders")
+    return names
 
 
 def folders_in(path: Path) -> list[str]:

@@ -82,13 +82,12 @@ def rows_of(place: object, split: str, names: Sequence[str], labels: np.ndarray,
         labelled = [name for name in there if (labels[part == name] >= 0).any()]
         rows = part == (labelled or there)[0] if split == "eval" else np.isin(part, SPLITS["train"])
     else:
-        rows = held_out(names)
-        if split == "eval":
-            warnings.warn(f"{place}: {RULE}", KdcacheWarning, stacklevel=2)
-        rows = rows if split == "eval" else ~rows
+        rows = held_out(names) == (split == "eval")
     if not rows.any():
         found = f"none among {len(names)}"
         raise SourceError(place, f"images for the {split} split", found, "add some, or name the split of each image")
+    if split == "eval" and not there:
+        warnings.warn(f"{place}: {RULE}", KdcacheWarning, stacklevel=2)
     return np.flatnonzero(rows)
 
 
