@@ -11,13 +11,11 @@ from cli_cases import good
 from PIL import Image
 from reference_views import made_images
 from torch.utils.data import DataLoader
-from train_cases import assert_same_weights
 
 import kdcache
 from kdcache.api import CachedDataset
 from kdcache.errors import DataChanged, PipelineChanged, UsageError
 from kdcache.jobs import Data
-from kdcache.models.weights import load
 from kdcache.views import seeds_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
@@ -289,101 +287,3 @@ def test_what_things_say_of_themselves(cached, cache_file):
     assert repr(cached.cache) == f"Cache({str(cache_file)!r}): 1,300 rows x 3 views of logits by tiny-3"
     assert "3 views of 1,300 rows of synthetic:1300,10,8, crop-flip 8x8, with logits" in repr(cached)
     assert "not trained" in repr(kdcache.Distiller("tiny-2", cache_file, device="cpu"))
-
-
-def test_a_distiller_trains_judges_predicts_and_saves(cache_file, tmp_path):
-    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, method="st", device="cpu")
-    with pytest.raises(UsageError, match=r"call fit\(\) first"):
-        distiller.evaluate()
-    with pytest.raises(UsageError, match="found speed"):
-        distiller.compile(speed=3)
-    history = distiller.compile(lr=0.05, batch=130, seed=3).fit(epochs=2)
-    assert [record["epoch"] for record in history] == [1, 2]
-    assert {"top1", "agreement"} <= set(distiller.evaluate())
-    assert distiller.predict(made_images(4, 8, 8)).shape == (4, 10)
-    assert distiller.save(tmp_path / "student.safetensors").stat().st_size > 1000
-    again = (
-        kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu").compile(lr=0.05, batch=130, seed=3).fit(2)
-    )
-    assert [record["total"] for record in again] == [record["total"] for record in history]
-
-
-def test_a_distiller_is_the_command(in_tmp):
-    """The same weights, bit for bit, without a teacher: both render under the seed."""
-    good("train-student --method none --student tiny-3 --data synthetic:200,4,8 --epochs 2 --seed 3 --out run")
-    distiller = kdcache.Distiller("tiny-3", None, "none", data="synthetic:200,4,8").compile(seed=3)
-    distiller.fit(2)
-    assert_same_weights(load(in_tmp / "run" / "last.safetensors"), distiller.network)
-
-
-class Ours(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.flat = torch.nn.Linear(3 * 8 * 8, 10)
-
-    def forward(self, images):
-        return self.flat(images.flatten(1))
-
-
-def test_a_distiller_takes_modules_caches_and_made_up_teachers(cache_file, cache, teacher, data):
-    spec, labels = data.train.spec, data.train.labels
-    made_up = kdcache.PseudoTeacher(0.9, labels=labels, seed=1, classes=10)
-    for given in (str(cache_file), [cache_file], cache, teacher, Ours(), made_up):
-        own = None if isinstance(given, str | list | kdcache.Cache) else spec
-        student = Ours()
-        before = copy.deepcopy(student.state_dict())
-        distiller = kdcache.Distiller(student, given, "st", data=own).compile(batch=256)
-        losses = [record["loss"] for record in distiller.fit(1)]
-        assert {"ce", "st"} == losses[0].keys()
-        assert not torch.equal(student.flat.weight, before["flat.weight"])  # it is the module itself that learns
-        assert [record["loss"] for record in distiller.fit(1)] == losses  # from the beginning
-        if isinstance(given, torch.nn.Module):
-            assert all(parameter.requires_grad for parameter in given.parameters())
-
-
-def test_a_distiller_checks_its_names_at_once_and_says_what_it_is(cache_file):
-    for wrong in ({"student": "resnt20"}, {"method": "sst"}, {"mix": "images"}, {"views": 3}):
-        with pytest.raises(UsageError):
-            kdcache.Distiller(**{"teacher": cache_file} | wrong)
-    shown = repr(kdcache.Distiller("tiny-2", cache_file).compile(lr=0.05, warmup=40))
-    assert all(part in shown for part in ("tiny-2", "logits, 3 views", "'st'", "lr=0.05", "not trained")), shown
-
-
-def test_a_distiller_tells_every_epoch_unless_it_is_asked_not_to(cache_file, capsys):
-    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu")
-    distiller.fit(1, verbose=0)
-    assert capsys.readouterr() == ("", "")
-    distiller.fit(1)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert [line.partition(":")[0] for line in said.err.splitlines()][-2:] == ["loss", "epoch 1/1"]
-
-
-def test_a_distiller_moves_only_what_a_run_wrote(cache_file, tmp_path, capsys):
-    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"found notes\.txt; name another folder"):
-        distiller.fit(1, tmp_path / "results")
-    for _ in range(2):
-        distiller.fit(1, tmp_path / "run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "run", "run~1"]
-    assert "the run that was there is now" in capsys.readouterr().err
-
-
-def test_a_distiller_goes_on_or_starts_over_when_told(cache_file, tmp_path):
-    def stopping(items, total, desc):
-        if desc.startswith("epoch 2/"):
-            raise KeyboardInterrupt
-        return items
-
-    distiller = kdcache.Distiller(student="tiny-2", teacher=cache_file, device="cpu")
-    whole = distiller.fit(2, verbose=0)
-    with pytest.raises(KeyboardInterrupt):
-        distiller.fit(2, tmp_path / "run", stopping, verbose=0)
-    with pytest.raises(UsageError, match="one that was left after epoch 1 of 2; go on with it by `resume`"):
-        distiller.fit(2, tmp_path / "run", verbose=0)
-    again = distiller.fit(2, tmp_path / "run", verbose=0, resume=True)
-    assert [record["total"] for record in again] == [record["total"] for record in whole]
-    distiller.fit(1, tmp_path / "run", verbose=0, restart=True)
-    assert (tmp_path / "run~1").is_dir()

@@ -12,7 +12,7 @@ from kdcache.methods import Asked, Method
 from kdcache.proof.verdicts import require_pixels
 from kdcache.runs import Run
 from kdcache.teachers import Answers, Drawn
-from kdcache.train import Course, Feed, Trainer, fit_together, mixlabels
+from kdcache.train import Course, Feed, Listeners, Trainer, fit_together, mixlabels
 from kdcache.types import quiet
 from kdcache.wording import count, readable
 
@@ -77,8 +77,9 @@ def mixed(
 
 
 def train(
-    students: Sequence[Student], runs: Sequence[Run | None], titles: Sequence[str], progress=quiet, remark=quiet
-) -> list[Course]:
+    students: Sequence[Student], runs: Sequence[Run | None], titles: Sequence[str], progress=quiet, remark=quiet,
+    listeners: Listeners | None = None,
+) -> list[Course]:  # fmt: skip
     """Trains students of one pipeline; what each remarks is told behind its title."""
     first = students[0]
     with ready(students) as (trainers, feed, notes):
@@ -90,7 +91,7 @@ def train(
         stored = first.teacher.stored
         cache_bytes = sum(file.path.stat().st_size for file in stored.files) if stored else 0
         courses = [
-            Course(trainer, evaluation, run, told(title, remark), cache_bytes)
+            Course(trainer, evaluation, run, told(title, remark), cache_bytes, listeners or Listeners())
             for trainer, run, title in zip(trainers, runs, titles, strict=True)
         ]
         for note in first.said_of_teacher(feed.views):

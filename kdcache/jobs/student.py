@@ -23,7 +23,7 @@ from kdcache.proof.accuracy import accuracy_in_words, doubt, of_eval, of_trainin
 from kdcache.proof.verdicts import require_eval_images
 from kdcache.runs import ROOT, Run, folder_name, keyed_name
 from kdcache.teachers import ALONE, Teacher
-from kdcache.train import Settings, mixlabels
+from kdcache.train import Listeners, Settings, mixlabels
 from kdcache.types import quiet
 
 
@@ -67,12 +67,14 @@ class Student:
     def name(self) -> str:
         return self.model if isinstance(self.model, str) else self.data.network(self.model, 0).arch["model"]
 
-    def train(self, run: Run | None = None, progress=quiet, remark=quiet) -> tuple[list[Network], list[dict]]:
+    def train(
+        self, run: Run | None = None, progress=quiet, remark=quiet, listeners: Listeners | None = None
+    ) -> tuple[list[Network], list[dict]]:
         """The trained networks, and the records of all epochs; a run says whether they go on from earlier.
 
         `remark` is called with what is minimised and what cannot be measured, before the first step.
         """
-        [course] = train([self], [run], [""], progress, remark)
+        [course] = train([self], [run], [""], progress, remark, listeners)
         if course.error:
             raise course.error
         return course.trainer.students, course.records

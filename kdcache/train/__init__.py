@@ -1,5 +1,6 @@
 """Students, and teachers, trained in one loop."""
 
+from kdcache.train.callbacks import Listeners
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.loop import Course, Feed, fit, fit_together
 from kdcache.train.optim import OPTIMIZERS, SCHEDULES, Settings
@@ -12,6 +13,7 @@ __all__ = [
     "Course",
     "Evaluation",
     "Feed",
+    "Listeners",
     "Settings",
     "Trainer",
     "figures",

@@ -20,6 +20,7 @@ from kdcache.models.network import Network
 from kdcache.models.weights import save
 from kdcache.runs import Run
 from kdcache.teachers import Answers
+from kdcache.train.callbacks import Listeners
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.optim import Settings
 from kdcache.train.records import figures, line, peak_bytes, time_left
@@ -49,6 +50,7 @@ class Course:
     run: Run | None = None
     remark: Callable = quiet
     cache_bytes: int = 0  # of the files that are read
+    listeners: Listeners = field(default_factory=Listeners)
     records: list[dict] = field(default_factory=list)
     error: KdcacheError | None = None  # what ended it early
     best: float | None = None
@@ -58,6 +60,10 @@ class Course:
     @property
     def settings(self) -> Settings:
         return self.trainer.settings
+
+    def due(self, epoch: int) -> bool:
+        """Whether this epoch is still to be trained."""
+        return not self.error and not self.listeners.stop and len(self.records) < epoch
 
     def begin(self) -> None:
         if self.run and self.run.begin(self.remark):
@@ -145,10 +151,10 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
             stack.enter_context(course.trainer.watching())
         for course in courses:
             course.begin()
+            course.listeners.tell("on_train_begin", {})
         laps = [time.perf_counter()]
         for epoch in range(1, epochs + 1):
-            due = [course for course in courses if not course.error and len(course.records) < epoch]
-            if not due:
+            if not (due := [course for course in courses if course.due(epoch)]):
                 continue
             learn(due, feed, epoch, progress)
             for course in going(due):
@@ -160,11 +166,16 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
             for course in going(due):
                 with course.alone():
                     course.keep(time_left(laps, epochs - epoch))
+            for course in going(due):
+                course.listeners.tell("on_epoch_end", epoch, course.records[-1])
             for course in due if len(courses) > 1 else ():
                 if course.error:
                     course.remark(f"ends early: {course.error}")
         for course in going(courses):
+            if not course.records:  # it was stopped before its first epoch
+                continue
             course.finish()
+            course.listeners.tell("on_train_end", course.records[-1])
 
 
 def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable) -> None:
@@ -172,9 +183,10 @@ def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable)
     settings = courses[0].settings
     plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed)
     for course in courses:
-        course.spent = 0.0
+        course.spent, course.outcome = 0.0, None
         with course.alone():
             course.trainer.begin(epoch)
+        course.listeners.tell("on_epoch_begin", epoch, {})
     batches = progress(feed.loader.run(plan, epoch), total=len(plan), desc=label(courses, epoch))
     started, images = time.perf_counter(), sum(len(items) for items in plan)
     for step, batch in enumerate(batches):
@@ -183,7 +195,8 @@ def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable)
         knowledge = feed.answers(batch)
         for course in left:
             with course.alone():
-                course.trainer.learn(batch, knowledge, step / len(plan))
+                terms = course.trainer.learn(batch, knowledge, step / len(plan))
+                course.listeners.tell("on_train_batch_end", step, terms)
     for course in going(courses):
         with course.alone():
             course.records.append(course.trainer.ended(images))

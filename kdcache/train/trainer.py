@@ -99,8 +99,8 @@ class Trainer:
         self.seen.zero_()
         self.totals = {}
 
-    def learn(self, batch: Batch, knowledge: Knowledge, done: float) -> None:
-        """A step, when such a share of the epoch is done; other trainings may have had the same batch."""
+    def learn(self, batch: Batch, knowledge: Knowledge, done: float) -> dict[str, Tensor]:
+        """A step, when such a share of the epoch is done, on a batch that others may have, too; what `step` gives."""
         begun = self.epoch - self.stage.first
         if batch.epoch != begun + 1:
             batch = replace(batch, epoch=begun + 1)  # warm-ups begin anew in every stage
@@ -111,6 +111,7 @@ class Trainer:
             terms = self.step(batch, knowledge)
         for name, value in terms.items():
             self.totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=len(batch))
+        return terms
 
     def ended(self, images: int) -> dict:
         """The record of an epoch of so many images."""
