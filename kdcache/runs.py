@@ -80,10 +80,10 @@ class Run:
         with writing(self.folder):
             replace(self.path(name), json.dumps(facts) + "\n")
 
-    def finish(self, result: dict) -> None:
-        """Keeps what the run came to beside what it was asked."""
+    def finish(self, result: dict, **more) -> None:
+        """Keeps what the run came to, and with what it was made, beside what it was asked."""
         with writing(self.folder):
-            self._describe({"result": result})
+            self._describe({"result": result, **more})
 
     def _describe(self, more: dict) -> None:
         replace(self.path("run.json"), json.dumps(self.facts | more, indent=1) + "\n")

@@ -22,6 +22,7 @@ from kdcache.models.weights import load
 from kdcache.runs import Run
 from kdcache.teachers import no_teacher
 from kdcache.train import Evaluation, Settings, evaluate, figures, fit
+from kdcache.train.made import made
 from kdcache.train.trainer import Trainer
 from kdcache.types import Batch
 
@@ -356,7 +357,7 @@ def test_run_json_holds_the_figures_of_the_end(same, tmp_path):
     parameters = sum(parameter.numel() for parameter in network.parameters())
     found = json.loads(run.path("run.json").read_text())
     sizes = {"parameters": parameters, "cache_bytes": same.cache.path.stat().st_size}
-    assert found == {"some": "facts", "result": figures(records) | sizes}
+    assert found == {"some": "facts", "result": figures(records) | sizes, "made": made(torch.device("cpu"))}
     assert found["result"]["top1"] == records[-1]["top1"]
 
 

@@ -11,12 +11,8 @@ from pathlib import Path
 
 from kdcache.checks import replace
 from kdcache.measures import MEASURES
+from kdcache.report.statistics import half_interval
 from kdcache.wording import count
-
-# Student's t at 97.5 % for 1 to 19 degrees of freedom; the last serves for more
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-T += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)
-
 
 RATED = tuple(name for name, one in MEASURES.items() if one.shape == "number" and one.unit in ("share", "nats"))
 """The measures of which a row has mean, deviation and interval."""
@@ -48,12 +44,6 @@ def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -
     if "published" in row and "top1" in row:
         row["difference"] = round(100 * row["top1"] - row["published"], 4)
     return row
-
-
-def half_interval(values: list[float]) -> float | None:
-    """Half the length of the 95 % confidence interval of the mean."""
-    n = len(values)
-    return T[min(n - 2, len(T) - 1)] * statistics.stdev(values) / n**0.5 if n > 1 else None
 
 
 def percent(row: dict, key: str) -> str:

@@ -22,6 +22,7 @@ from kdcache.runs import Run
 from kdcache.teachers import Answers
 from kdcache.train.callbacks import Listeners
 from kdcache.train.evaluate import Evaluation
+from kdcache.train.made import made
 from kdcache.train.optim import Settings
 from kdcache.train.records import figures, line, peak_bytes, time_left
 from kdcache.train.state import read_state, restore, save_state
@@ -115,7 +116,7 @@ class Course:
             self.run.keep("evaluation.json", self.evaluation.page(outcome))
         sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}
         sizes |= {"cache_bytes": self.cache_bytes} if self.cache_bytes else {}
-        self.run.finish(figures(self.records) | sizes)
+        self.run.finish(figures(self.records) | sizes, made=made(self.trainer.device))
 
 
 def fit(
