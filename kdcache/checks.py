@@ -126,6 +126,9 @@ KINDS = {  # of what is written: its endings, and how every such file begins
     "pack": ((".kdp",), b"\x89KDP"),
     "PNG picture": ((".png",), b"\x89PNG"),
     "safetensors file": ((".safetensors",), b""),
+    "HTML page": ((".html", ".htm"), b"<!doctype html>"),
+    "Markdown page": ((".md",), b""),
+    "CSV table": ((".csv",), b""),
 }
 OF_OTHERS = {
     *(".h5", ".hdf5", ".kdp", ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".svg", ".pdf", ".npy", ".npz", ".pt", ".pth"),

@@ -7,7 +7,7 @@ import click
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, put, say
 from kdcache.cli.frame import GOES_ON
-from kdcache.cli.values import COUNT, SEEDS, Number, OneOf
+from kdcache.cli.values import COUNT, SEEDS, NewPath, Number, OneOf
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.report.table import columns
 from kdcache.wording import count, duration, readable
@@ -84,6 +84,34 @@ def stages(facts: dict) -> str:
     return f"{columns(rows, {4, 5})}\n\n{todo}"
 
 
+@click.command(
+    cls=Command,
+    example="""
+        kdcache report runs/demo -o demo.html
+        kdcache report runs/student-* runs/teacher-* --csv all.csv    # any runs
+    """,
+)
+@click.argument("runs", nargs=-1, required=True, type=common.FILE)
+@click.option("-o", "--out", type=NewPath(kind="HTML page"), default="report.html", show_default=True)
+@click.option("--title", metavar="T", help="Of the page.  [default: the name of the folder]")
+@click.option("--markdown", "markdown_to", type=NewPath(kind="Markdown page"), metavar="F", help="The tables as text.")
+@click.option("--csv", "csv_to", type=NewPath(kind="CSV table"), metavar="F", help="Every training as a line.")
+@click.option("--sheet", type=common.FILE, metavar="F", help="What `show` drew.  [default: sheet.png beside the runs]")
+@json_option
+def report(runs, out, title, markdown_to, csv_to, sheet, as_json):
+    """Make a page of runs: tables, curves, costs, classes.
+
+    RUNS are folders of runs, or folders that hold some. Trainings that differ in their seed alone are one row, with
+    mean, interval and the gain over the plain students. The page is one file that needs no network.
+    """
+    from kdcache import jobs
+
+    facts = jobs.report(runs, out, title, markdown_to, csv_to, sheet)
+    files = ", ".join(facts[name] for name in ("report", "markdown", "csv") if name in facts)
+    said = f"{count(facts['trainings'], 'training')} of {count(len(facts['groups']), 'kind')}"
+    put(facts, as_json, f"{files}: {said}")
+
+
 # as in kdcache.bench, unimported
 BENCHES = ("read", "replay", "dump", "train", "live", "settings", "workers", "pack", "methods", "codecs", "scale")
 ASKS = {"cache": "codecs", "plot": "codecs", "rows": "scale", "classes": "scale", "views": "scale"}
@@ -123,4 +151,4 @@ def bench(what, as_json, **options):
         put(found, True, "")
 
 
-commands = (run, bench)
+commands = (run, report, bench)

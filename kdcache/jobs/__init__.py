@@ -16,6 +16,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "inspection": "evaluate show verify",
         "packs": "facts_of_pack is_pack make_pack verify_pack",
         "pruning": "prune",
+        "reporting": "report",
         "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
         "student": "Student asking default_student train_student",
         "taught": "live_teacher named_teacher named_teachers open_data taught_by",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cache
 
 LEVEL = 0.95
 TINY = 1e-300
@@ -47,6 +48,7 @@ def beyond(t: float, freedom: float) -> float:
     return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
+@cache  # of a handful of sizes, thousands of times
 def t_quantile(share: float, freedom: float) -> float:
     """The t below which this share (of at least a half) of Student's distribution lies."""
     low, high = 0.0, 1.0
