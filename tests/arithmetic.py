@@ -54,6 +54,10 @@ class Attention(nn.Module):
 
 OWN = {"mixer": (Mixer, 10), "attention": (Attention, 7)}
 LARGE = ("resnet18", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "swin_t")  # torchvision's
+ZOO = (  # ours: one of each kind of layer that they are made of
+    "resnet8x4", "resnet34", "preact-resnet18", "vgg8", "vgg13-kuangliu", "vgg11-chenyaofo", "googlenet",
+    "densenetbc-40-12", "mobilenetv1", "mobilenetv2", "mobilenetv2-x50", "shufflenetv1", "shufflenetv2",
+)  # fmt: skip
 
 
 def network(name: str) -> Network:
@@ -81,7 +85,8 @@ def main(names: list[str], threads: int, dtype: str, channels_last: bool) -> Non
     torch.set_num_threads(threads)
     found = {}
     for name in names:
-        images = torch.randint(0, 256, (64, 3, 32 if name in LARGE else 16, 32 if name in LARGE else 16)).byte()
+        size = 32 if name in LARGE + ZOO else 16
+        images = torch.randint(0, 256, (64, 3, size, size)).byte()
         forward = Forward(dtype=dtype, channels_last=channels_last)
         with LiveTeacher(network(name), build("st"), forward) as teacher:
             found[name] = {"measured": teacher.exactness(images), "same": same_bits(teacher, images)}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from arithmetic import LARGE
+from arithmetic import LARGE, ZOO
 
 from kdcache.teachers.exact import exactness
 
-SMALL = ("tiny-3", "tiny-32", "resnet8", "wrn-16-1", "mixer", "attention")
+SMALL = ("tiny-3", "tiny-32", "resnet8", "wrn-16-1", "mobilenetv2-half", "shufflenetv2-x50", "mixer", "attention")
 PROCESSORS = {
     "this one": {},
     "oneDNN SSE4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -50,6 +50,14 @@ def test_what_is_measured_holds_with_other_settings(settings):
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_what_is_measured_holds_for_large_networks(processor, threads):
     assert_no_false_exact(found(LARGE, PROCESSORS[processor], threads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_zoo_answers_row_by_row(processor):
+    """Convolutions of groups, shuffled and concatenated channels, poolings: their rounding depends on no other row."""
+    answers = found(ZOO, PROCESSORS[processor])
+    assert [name for name, one in answers.items() if not (one["measured"]["exact"] and one["same"])] == []
 
 
 def test_answers_that_depend_on_their_company_are_found():
