@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import source_cases
 import torch
 from cli_cases import good
 from PIL import Image
@@ -73,12 +74,30 @@ def birds(folder: Path) -> None:
                 Image.fromarray(pixels).save(folder / split / name / f"{number:04}.jpg")
 
 
+def own_images(folder: Path, monkeypatch) -> None:
+    """The images of docs/data.md, of every kind."""
+    source_cases.unchecked(monkeypatch)
+    monkeypatch.setenv("KDCACHE_DATA", "data")
+    for name in ("lists", "shards", "data"):
+        (folder / name).mkdir()
+    birds(folder / "birds")
+    for number, path in enumerate(sorted((folder / "birds").rglob("*.jpg"))[:40]):
+        (folder / "photos").mkdir(exist_ok=True)
+        (folder / "photos" / f"{number:02}.jpg").write_bytes(path.read_bytes())
+    source_cases.csv(folder / "lists")
+    source_cases.wds(folder / "shards")
+    source_cases.hf(folder)
+    source_cases.fashion(folder / "data")
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_runs_from_top_to_bottom(page, in_tmp, monkeypatch):
     if page.name == "own-network.md":
         birds(in_tmp / "birds")
         monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    if page.name == "data.md":
+        own_images(in_tmp, monkeypatch)
     names = {**vars(INSIDE[page.name])} if page.name in INSIDE else {}
     for kind, text in blocks(page):
         if file := NAMED.match(text):  # a recipe, or a module

@@ -184,7 +184,7 @@ def opener(file: str | os.PathLike, stored: dict, data: str | None = None, sourc
         except SourceError as error:
             if data or place or not typed:
                 raise
-            found = "no such folder, neither here nor beside it or above"
+            found = "nothing of that name, neither here nor beside it or above"
             remedy = f"name the place where they lie now: `data` {spec.partition(':')[0]}:NEW"
             raise SourceError(file, f"its images at {spec}", found, remedy) from error
         found.name_classes(stored.get("classes", ()))
