@@ -5,12 +5,18 @@ import json
 import pytest
 import torch
 from model_cases import make, refusal, see
+from safetensors.torch import save_file
+from train_cases import assert_same_weights, dumped, measured, teacher_of
 
-from kdcache.errors import TeacherError, UsageError
-from kdcache.jobs import Data
+from kdcache.errors import KdcacheWarning, TeacherError, UsageError
+from kdcache.jobs import Data, Student, load_teacher, taught_by
+from kdcache.methods import build as build_method
 from kdcache.models import foreign, runs_user_code, weights
+from kdcache.models.begin import begin
 from kdcache.models.network import check_output, grid_of, shapes
 from kdcache.models.stages import head_of
+from kdcache.teachers import Forward, LiveTeacher
+from kdcache.train import Settings
 
 VIT = "timm:vit_tiny_patch16_224:img_size=32,depth=4"
 QUICK = {  # name -> side of the images
@@ -101,6 +107,9 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 @pytest.mark.parametrize("name", EVERY)
 def test_a_network_of_a_library_learns_shows_and_is_saved(name, tmp_path):
     network, images = made(name), images_of(side(name))
+    heads = [network.body.get_submodule(path) for path in head_of(network)]
+    for parameter in heads[0].parameters():  # some begin with zeros
+        torch.nn.init.normal_(parameter, std=0.1)
     stages = {tap[:2] for tap in network.taps if tap[0] == "f"}
     assert {"f1", "f2", "f3"} <= stages
     seen = see(network, network.taps, images)
@@ -108,9 +117,8 @@ def test_a_network_of_a_library_learns_shows_and_is_saved(name, tmp_path):
     assert all(seen[f"{stage}.raw"].ndim == 4 for stage in stages)
     areas = [seen[f"{stage}.raw"][0, 0].numel() for stage in sorted(stages)]
     assert areas == sorted(areas, reverse=True)
-    heads = [network.body.get_submodule(path) for path in head_of(network)]
-    answered = torch.stack([head(seen["emb"]) for head in heads]).mean(0)
-    torch.testing.assert_close(answered, seen["logits"])
+    if "distilled" not in name:  # whose second head has a token of its own
+        torch.testing.assert_close(torch.stack([head(seen["emb"]) for head in heads]).mean(0), seen["logits"])
     weights.save(network, tmp_path / "a.safetensors")
     again = weights.load(tmp_path / "a.safetensors")
     assert torch.equal(again(images), network(images))
@@ -191,3 +199,117 @@ def test_an_architecture_from_a_header_is_json(tmp_path):
     network = made(VIT)
     check_output(network, (3, 32, 32))
     assert json.loads(json.dumps(network.arch)) == network.arch
+
+
+# cached = live
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_answer_does_not_depend_on_the_images_beside_it(name):
+    """Attention, layer norm, depthwise convolutions: the same bits in any order and company, of all that is stored."""
+    network, every = teacher_of(name, data(side(name))), images_of(side(name), 35)
+    network = data(side(name)).tapped(network, None)
+    shown = shapes(network, network.taps, (3, side(name), side(name)))
+    with LiveTeacher(network, build_method("st+at+sp", shown, shown), Forward()) as teacher:
+        assert teacher.exactness(every) == {"rows": 35, "exact": True}
+
+
+PAIRS = [(VIT, "torchvision:shufflenet_v2_x0_5"), ("timm:mobilenetv4_conv_small", VIT)]
+
+
+@pytest.mark.parametrize(("teacher", "student"), PAIRS, ids=["vit teaches", "vit learns"])
+def test_cached_equals_online(teacher, student, tmp_path):
+    images = data(rows=33)
+    network = images.tapped(teacher_of(teacher, images), None)
+    cache = dumped(tmp_path / "a.h5", images, network, method := "st+at:grid=2x2+sp")
+    settings = Settings(epochs=1, batch=16, lr=0.01)
+    outcomes = [Student(images, student, method, settings, taught_by(cache, live)).train() for live in (None, network)]
+    assert measured(outcomes[0][1]) == measured(outcomes[1][1])
+    assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
+
+
+# pretrained weights, as they lie on a disk after a download
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts files into a cache of the hub, whose server is out of reach."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(repository, state, config=None):
+        folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        save_file(state, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+        (folder / "snapshots" / ("0" * 40) / "config.json").write_text(json.dumps(config or {}))
+
+    return put
+
+
+MOBILE = "timm:mobilenetv4_conv_small"
+REPOSITORY = "timm/mobilenetv4_conv_small.e2400_r224_in1k"
+
+
+def same_but_for_the_head(network, state):
+    own = network.body.state_dict()
+    heads = tuple(f"{path}." for path in head_of(network))
+    return all(torch.equal(own[name], state[name]) for name in own if not name.startswith(heads))
+
+
+def test_pretrained_weights_of_timm(hub):
+    published = make(MOBILE, classes=1000, seed=9).body.state_dict()
+    hub(REPOSITORY, published)
+    images = data(64)
+    network = images.network(MOBILE, 0)
+    said = begin(network, "pretrained")
+    assert "a new head of 4 classes, in place of classifier.bias [1000], classifier.weight [1000, 1280]" in said
+    assert same_but_for_the_head(network, published)
+    error = refusal(load_teacher, MOBILE, "pretrained", images)
+    assert "classifier of 1000" in error.found
+    assert "`init_from`" in error.remedy
+
+
+def test_pretrained_weights_of_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    published = make("torchvision:shufflenet_v2_x0_5", classes=1000, seed=9).body.state_dict()
+    torch.save(published, tmp_path / "hub" / "checkpoints" / "shufflenetv2_x0.5-f707e7126e.pth")
+    network = data(64).network("torchvision:shufflenet_v2_x0_5", 0, init_from="pretrained")
+    assert same_but_for_the_head(network, published)
+    assert "a new head of 4 classes" in network.begun
+
+
+def test_a_repository_of_the_hub(hub, tmp_path):
+    """Its own classes, mean and std; once it is saved, the hub is asked nothing."""
+    published = make(MOBILE, classes=4, seed=9).body.state_dict()
+    fed = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 64, 64], "num_classes": 4}
+    config = {"architecture": "mobilenetv4_conv_small", "num_classes": 4, "pretrained_cfg": fed}
+    hub("some/birds", published, config)
+    images = data(64)
+    with pytest.warns(KdcacheWarning, match="with the weights that its library has for it"):
+        network = load_teacher("hf-hub:some/birds", None, images, tmp_path)
+    assert all(torch.equal(tensor, published[name]) for name, tensor in network.body.state_dict().items())
+    assert network.normalize.mean.tolist() == pytest.approx(fed["mean"])
+    weights.save(network, tmp_path / "a.safetensors")
+    for folder in (tmp_path / "hub").iterdir():
+        folder.rename(tmp_path / "elsewhere")
+    again = weights.load(tmp_path / "a.safetensors")
+    assert torch.equal(again(images_of(64)), network(images_of(64)))
+
+
+def test_a_hub_out_of_reach_is_one_line_with_a_way_out(hub):
+    error = refusal(load_teacher, MOBILE, "pretrained", data(64))
+    assert (error.place, error.expected) == (MOBILE, "its pretrained weights")
+    assert "name a file that you have: `weights` FILE" in error.remedy
+    assert isinstance(refusal(make, "hf-hub:nobody/nothing"), TeacherError)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_a_network_of_a_library_is_exported(name):
+    network, images = made(name), images_of(side(name))
+    exported = torch.export.export(network, (images,), strict=False)
+    torch.testing.assert_close(exported.module()(images), network(images), rtol=1e-4, atol=1e-5)

@@ -85,7 +85,7 @@ def test_weights_of_another_network_are_refused(name, words, tmp_path):
 
 
 def test_only_libraries_have_pretrained_weights():
-    with pytest.raises(UsageError, match="a network of torchvision, timm or the Hugging Face hub"):
+    with pytest.raises(UsageError, match="a network of torchvision, timm or the Hugging Face hub, found tiny-3"):
         Data.open(FOUR, None).network("tiny-3", 0, init_from="pretrained")
 
 

@@ -87,7 +87,10 @@ codec_option = click.option(
     "--codec", metavar="C", default="f16", show_default=True, help="Of the logits: auto, or `kdcache list codecs`."
 )
 weights_option = click.option(
-    "--weights", type=FILE, metavar="F", help="Its weights.  [default: where train-teacher leaves them]"
+    "--weights",
+    type=FILE,
+    metavar="F",
+    help="Its weights: a file, or pretrained.  [default: where train-teacher leaves them]",
 )
 
 taps_option = click.option(

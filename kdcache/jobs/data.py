@@ -18,7 +18,8 @@ from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError, KdcacheWarning, SourceError, TeacherError, UsageError
 from kdcache.models import build, find, foreign
-from kdcache.models.begin import PRETRAINED, begin
+from kdcache.models.begin import begin
+from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import Network, check_output, wrapped
 from kdcache.models.stages import tapped
 from kdcache.models.weights import load, pretrained

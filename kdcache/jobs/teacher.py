@@ -6,7 +6,7 @@ from kdcache.batches import Loader
 from kdcache.checks import Range
 from kdcache.jobs.data import Data, Normalisation, teacher_folder
 from kdcache.methods import build as build_method
-from kdcache.models.begin import PRETRAINED
+from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import check_output
 from kdcache.runs import ROOT, Run
 from kdcache.teachers import no_teacher

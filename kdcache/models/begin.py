@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import Tensor
-
-from kdcache.errors import UsageError
-from kdcache.models import checkpoints, foreign
+from kdcache.models import checkpoints
+from kdcache.models.elsewhere import PRETRAINED, weights_of
 from kdcache.models.network import Network
 from kdcache.models.stages import head_of
 from kdcache.models.weights import filled, read
-
-PRETRAINED = "pretrained"  # in place of a file of weights: those of its library
 
 
 def begin(network: Network, origin: str | os.PathLike, own_normalisation: bool = False) -> str:
@@ -21,29 +17,22 @@ def begin(network: Network, origin: str | os.PathLike, own_normalisation: bool =
 
     Mean and std come with the weights, unless the network is to keep its own.
     """
-    given, network.read_as = checkpoints.renamed(weights_of(network, origin), network)
+    state = weights_of(network.arch["model"]) if origin == PRETRAINED else read(Path(origin))[0]
+    given, network.read_as = checkpoints.renamed(state, network)
     if own_normalisation:
         given = {name: tensor for name, tensor in given.items() if not name.startswith("normalize.")}
     wanted, heads = network.state_dict(), tuple(f"body.{path}." for path in head_of(network))
     fits = {name for name in given if name in wanted and given[name].shape == wanted[name].shape}
-    others = [name for name in given if heads and name.startswith(heads) and name not in fits]
+    others = [name for name in sorted(given) if heads and name.startswith(heads) and name not in fits]
     replaced = [f"{name.removeprefix('body.')} {list(given.pop(name).shape)}" for name in others]
     fresh = [name for name in wanted if heads and name.startswith(heads) and name not in given]
     kept = {name: wanted[name] for name in wanted if name in fresh or name.startswith("normalize.")}
     filled(origin, network, kept | given).train()
-    said = f"{network.arch['model']}: begins with the weights of {origin}"
+    source = "that its library has for it" if origin == PRETRAINED else f"in {origin}"
+    said = f"{network.arch['model']}: begins with the weights {source}"
     if network.read_as:
         said += f" ({network.read_as})"
     if not fresh:
         return f"{said}, its head too"
     found = f", in place of {', '.join(replaced)}" if replaced else ""
     return f"{said}; a new head of {network.arch['classes']} classes{found}"
-
-
-def weights_of(network: Network, origin: str | os.PathLike) -> dict[str, Tensor]:
-    if origin != PRETRAINED:
-        return dict(read(Path(origin))[0])
-    if (other := foreign(network.arch["model"])) is None:
-        expected = "a network of torchvision, timm or the Hugging Face hub"
-        raise UsageError(f"`init_from` {PRETRAINED}", expected, network.arch["model"], "name a file of weights")
-    return dict(other.weights())

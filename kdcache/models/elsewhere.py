@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HUB = "hf-hub"
+PRETRAINED = "pretrained"  # in place of a file of weights: those of the library
 SIZES = ("img_size", "image_size")  # what functions call the side of the images that a network is built for
 RESERVED = {
     "aux_logits", "cache_dir", "checkpoint_path", "exportable", "features_only", "global_pool", "in_chans",
@@ -217,6 +218,14 @@ def foreign(name: object) -> Foreign | None:
         return None
     network, _, text = rest.partition(":")
     return LIBRARIES[library](name, network, arguments_in(name, text))
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    """Those that its library has for a network."""
+    if (other := foreign(name)) is None:
+        expected = "a network of torchvision, timm or the Hugging Face hub"
+        raise UsageError(f"{PRETRAINED} weights", expected, name, "name a file of weights")
+    return dict(other.weights())
 
 
 def arguments_in(name: str, text: str) -> dict:

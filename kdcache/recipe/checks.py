@@ -12,7 +12,8 @@ from kdcache.checks import Range, one_of, quoted
 from kdcache.errors import UsageError
 from kdcache.limits import MOST_SEEDS, MOST_VIEWS
 from kdcache.methods import parse
-from kdcache.models import find, runs_user_code
+from kdcache.models import find, foreign, runs_user_code
+from kdcache.models.elsewhere import PRETRAINED
 from kdcache.recipe.parts import Part, blaming
 from kdcache.train import mixlabels
 from kdcache.views.mixing import split
@@ -63,7 +64,9 @@ def check_teacher(recipe: Recipe, teacher: Part) -> None:
     check_smoothing(teacher)
     if (path := teacher.keys.get("weights")) is None:
         return
-    if not os.path.isfile(path):
+    if path == PRETRAINED and not foreign(teacher.keys["model"]):
+        raise UsageError("weights", "a file", path, "only networks of torchvision, timm and the hub have such")
+    if path != PRETRAINED and not os.path.isfile(path):
         raise UsageError("weights", "a file", f"no file {path}", "check the path; it is relative to this folder")
     of_training = ("fraction", "label_smoothing", "epochs", "lr", "seed", "init_from", "freeze", "backbone_lr")
     if trained := [key for key in of_training if key in teacher.keys]:

@@ -12,7 +12,7 @@ from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError
 from kdcache.models import runs_user_code
-from kdcache.models.begin import PRETRAINED
+from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.weights import fingerprint
 from kdcache.train import Settings
 
@@ -44,8 +44,12 @@ def content(path: str | os.PathLike) -> str:
 
 def begun(settings: Settings) -> str | None:
     """What tells the weights that a training begins with from others; of a library, their name is in the settings."""
-    path = settings.init_from
-    return None if path in (None, PRETRAINED) else content(path)
+    return None if settings.init_from in (None, PRETRAINED) else content(settings.init_from)
+
+
+def weights_facts(path: str) -> str:
+    """What tells weights that are given from others."""
+    return path if path == PRETRAINED else content(path)
 
 
 def cache_facts(path: Path) -> dict:

@@ -132,7 +132,7 @@ KEYS: dict[str, dict[str, Key]] = {
     "teacher": {
         "name": Key("text", "its model", "what [[dump]] and `cache` call it"),
         "model": Key("text", "required", "`kdcache list models`, or MODULE:FACTORY, which takes `--code`"),
-        "weights": Key("text", "none", "a file of weights: this teacher is not trained"),
+        "weights": Key("text", "none", "a file, or pretrained, those of its library: this teacher is not trained"),
         "mean": Key("numbers", "in the weights", "what images are normalised with: red, green, blue in 0..1"),
         "std": Key("numbers", "in the weights", "like `mean`"),
         "taps": Key("text", "its own", "as `--taps` takes them: f1=layer1,emb=avgpool, by the paths of its modules"),

@@ -18,8 +18,9 @@ from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.checks import replace
 from kdcache.measures import NUMBERS
+from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import Network
-from kdcache.recipe.identity import begun, cache_facts, content, pseudo_facts, told
+from kdcache.recipe.identity import begun, cache_facts, pseudo_facts, told, weights_facts
 from kdcache.recipe.parts import Part
 from kdcache.recipe.setup import Setup
 from kdcache.runs import folder_name
@@ -84,7 +85,7 @@ class TeacherStage:
         facts = {"stage": "teacher", "model": self.model, "code": self.setup.code(self.model, self.data)}
         facts |= {"normalisation": self.normalisation, "taps": self.taps} | self.setup.images(self.data)
         if self.weights:
-            return told(facts | {"weights": content(self.weights)})
+            return told(facts | {"weights": weights_facts(self.weights)})
         facts |= {"settings": self.settings.changed(), "begun": begun(self.settings)}
         return told(facts | {"smoothing": self.smoothing or None})
 
@@ -97,7 +98,8 @@ class TeacherStage:
         return Path(self.weights) if self.weights else self.folder / "last.safetensors"
 
     def result(self) -> dict | None:
-        return finished(self.folder) if self.checkpoint.exists() else None
+        there = self.weights == PRETRAINED or self.checkpoint.exists()
+        return finished(self.folder) if there else None
 
     def state(self) -> State:
         begun = (self.folder / "state.safetensors").exists()
