@@ -119,11 +119,7 @@ class Run:
 
     def _described(self) -> dict:
         """What stands in run.json; nothing where it is no run of ours."""
-        try:
-            found = json.loads(self.path("run.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return read_json(self.path("run.json"))
 
     def _epochs(self) -> int | None:
         """How many the run that lies there was to have."""
@@ -210,6 +206,20 @@ def read_metrics(folder: str | os.PathLike) -> Iterator[dict]:
         if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
             return
         yield record
+
+
+def finished(folder: Path) -> dict | None:
+    """What the run in a folder came to; None where none lies there that is whole."""
+    return read_json(folder / "run.json").get("result")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a file; an empty one where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def free_name(folder: Path) -> Path:

@@ -24,8 +24,11 @@ class Subset(Store):
     torch.Size([1, 10])
     """
 
-    def __init__(self, whole: Store, rows: Sequence[int] | None, source: dict | None = None, views: int | None = None):
+    def __init__(self, whole: Store, rows: Sequence[int] | None, source: dict | None = None, views: int | None = None,
+        *, judged: bool = True,
+    ):  # fmt: skip
         self.whole, self.path = whole, whole.path
+        self.judged = judged  # whether the evaluation images are those that it has answers to
         self.source = whole.meta["source"] if source is None else source
         rows = np.arange(len(whole)) if rows is None else whole_numbers(whole.path, "rows", rows, len(whole))
         self.rows = np.unique(rows)
@@ -96,7 +99,7 @@ class Subset(Store):
         return views * len(self.whole) + self.rows[rows]
 
     def has_eval(self, name: str) -> bool:
-        return self.whole.has_eval(name)
+        return self.judged and self.whole.has_eval(name)
 
     def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.whole.read_eval(rows, names, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kdcache import __version__
-from kdcache.cli import checkup, files, inspection, labels, make, pack, plan, study
+from kdcache.cli import checkup, files, inspection, labels, make, pack, plan, study, tune
 from kdcache.cli.frame import Commands
 
 
@@ -36,5 +36,6 @@ for command in (
     *checkup.commands,
     *files.commands,
     *study.commands,
+    *tune.commands,
 ):
     main.add_command(command)

@@ -18,9 +18,10 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "pruning": "prune",
         "reporting": "report",
         "pseudo": "pseudo_from_text pseudo_teacher schedule_note",
-        "student": "Student asking default_student train_student",
+        "student": "Student asking default_student folder_of train_student",
         "taught": "live_teacher named_teacher named_teachers open_data taught_by",
         "teacher": "SMOOTHING train_teacher",
         "together": "students_of train_students",
+        "tuning": "Search open_study run_trials study_folder summary",
     },
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterator
 
 from kdcache.checks import advice
 from kdcache.errors import UsageError
-from kdcache.methods import METHODS, parse, split
+from kdcache.methods.options import with_option
 from kdcache.recipe.keys import KEYS, LISTS
 
 MOST = 10_000  # students of one table
@@ -32,7 +31,7 @@ def students(keys: dict) -> Iterator[tuple[str, dict]]:
         if isinstance(student.get("published"), dict):
             student = published(student, keys)
         if "T" in student:
-            student["method"] = with_temperature(student.get("method", "st"), student["T"])
+            student["method"] = with_option(student.get("method", "st"), "T", float(student["T"]))
         if isinstance(student.get("x"), str):
             student["x"] = number_at(student, student["x"])
         yield name, student
@@ -57,20 +56,6 @@ def described(key: str, value: object) -> str:
     if isinstance(value, bool):
         return key if value else f"not {key}"
     return f"{key} {value:g}" if isinstance(value, int | float) else str(value)
-
-
-def with_temperature(method: str, temperature: float) -> str:
-    """
-    >>> with_temperature("st+at:500", 2)
-    'st:T=2+at:500'
-    """
-    texts, parts = split(method), parse(method)
-    takes = ["T" in inspect.signature(METHODS[part.name]).parameters for part in parts]
-    if not any(takes):
-        raise UsageError("T", "a method with a temperature, such as st", method, "leave T out")
-    if any("T" in part.typed for part in parts):
-        raise UsageError("T", "one temperature", f"another in {method}", "leave one of them out")
-    return "+".join(f"{text}:T={temperature:g}" if own else text for text, own in zip(texts, takes, strict=True))
 
 
 def published(student: dict, keys: dict) -> dict:

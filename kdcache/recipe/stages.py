@@ -23,7 +23,7 @@ from kdcache.models.network import Network
 from kdcache.recipe.identity import begun, cache_facts, pseudo_facts, told, weights_facts
 from kdcache.recipe.parts import Part
 from kdcache.recipe.setup import Setup
-from kdcache.runs import folder_name
+from kdcache.runs import finished, folder_name
 from kdcache.teachers import Forward
 from kdcache.train import Settings
 from kdcache.types import quiet
@@ -31,19 +31,6 @@ from kdcache.wording import count
 
 State: TypeAlias = Literal["there", "begun", "missing", "not needed"]
 LONGEST = 60  # characters of a cache's name
-
-
-def finished(folder: Path) -> dict | None:
-    """What the run in a folder came to."""
-    return read_json(folder / "run.json").get("result")
-
-
-def read_json(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @dataclass(eq=False)
@@ -274,14 +261,17 @@ class StudentStage:
         return [read if isinstance(read, Path) else read.file_for(self.needs) for read in self.reads]
 
     def make(self, code: str | None = None, progress: Callable = quiet, remark: Callable = quiet) -> None:
-        keys = self.part.keys
-        given = {"fraction": self.fraction, "views": keys.get("views"), "source": self.setup.source}
-        opened, store = jobs.open_data(self.files(), self.setup.spec, code, **given)
+        keys, opened, store = self.part.keys, self.data, None
+        if self.reads:
+            given = {"fraction": self.fraction, "views": keys.get("views"), "source": self.setup.source}
+            opened, store = jobs.open_data(self.files(), self.setup.spec, code, **given)
+        views = store.views if store else keys.get("views") or self.settings.epochs
         network = self.teacher and self.teacher.network(opened)
-        pseudo = jobs.pseudo_teacher(opened, store.views, self.seed, keys["pseudo"]) if "pseudo" in keys else None
+        pseudo = jobs.pseudo_teacher(opened, views, self.seed, keys["pseudo"]) if "pseudo" in keys else None
         chosen = jobs.Student(
             opened, self.model, self.method, self.settings, jobs.taught_by(store, network, pseudo),
-            mix=keys.get("mix"), taps=self.taps, label_smoothing=self.smoothing, **self.setup.how(opened),
+            views=None if store else keys.get("views"), mix=keys.get("mix"), taps=self.taps,
+            label_smoothing=self.smoothing, **self.setup.how(opened),
         )  # fmt: skip
         jobs.train_student(chosen, out=str(self.folder), resume=True, progress=progress, remark=remark)
 

@@ -1,0 +1,166 @@
+"""A search tries settings by ordinary trainings, judges by rows that it holds out, and goes on where it was."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from cli_cases import CPU, good, kdcache, refused
+
+from kdcache import jobs
+from kdcache.jobs import space, tuning
+from kdcache.methods import options
+from kdcache.runs import finished
+from kdcache.train import Settings
+
+CACHE = "pseudo-teacher --data synthetic:120,4,8 --views 2 -o p.h5"
+TUNE = f"tune --cache p.h5 --student tiny-2 --epochs 2 --batch 16 --space T=1..16:log,lr=0.01|0.1 --study s {CPU}"
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good(CACHE)
+
+
+def search(**changes) -> jobs.Search:
+    given = {
+        "space": space.read("T=1..16:log,lr=0.01|0.1"),
+        "student": "tiny-2",
+        "settings": Settings(epochs=2, batch=16),
+    }
+    return jobs.Search(*jobs.open_data("p.h5"), **(given | changes))
+
+
+def test_it_goes_on_where_it_was_and_prints_what_to_type():
+    first = good(f"{TUNE} --trials 3 --json").json()
+    assert (first["trials"], first["pruned"], len(first["best"])) == (3, 0, 3)
+    folders = sorted(Path("runs").glob("tune-s/student-*"))
+    assert {one["folder"] for one in first["best"]} <= {str(folder) for folder in folders}
+    said = good(f"{TUNE} --trials 6 --plot what.png")
+    assert said.err.count("accuracy") == 3
+    assert Path("what.png").is_file()
+    assert "24 of 120 training rows, held out" in said.out
+    *_, typed = said.out.strip().partition("train it on all rows: ")
+    assert kdcache(shlex.join(shlex.split(typed)[1:]) + f" --out best {CPU}").code == 0
+    best = good(f"{TUNE} --trials 6 --json").json()["best"][0]
+    facts = json.loads(Path(best["folder"], "run.json").read_text())
+    trained = json.loads(Path("best/run.json").read_text())
+    assert (facts["method"], facts["settings"]) == (trained["method"], trained["settings"])
+    assert (facts["data"]["rows"], trained["data"]["rows"]) == (96, 120)
+    refused(f"{TUNE} --trials 6".replace("1..16", "1..8"), 2, "--study s", "name another study")
+
+
+def test_it_is_judged_by_rows_that_it_does_not_train_on_and_never_by_evaluation_images():
+    found = search(share=0.25)
+    whole = found.data.train.digests(range(120)).tolist()
+    trained, judged = (one.digests(range(len(one))).tolist() for one in (found.part.train, found.part.held_out))
+    assert sorted(trained + judged) == sorted(whole)
+    assert len(judged) == 30
+    assert np.bincount(found.part.held_out.labels).tolist() == pytest.approx([7.5] * 4, abs=0.5)
+    evaluated = found.data.held_out.digests(range(len(found.data.held_out)))
+    assert not {*evaluated.tolist()} & {*trained, *judged}
+    assert not found.seen.has_eval("logits")
+    assert (
+        found.seen.read(1, [3])["logits"].tolist() == found.store.read(1, [int(found.seen.rows[3])])["logits"].tolist()
+    )
+
+
+def test_trials_that_are_behind_are_given_up():
+    study = jobs.open_study(Path("runs/s"), None, search(), "s")
+    study.pruner = optuna.pruners.ThresholdPruner(lower=2)
+    jobs.run_trials(study, search(), 1, Path("runs/s"))
+    (trial,) = study.get_trials()
+    assert trial.state == optuna.trial.TrialState.PRUNED
+    assert list(trial.intermediate_values) == [1]
+    assert finished(Path(trial.user_attrs["folder"])) is None
+
+
+def test_a_loss_that_is_lost_is_a_bad_trial_and_no_end():
+    tried = search(space=space.read("lr=1e29..1e30"))
+    study = jobs.open_study(Path("runs/s"), None, tried, "s")
+    jobs.run_trials(study, tried, 2, Path("runs/s"))
+    assert [trial.intermediate_values for trial in study.get_trials()] == [{2: 0.0}] * 2
+
+
+def test_a_trial_whose_process_is_gone_is_tried_again():
+    study = jobs.open_study(Path("runs/s"), None, search(), "s")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lost = study.ask()
+    lost.set_user_attr("process", tuning.here().rpartition(":")[0] + f":{gone.pid}")
+    wanted = {"T": lost.suggest_float("T", 1, 16, log=True), "lr": lost.suggest_categorical("lr", (0.01, 0.1))}
+    said = []
+    jobs.run_trials(study, search(), 1, Path("runs/s"), said.append)
+    assert "its process is gone" in said[0]
+    assert [(trial.state.name, trial.params) for trial in study.get_trials()] == [
+        ("FAIL", wanted),
+        ("COMPLETE", wanted),
+    ]
+
+
+def test_a_database_serves_as_well_and_the_same_settings_are_trained_once():
+    one = TUNE.replace("T=1..16:log,lr=0.01|0.1", "lr=0.1|0.1") + " --storage sqlite:///trials.db --trials 2 --json"
+    found = good(one).json()
+    assert found["best"][0]["top1"] == found["best"][1]["top1"]
+    assert len(list(Path("runs/tune-s").glob("student-*"))) == 1
+
+
+@pytest.mark.slow
+def test_several_processes_share_a_study():
+    command = [sys.executable, "-m", "kdcache", *shlex.split(TUNE), "--trials", "8", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+        subprocess.run(command, check=True, capture_output=True)
+        found = json.loads(other.communicate()[0])
+    assert other.returncode == 0
+    assert 8 <= found["trials"] <= 9  # the other one may have been at its last
+
+
+WRONG = [
+    ("lr", "names with what to try", "'lr'"),
+    ("lr=", "a range or choices for lr"),
+    ("lr=0.2..0.1", "from a smaller to a larger number"),
+    ("lr=0..1:log", "above 0"),
+    ("lr=0.1..1:lag", ":log or not"),
+    ("lr=a..b", "from a smaller to a larger number"),
+    ("lr=-1..1", "lr", "a number above 0"),
+    ("epochs=0..3", "a whole number from 1"),
+    ("Tt=1..2", "a method with a Tt", "did you mean T?"),
+    ("at.weight=1..2", "a method with a weight"),
+    ("method=st|stt", "did you mean st?"),
+    ("student=tiny|tinny", "did you mean tiny?"),
+    ("none.toml", "No such file"),
+]
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: case[0])
+def test_wrong_spaces(case):
+    text, *words = case
+    refused(TUNE.replace("T=1..16:log,lr=0.01|0.1", text), 2, *words)
+    assert not Path("runs").exists()
+
+
+def test_a_space_as_a_file():
+    Path("space.toml").write_text('[space]\nT = "1..16:log"\nbatch = [16, 32]\nwarmup = "0..2"\nepochs = "2..4"\n')
+    found = space.read("space.toml")
+    assert {name: str(one) for name, one in found.items()} == {
+        "T": "1..16:log", "batch": "16|32", "warmup": "0..2", "epochs": "2..4:whole",
+    }  # fmt: skip
+    method, _, settings = space.applied({"T": 2.5, "batch": 32}, "st+at:500", None, Settings())
+    assert (method, settings.batch) == ("st:T=2.5+at:500", 32)
+
+
+def test_options_of_one_part_and_of_all():
+    assert options.with_option("st+dkd", "T", 2.0) == "st:T=2+dkd:T=2"
+    assert options.with_option("st+at/zoo", "at.weight", 500) == "st+at/zoo:weight=500"
+
+
+def test_without_optuna(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    said = kdcache(f"{TUNE} --trials 1")
+    assert said.code == 1
+    assert "pip install 'kdcache[tune]'" in said.err
