@@ -337,6 +337,18 @@ def test_a_part_of_the_rows_of_a_file_made_before():
     assert json.loads((mine / "run.json").read_text())["data"]["rows"] == 32
 
 
+def test_students_who_need_no_teacher():
+    found = small(
+        "[[student]]\nmodel = 'tiny-2'\nmethod = ['none', 'ls']\nfraction = [1, 0.5]\n"
+        "[[student]]\nname = 'made up'\nmodel = 'tiny-2'\npseudo = { accuracy = '0.9' }"
+    )
+    assert [len(row["top1_all"]) for row in found["rows"]] == [1] * 5
+    assert not list(Path("runs/r").glob("*/*.h5"))
+    good(f"train-student {DATA} --student tiny-2 --method none --fraction 0.5 --epochs 1 --batch 16 --out one {CPU}")
+    (mine,) = Path("runs/r").glob("none--fraction-0.5*")
+    assert Path("one/last.safetensors").read_bytes() == (mine / "last.safetensors").read_bytes()
+
+
 def test_several_teachers():
     found = small(
         "[[teacher]]\nname = 'a'\nmodel = 'tiny-3'\n[[teacher]]\nname = 'b'\nmodel = 'tiny'\nfraction = 0.5\n"

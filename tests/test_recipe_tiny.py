@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cli_cases import CPU, good, refused
 
+from kdcache import jobs
 from kdcache.jobs import estimates
 from kdcache.models import MODELS
 from kdcache.recipe import Recipe
@@ -23,7 +24,9 @@ def _in_tmp(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
-def test_the_plan_of_each_when_it_is_tiny(path):
+def test_the_plan_of_each_when_it_is_tiny(path, monkeypatch):
+    monkeypatch.setattr(jobs, "training_rate", lambda *_: 1000.0)  # large networks take seconds for a step
+    monkeypatch.setattr(jobs, "answering_rate", lambda *_: 3000.0)
     found = good(f"run {path} --tiny --dry-run --json {CPU}").json()
     assert found["recipe"] == f"{path.stem}-tiny"
     assert found["data"] == "digits"

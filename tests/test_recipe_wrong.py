@@ -112,6 +112,11 @@ def test_the_line_of_each_table_and_key():
     assert lines.at(("settings", "lr")) == "r.toml"
 
 
+def test_a_student_who_asks_and_nobody_who_answers():
+    Path("r.toml").write_text('[[student]]\nmodel = "tiny-2"\nmethod = ["none", "st"]\n')
+    refused("run r.toml", 2, "r.toml:3, [[student]] st, method", "[teacher] with a model, or cache", 'method = "none"')
+
+
 def test_what_the_cache_would_lack():
     write("live = true", "")
     text = Path("small.toml").read_text().replace("views = 2", 'views = 2\nmethod = "st"')

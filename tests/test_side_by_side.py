@@ -97,7 +97,7 @@ def working_here(process: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_it_leaves_nobody_behind_and_goes_on_to_the_same_table(number):
-    Path("r.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 40"))
+    Path("r.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 8"))
     command = [sys.executable, "-m", "kdcache", "run", "r.toml", "--device", "cpu", "-j", "2", "--runs"]
     with subprocess.Popen([*command, "cut"], stderr=subprocess.PIPE, text=True) as process:
         while "training" not in process.stderr.readline() or "none" not in process.stderr.readline():

@@ -94,7 +94,7 @@ def check_student(recipe: Recipe, student: Part) -> None:
     if keys.get("live") and "pseudo" in keys:
         raise UsageError("live", "no pseudo teacher beside it", "both", "leave one out")
     check_published(student)
-    parse(keys.get("method", "st"))
+    parse(method_of(student))
     mixlabels.parse_mix(keys.get("mix", "labels"))
     find(keys.get("model", "tiny"))
     check_seeds(keys.get("seeds", 1))
@@ -103,9 +103,16 @@ def check_student(recipe: Recipe, student: Part) -> None:
     check_caches(recipe, student)
 
 
+def method_of(student: Part) -> str:
+    return student.keys.get("method", "st")
+
+
 def check_caches(recipe: Recipe, student: Part) -> None:
     """What it reads: a dump of the recipe, or files that were made before."""
     wanted = recipe.caches_of(student)
+    if not wanted and (student.keys.get("live") or ("pseudo" not in student.keys and jobs.asking(method_of(student)))):
+        expected, remedy = "[teacher] with a model, or cache = a file made before", 'add one, or take method = "none"'
+        raise UsageError("method", expected, "neither", remedy)
     files = [name for name in wanted if name not in recipe.dumps]
     if not recipe.cache and "cache" not in student.keys and len(wanted) > 1:
         raise UsageError("cache", "the name of a dump", f"none of {', '.join(wanted)}", f'write cache = "{wanted[0]}"')

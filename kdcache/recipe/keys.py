@@ -208,9 +208,6 @@ def check_keys(lines: Lines, table: dict) -> None:
     place = lines.at(())
     if not table.get("student"):
         raise UsageError(place, "one [[student]] or more", "none", "write [[student]], and below it a method, say")
-    if not table.get("teacher") and "cache" not in table:
-        found = "neither"
-        raise UsageError(place, "[teacher] with a model, or cache = a file made before", found, "add one of them")
     if "cache" in table and "dump" in table:
         raise UsageError(lines.at(("dump",)), "no [dump] beside cache", "both", "leave one of them out")
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from kdcache import jobs
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
 from kdcache.methods import parse
-from kdcache.models import runs_user_code
-from kdcache.models.network import check_output, shapes
+from kdcache.models.network import Network, check_output, shapes
+from kdcache.models.outline import outline
 from kdcache.types import Shapes
 from kdcache.wording import readable
 
@@ -31,10 +28,7 @@ class Named(Protocol):
 
 @dataclass
 class Networks:
-    """Shapes and weights of networks for images like these.
-
-    Ours are built on torch's meta device, where a network of any size costs neither memory nor arithmetic.
-    """
+    """Shapes and weights of networks for images like these; each is built once."""
 
     data: jobs.Data
     shown: dict[tuple, Shapes] = field(default_factory=dict)
@@ -44,15 +38,19 @@ class Networks:
     def of(self, stage: Named) -> Shapes:
         key = stage.model, stage.taps
         if key not in self.shown:
-            ours = not runs_user_code(stage.model)
-            with torch.device("meta") if ours else contextlib.nullcontext():
-                network = self.data.network(stage.model, 0)
-                self.sizes[stage.model] = sum(parameter.numel() for parameter in network.parameters())
-                require_memory(stage.model, self.sizes[stage.model])
-                network = self.data.tapped(network, stage.taps)
-                check_output(network, self.data.image)
-                self.shown[key] = shapes(network, network.taps, self.data.image)
+            network = self.built(stage.model)
+            self.sizes[stage.model] = sum(parameter.numel() for parameter in network.parameters())
+            require_memory(stage.model, self.sizes[stage.model])
+            network = self.data.tapped(network, stage.taps)
+            check_output(network, self.data.image)
+            self.shown[key] = shapes(network, network.taps, self.data.image)
         return self.shown[key]
+
+    def built(self, model: str) -> Network:
+        """One of ours has no values, so that one of any size costs neither memory nor arithmetic."""
+        if ":" in model:
+            return self.data.network(model, 0)
+        return outline(model, len(self.data.train.classes))
 
     def knowledge(self, part: str, teacher: Named) -> frozenset[str]:
         """What a part of a method reads of a teacher, by name; nothing where the two do not fit."""

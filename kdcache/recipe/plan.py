@@ -51,9 +51,10 @@ class Plan:
 
     def opened(self) -> jobs.Data:
         """The images of the recipe, or of the first file that it reads."""
-        if self.recipe.teachers:
+        files = self.recipe.caches_of(self.recipe.students[0])
+        if self.recipe.teachers or not files:
             return self.setup.data(self.recipe.fraction)
-        cache = open_cache(self.recipe.caches_of(self.recipe.students[0])[0])
+        cache = open_cache(files[0])
         return jobs.Data.of_cache(cache, self.recipe.data, self.recipe.code, self.setup.source)
 
     def teacher(self, part: Part) -> TeacherStage:
@@ -91,6 +92,8 @@ class Plan:
 
     def read_by(self, keys: Mapping, names: list[str]) -> tuple[list[DumpStage | Path], jobs.Data, float]:
         """The caches of a student, its images, and what fraction of the data it reads of those caches; 1: all rows."""
+        if not names:  # of students who learn from labels alone
+            return [], self.setup.data(keys.get("fraction", self.recipe.fraction)), 1
         if names[0] not in self.recipe.dumps:
             fraction = keys.get("fraction", 1)
             return [Path(name) for name in names], self.data_of(Path(names[0]), fraction), fraction
@@ -107,6 +110,8 @@ class Plan:
 
     def shown_to(self, student: StudentStage) -> Shapes:
         """What the teacher of a student shows."""
+        if not student.reads:
+            return self.networks.of(student)
         if student.teacher or isinstance(student.reads[0], DumpStage):
             return self.networks.of(student.teacher or student.reads[0].teacher)
         return jobs.taught_by(open_cache(student.reads[0])).shapes(self.data.image)
@@ -213,8 +218,8 @@ class Plan:
 
     def sheet(self, path: Path) -> Path | None:
         """The contact sheet of the first cache; that of before, if the cache is gone."""
-        read = self.students[0].reads[0]
-        files = [read] if isinstance(read, Path) else read.files()
+        reads = self.students[0].reads[:1]
+        files = [file for read in reads for file in ([read] if isinstance(read, Path) else read.files())]
         if not files:
             return path if path.exists() else None
         cache = open_cache(files[0])

@@ -11,7 +11,16 @@ from kdcache.models.table import MODELS
 
 DATA, SHARE, EPOCHS, BATCH, VIEWS, SEEDS = "digits", 0.05, 2, 32, 4, 1
 NOTE = f"{DATA}, {SHARE:.0%} of their rows, {EPOCHS} epochs, {VIEWS} views, small networks: these figures mean nothing"
-ELSEWHERE = {"weights", "mean", "std", "published", "source"}  # what belongs to the real images and networks
+ELSEWHERE = {
+    "weights",
+    "mean",
+    "std",
+    "init_from",
+    "freeze",
+    "backbone_lr",
+    "published",
+    "source",
+}  # what belongs to the real images and networks
 SLOW = {"eval_every", "compile"}
 
 
