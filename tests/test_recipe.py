@@ -394,6 +394,37 @@ def test_cifar10_on_a_small_folder():
     assert [row["name"] for row in found["rows"]] == ["teacher", "none", "st", "at"]
 
 
+def test_a_pack_is_made_once_and_is_to_results_what_its_images_are():
+    for number in range(40):
+        folder = Path("pictures", "train" if number < 32 else "test", "ab"[number % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    text = (
+        "data = 'folder:pictures'\naugment = 'resized-crop:16'\nseeds = 1\nsettings = { epochs = 1, batch = 16 }\n"
+        f"{TEACHER}[dump]\nviews = 1\n[[student]]\nmodel = 'tiny-2'\n"
+    )
+    Path("p.toml").write_text(f"pack = true\n{text}")
+    line = f"run p.toml --workers 0 {CPU}"
+    planned = good(f"{line} --dry-run --json").json()
+    assert [stage["stage"] for stage in planned["stages"]] == ["pack", "teacher", "cache", "student"]
+    assert good(line).err.startswith("p: packing folder:pictures\n")
+    (pack,) = Path("runs/p").glob("*.kdp")
+    assert planned["stages"][0]["folder"] == str(pack)
+    assert planned["stages"][0]["bytes"] == pytest.approx(pack.stat().st_size, rel=0.2)
+    written = pack.stat().st_mtime_ns
+    good(line)
+    assert pack.stat().st_mtime_ns == written
+    Path("p.toml").write_text(text)
+    assert missing(f"p.toml --workers 0 {CPU}") == {}
+    Path("p.toml").write_text(f"pack = {{ short = 32 }}\n{text}")
+    good(line)
+    assert missing(f"p.toml --workers 0 {CPU}") == {}
+    good(f"{line} --runs elsewhere")
+    (moved,) = Path("elsewhere/p").glob("st-*")
+    assert Path("runs/p", moved.name).is_dir()
+
+
 NET = """
 from torch import nn
 def net(classes):

@@ -39,6 +39,7 @@ class Recipe:
     fraction: float = 1.0
     seeds: int | list[int] = 3
     cache: list[str] = field(default_factory=list)  # files made before, for students that name none
+    pack: bool | dict = False
     settings: dict = field(default_factory=dict)  # of all trainings
     show: bool = False
     plot: dict | None = None
@@ -75,6 +76,11 @@ class Recipe:
     @property
     def name(self) -> str:
         return Path(self.path).stem + ("-tiny" if self.tiny else "")
+
+    @property
+    def short(self) -> int | None:
+        """The shorter side of packed images, where they are shrunk."""
+        return self.pack.get("short") if isinstance(self.pack, dict) else None
 
     @property
     def whole(self) -> Part:

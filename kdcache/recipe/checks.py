@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdcache import jobs
 from kdcache.checks import Range, one_of, quoted
 from kdcache.errors import UsageError
-from kdcache.limits import MOST_SEEDS, MOST_VIEWS
+from kdcache.limits import MOST_SEEDS, MOST_SIDE, MOST_VIEWS
 from kdcache.methods import parse
 from kdcache.models import find, foreign, runs_user_code
 from kdcache.models.elsewhere import PRETRAINED
@@ -39,6 +39,11 @@ def check_values(recipe: Recipe) -> None:
     with blaming(recipe.whole):
         check_seeds(recipe.seeds)
         check_fraction(recipe.fraction)
+        if recipe.pack is not False and recipe.cache:
+            raise UsageError("pack", "no pack beside cache, which names its images", "both", "leave one out")
+    with blaming(Part(recipe.lines, ("pack",), "[pack]", "pack", {})):
+        if recipe.short is not None:
+            Range(1, MOST_SIDE, whole=True).checked("short", recipe.short, 256)
     for teacher in recipe.teachers.values():
         with blaming(teacher, recipe.settings):
             check_teacher(recipe, teacher)

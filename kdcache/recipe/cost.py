@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.dump.fitting import record_sizes
+from kdcache.jobs.packs import estimate
 from kdcache.methods import build as build_method
 from kdcache.recipe.networks import BYTES
 from kdcache.recipe.stages import DumpStage, StudentStage, TeacherStage
@@ -46,6 +47,13 @@ class Cost:
         shown, judged = settings.epochs * len(stage.data.train), evaluations * len(stage.data.held_out)
         seconds = self.rendered(shown, shown * step) + self.rendered(judged, judged / rate / 3)
         return {"bytes": BYTES * weights, "seconds": seconds}
+
+    def of_pack(self) -> dict:
+        """Of the images of both splits as they are; shrunk ones take less."""
+        data = self.plan.data
+        found = estimate(data.train, max(1, jobs.workers_for(data, self.plan.setup.workers)))
+        both = 1 + len(data.held_out) / len(data.train)
+        return {"bytes": round(both * found["bytes"]), "seconds": both * found["decode_seconds"]}
 
     def of_dump(self, stage: DumpStage, method: str) -> dict:
         _, views = counted(stage.data.view, stage.options["views"])

@@ -55,6 +55,10 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {  # name in docs -> (i
         "a number, or a table with one of each method",
         lambda value: is_number(value) or (isinstance(value, dict) and all(map(is_number, value.values()))),
     ),
+    "true or false, or table": (
+        "true, or a table with short",
+        lambda value: isinstance(value, bool | dict),
+    ),
     "table": ("a table", lambda value: isinstance(value, dict)),
     "table, or tables": ("a table", lambda value: isinstance(value, dict | list)),
     "tables": ("[[student]] tables", lambda value: isinstance(value, list)),
@@ -118,6 +122,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "title": Key("text", "none", "the heading of the table"),
         "data": Key("text", "digits, or that of `cache`", "the images: `kdcache list sources`"),
         "augment": Key("text", "the data's own", "the view: `kdcache list views`"),
+        "pack": Key("true or false, or table", "false", "the images are decoded once, into one file of pixels"),
         "fraction": Key("number", "1.0", "a stratified part of the training images, for caches and students"),
         "seeds": Key("whole number, or a list", "3", "trainings of each student: 3 is [0, 1, 2]"),
         "cache": Key("text, or a list", "none", "files made before, which students read; instead of [dump]"),
@@ -185,6 +190,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "temperature": Key("number", "1.0", "of its logits"),
         "calibrated": Key("true or false", "false", "as right as it is sure"),
     },
+    "pack": {"short": Key("whole number", "none", "images are shrunk until their shorter side is that long")},
     "plot": {
         "title": Key("text", "that of the recipe", "above the plot"),
         "x": Key("text", "none", "the name of the axis"),
@@ -195,8 +201,9 @@ KEYS: dict[str, dict[str, Key]] = {
 def check_keys(lines: Lines, table: dict) -> None:
     """Refuses what no part knows, since a misspelt key would silently be a default, and values of another type."""
     check_part(lines, "", table, (), "")
-    for part in ("settings", "plot"):
-        check_part(lines, part, table.get(part, {}), (part,), f"[{part}]")
+    for part in ("settings", "plot", "pack"):
+        if isinstance(keys := table.get(part, {}), dict):
+            check_part(lines, part, keys, (part,), f"[{part}]")
     for part in ("teacher", "dump"):
         for path, keys, header in tables(table, part):
             check_table(lines, part, keys, path, header)

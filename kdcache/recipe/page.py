@@ -11,6 +11,7 @@ HEADINGS = {
     "student": "`[[student]]`",
     "pseudo": "`pseudo` of a student",
     "plot": "`[plot]`",
+    "pack": "`[pack]`",
     "settings": "`[settings]`, and the same keys in `[teacher]` and `[[student]]`",
 }
 

@@ -38,6 +38,8 @@ class Plan:
         self.recipe = recipe
         self.setup = Setup(Path(root) / recipe.name, device, workers, recipe.data, recipe.augment)
         with blaming(recipe.whole):
+            if recipe.pack is not False:
+                self.setup.to_be_packed(recipe.short)
             self.data = self.opened()
         self.networks = Networks(self.data)
         self.teachers = {name: self.teacher(part) for name, part in recipe.teachers.items()}
@@ -138,11 +140,14 @@ class Plan:
 
     def facts(self) -> dict:
         """What `--dry-run` prints."""
-        reckoned, cost = Cost(self), {}
+        reckoned, cost, stages = Cost(self), {}, []
+        if self.unpacked:
+            cost["pack"] = reckoned.of_pack()
+            facts = {"stage": "pack", "name": self.data.train.spec, "model": "-", "state": "missing", **cost["pack"]}
+            stages.append(facts | {"folder": str(self.setup.pack)})
         for stage, method in self.missing():
             with blaming(stage.part, self.recipe.settings):
                 cost[id(stage)] = reckoned.of(stage, method)
-        stages = []
         for stage in self.all():
             state = stage.state()
             if isinstance(stage, DumpStage):
@@ -157,6 +162,10 @@ class Plan:
 
     def run(self, progress: Callable = quiet, remark: Callable = quiet, processes: int = 1) -> dict:
         """Makes what is missing, and the table of all; a student that fails leaves the others to go on."""
+        if self.unpacked:
+            self.make_pack(progress, remark)
+            setup = self.setup
+            return Plan(self.recipe, setup.root.parent, setup.device, setup.workers).run(progress, remark, processes)
         started, missing = time.monotonic(), self.missing()
         there = len(self.all()) - len(missing)
         if missing:
@@ -172,6 +181,20 @@ class Plan:
         if missing:
             remark(f"{self.recipe.name}: done in {duration(time.monotonic() - started)}")
         return self.report(failed)
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether there is to be a pack, and none yet."""
+        return self.setup.pack is not None and not self.setup.pack.exists()
+
+    def make_pack(self, progress: Callable, remark: Callable) -> None:
+        setup, data = self.setup, self.data.train
+        remark(f"{self.recipe.name}: packing {data.spec}")
+        setup.root.mkdir(parents=True, exist_ok=True)
+        with blaming(self.recipe.whole):
+            jobs.make_pack(
+                setup.spec, setup.pack, setup.short, jobs.workers_for(self.data, setup.workers) or 1, progress
+            )
 
     def train(
         self, students: list[StudentStage], stages: int, progress: Callable, remark: Callable, processes: int

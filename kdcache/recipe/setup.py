@@ -21,6 +21,8 @@ class Setup:
     workers: int | None
     spec: str | None = None
     augment: str | None = None
+    pack: Path | None = None  # of the images, which is read in their place once it is there
+    short: int | None = None
     opened: dict[tuple, Source] = field(default_factory=dict)
     parts: dict[float, jobs.Data] = field(default_factory=dict)
     described: dict[int, tuple[jobs.Data, dict]] = field(default_factory=dict)
@@ -32,8 +34,24 @@ class Setup:
         key = spec, split, fraction, place
         if key not in self.opened:
             whole = None if fraction == 1 else self.source(spec, split, place=place)
-            self.opened[key] = whole.part(fraction) if whole else open_source(spec, split, place=place)
+            self.opened[key] = whole.part(fraction) if whole else self.whole(spec, split, place)
         return self.opened[key]
+
+    def whole(self, spec: str, split: str, place: str | None) -> Source:
+        """The images, or those that were packed, under the name of the images unless they were shrunk."""
+        if self.pack is None or not self.pack.exists() or spec != (self.spec or jobs.DEFAULT_DATA):
+            return open_source(spec, split, place=place)
+        found = open_source(f"pack:{self.pack}", split)
+        if self.short is None:
+            found.spec = spec
+        return found
+
+    def to_be_packed(self, short: int | None) -> None:
+        """Names the place of a pack: by the images as they are now."""
+        spec = self.spec or jobs.DEFAULT_DATA
+        facts = {"images": open_source(spec).fingerprint(), "short": short}
+        named = keyed_name(folder_name(self.root, "pack", spec), {}, facts)
+        self.pack, self.short = named.with_name(f"{named.name}.kdp"), short
 
     def data(self, fraction: float) -> jobs.Data:
         if fraction not in self.parts:
@@ -43,7 +61,10 @@ class Setup:
     def images(self, data: jobs.Data) -> dict:
         """What `images_of` says of them; it looks at all that are in memory, once."""
         if id(data) not in self.described:
-            self.described[id(data)] = data, images_of(data)
+            found = images_of(data)
+            if self.short is not None:  # a pack's own name holds the folder that it lies in
+                found["data"] |= {"spec": f"{self.spec or jobs.DEFAULT_DATA}, short {self.short}"}
+            self.described[id(data)] = data, found
         return self.described[id(data)][1]
 
     def code(self, model: str, data: jobs.Data) -> str | None:

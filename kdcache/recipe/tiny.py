@@ -30,6 +30,7 @@ def tiny(table: dict) -> dict:
     small = {key: value for key, value in table.items() if key != "augment"}
     small |= {"data": DATA, "fraction": SHARE * table.get("fraction", 1), "seeds": SEEDS}
     small["title"] = f"{table.get('title', '')} ({NOTE})".strip()
+    small["pack"] = table.get("pack", False) is not False
     small["settings"] = shrunk({"epochs": EPOCHS} | table.get("settings", {}))
     small["teacher"] = [{"name": keys.get("name", keys.get("model"))} | shrunk(keys) for keys in teachers]
     small["dump"] = [shrunk({"views": VIEWS} | keys) for keys in dumps]
