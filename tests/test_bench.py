@@ -22,6 +22,7 @@ from kdcache.bench import (
     scale,
     settings,
     timing,
+    together,
     train,
     workers,
 )
@@ -44,8 +45,12 @@ SMALL = {
     ],
     "workers": [(workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2})],
     "pack": [
-        (workers, {"FILES": 12, "SIDE": 72, "CLASSES": 2}),
+        (workers, {"CLASSES": 2}),
         (pack, {"FILES": 12, "SIDE": 72, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2}),
+    ],
+    "together": [
+        (workers, {"CLASSES": 2}),
+        (together, {"FILES": 12, "SIDE": 72, "BATCH": 4, "WORKERS": 1, "ROUNDS": 2, "METHODS": ["none", "st"]}),
     ],
     "methods": [
         (

@@ -14,6 +14,7 @@ from kdcache.bench.replay import bench_replay
 from kdcache.bench.scale import bench_scale
 from kdcache.bench.settings import bench_settings
 from kdcache.bench.timing import text
+from kdcache.bench.together import bench_together
 from kdcache.bench.train import bench_train
 from kdcache.bench.workers import bench_workers
 from kdcache.types import quiet
@@ -27,6 +28,7 @@ BENCHES: dict[str, Callable] = {
     "settings": bench_settings,
     "workers": bench_workers,
     "pack": bench_pack,
+    "together": bench_together,
     "methods": bench_methods,
     "codecs": bench_codecs,
     "scale": bench_scale,

@@ -16,7 +16,7 @@ ROUNDS = 9
 def bench_pack(progress) -> dict:
     """Images a second that reach the training process, once every row of the pack has been checked."""
     with tempfile.TemporaryDirectory() as folder:
-        spec = f"folder:{made_photographs(Path(folder) / 'images')}"
+        spec = f"folder:{made_photographs(Path(folder) / 'images', FILES, SIDE)}"
         specs = {"files": spec, "pack": f"pack:{make_pack(spec, Path(folder) / 'a.kdp')}"}
         sides = {name: epoch_of(Data.open(spec, VIEW)) for name, spec in specs.items()}
         sides["pack, again"] = sides["pack"]

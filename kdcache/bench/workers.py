@@ -25,7 +25,7 @@ VIEW = "resized-crop:224"
 def bench_workers(progress) -> dict:
     """Images a second that reach the training process."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Data.open(f"folder:{made_photographs(Path(folder) / 'images')}", VIEW)
+        data = Data.open(f"folder:{made_photographs(Path(folder) / 'images', FILES, SIDE)}", VIEW)
         cache = known_answers(Path(folder) / "a.h5", data)
         loader = Loader(data.train, data.view, cache, workers=WORKERS)
         plan = training_plan(len(data.train), 1, 1, BATCH, 0)
@@ -59,25 +59,26 @@ def torchvisions(images: Path) -> DataLoader:
     return DataLoader(loaded, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, prefetch_factor=4)
 
 
-def made_photographs(root: Path) -> Path:
-    """Smooth noise, about as hard to decode as photographs of that size."""
+def made_photographs(root: Path, files: int, side: int) -> Path:
+    """So many files of smooth noise, about as hard to decode as photographs of that size."""
     generator = np.random.default_rng(0)
-    for number, place in enumerate(names(root)):
+    for number, place in enumerate(names(root, files)):
         place.parent.mkdir(parents=True, exist_ok=True)
-        rough = Image.fromarray(generator.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8))
-        rough.resize((SIDE, SIDE), Image.Resampling.BICUBIC).rotate(number % 7).save(place, quality=90)
+        rough = Image.fromarray(generator.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
+        rough.resize((side, side), Image.Resampling.BICUBIC).rotate(number % 7).save(place, quality=90)
     return root
 
 
-def names(root: Path) -> Iterator[Path]:
-    for number in range(FILES):
+def names(root: Path, files: int) -> Iterator[Path]:
+    for number in range(files):
         yield root / "train" / f"{number % CLASSES}" / f"{number:05}.jpg"
     yield root / "test" / "0" / "0.jpg"
 
 
 def known_answers(path: Path, data: Data) -> Cache:
     """A cache of those images without a network: it is only read here."""
-    logits = np.random.default_rng(0).normal(0, 4, (FILES, CLASSES)).astype(np.float32)
-    described = {"kind": "bench", "model": "bench", "fingerprint": "", "shapes": {"logits": [CLASSES]}}
+    rows, classes = len(data.train), len(data.train.classes)
+    logits = np.random.default_rng(0).normal(0, 4, (rows, classes)).astype(np.float32)
+    described = {"kind": "bench", "model": "bench", "fingerprint": "", "shapes": {"logits": [classes]}}
     loader = Loader(data.train, data.view, 0)
     return open_cache(Dump(path, loader, None, 1, 0, KnownTeacher(StoredLogits(logits[None])), described, "st").run())

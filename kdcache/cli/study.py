@@ -113,7 +113,9 @@ def report(runs, out, title, markdown_to, csv_to, sheet, as_json):
 
 
 # as in kdcache.bench, unimported
-BENCHES = ("read", "replay", "dump", "train", "live", "settings", "workers", "pack", "methods", "codecs", "scale")
+BENCHES = (
+    "read", "replay", "dump", "train", "live", "settings", "workers", "pack", "together", "methods", "codecs", "scale",
+)  # fmt: skip
 ASKS = {"cache": "codecs", "plot": "codecs", "rows": "scale", "classes": "scale", "views": "scale"}
 
 
