@@ -356,6 +356,15 @@ def test_a_bad_image_is_named_before_anything_is_written(root, spec, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_plan_says_what_a_pack_takes_and_saves(spec, pack):
+    plan = "plan --teacher tiny-2 --augment resized-crop:16 --views 3 --epochs 7 --json"
+    found = kdcache(f"{plan} --data {spec('mixed')}").json()["pack"]
+    held = read_pack(pack).splits["train"]
+    assert found["bytes"] == pytest.approx(held.facts["pixels"], rel=0.2)
+    assert found["saved_seconds"] == pytest.approx(10 * found["decode_seconds"])
+    assert kdcache(f"{plan} --data pack:{pack}").json()["pack"] is None
+
+
 def test_the_command_packs_inspects_and_verifies(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = kdcache(f"pack --data {spec('mixed')} -o a.kdp --workers 2")
@@ -369,5 +378,7 @@ def test_the_command_packs_inspects_and_verifies(spec, tmp_path, monkeypatch):
     assert kdcache("inspect a.kdp --json").json()["images_done"] == 14
     assert kdcache("verify a.kdp").code == 0
     assert kdcache(f"verify a.kdp --data {spec('uniform')}").code == 1
+    said = kdcache("verify a.kdp --teacher tiny-2")
+    assert (said.code, "--teacher: expected a cache to verify, found a pack" in said.err) == (2, True)
     said = kdcache("pack --data digits -o a.h5")
     assert (said.code, "the name of a pack" in said.err) == (2, True)

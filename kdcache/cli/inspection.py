@@ -67,11 +67,7 @@ def verify(file, data, no_data, augment, teacher, weights, mean, std, device, ru
     checks = []
     try:
         device, fed = jobs.choose_device(device), jobs.normalisation(mean, std)
-        if jobs.is_pack(file):
-            found = jobs.verify_pack(file, data, no_data, bar)
-        else:
-            found = jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar)
-        for check in found:
+        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar):
             checks.append(vars(check) | {"detail": as_typed(check.detail)})
             if not as_json:
                 tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")

@@ -57,6 +57,9 @@ def plan_page(facts: dict) -> str:
     text["the dump"] = duration(facts["dump_seconds"])
     text["a live teacher"] = f"{duration(facts['live_seconds'])} for these students and epochs"
     text["saved"] = duration(facts["saved_seconds"])
+    if pack := facts["pack"]:
+        saved = f"{duration(pack['decode_seconds'])} of decoding an epoch, {duration(pack['saved_seconds'])} in all"
+        text["a pack"] = f"{readable(pack['bytes'])} (`kdcache pack`) would save {saved}"
     return f"{lines(text)}\n\n{other_settings(facts)}"
 
 

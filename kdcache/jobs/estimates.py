@@ -17,6 +17,7 @@ from kdcache.codecs.choose import kl_rows
 from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data, Normalisation, load_teacher, teacher_folder, workers_for
+from kdcache.jobs.packs import estimate
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
@@ -58,6 +59,7 @@ def plan(
         rate, logits = measured_rate(live, rendered(loader, batch), SECONDS)
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(built, every, codec, logits)
+    pack = estimate(data.train, workers_for(data, None))
     dump, looped, folder = count * n / rate, epochs * students * n / rate, path.absolute().parent
     return {
         "rows": n,
@@ -72,6 +74,7 @@ def plan(
         "dump_seconds": dump,
         "live_seconds": looped,
         "saved_seconds": looped - dump,
+        "pack": pack and pack | {"saved_seconds": (count + epochs * students) * pack["decode_seconds"]},
     }
 
 

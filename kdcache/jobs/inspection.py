@@ -21,6 +21,7 @@ from kdcache.jobs.data import (
     require_place,
     workers_for,
 )
+from kdcache.jobs.packs import is_pack, verify_pack
 from kdcache.jobs.taught import taught_by
 from kdcache.methods import Method, RawTaps
 from kdcache.methods import build as build_method
@@ -37,11 +38,17 @@ def verify(
     file, data, no_data: bool, augment: str | None, teacher: str | None, weights: str | None, device: str, root,
     normalisation: Normalisation | None = None, progress=quiet,
 ) -> Iterator[Check]:  # fmt: skip
-    """Every check of a cache, with its data and, where one is named, its teacher."""
+    """Every check of a cache, with its data and, where one is named, its teacher; or of a pack."""
     if no_data and (data or teacher):
         raise UsageError("`no_data`", f"no `{'data' if data else 'teacher'}` beside it", "both", "leave one out")
     if weights and not teacher:
         raise UsageError("`weights`", "`teacher` beside it", "none", "name the model that the weights belong to")
+    if is_pack(file):
+        for name, given in (("teacher", teacher), ("weights", weights), ("augment", augment)):
+            if given:
+                raise UsageError(f"`{name}`", "a cache to verify", "a pack", "leave it out")
+        yield from verify_pack(file, data, no_data, progress)
+        return
     cache = open_cache(file, check=False)
     if no_data:
         yield from checks.verify(cache, None, None, None, {}, progress)

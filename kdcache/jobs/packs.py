@@ -126,13 +126,14 @@ def compared(file: PackFile, pixels: Pixels, source: Source, progress) -> Iterat
     yield Check(f"{split.name} decoded", not differ, f"{differ} of {len(rows)} are other pixels here{cause}")
 
 
-def estimate(data: Source, workers: int) -> dict:
-    """What a pack of these images would take on the disk, and what reading from the files costs an epoch."""
-    rows = np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], len(data)))
-    some = data.take(rows)
-    each = float(sizes_of(some, workers).prod(1).mean()) * 3
+def estimate(data: Source, workers: int) -> dict | None:
+    """Bytes of a pack of these images, and seconds that decoding them costs an epoch; None where none are decoded."""
+    if data.raw or data.resident is not None:
+        return None
+    some = data.take(np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], len(data))))
+    pixels = 3 * float(sizes_of(some, workers).prod(1).mean())
     started = time.perf_counter()
     for row in range(len(some)):
         some.read([row])
-    seconds = (time.perf_counter() - started) / len(some)
-    return {"bytes": round(each * len(data)), "decode_seconds": seconds * len(data) / max(1, workers)}
+    each = (time.perf_counter() - started) / len(some)
+    return {"bytes": round(pixels * len(data)), "decode_seconds": each * len(data) / max(1, workers)}
