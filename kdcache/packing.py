@@ -41,6 +41,8 @@ from kdcache.sources.encoded import EncodedSource
 from kdcache.sources.pack import identified_by
 from kdcache.sources.pack_file import (
     SPLITS,
+    STUDENT,
+    VIEW,
     PackFile,
     done,
     head_of,
@@ -214,14 +216,15 @@ def finish(file, part: Path, path: Path) -> None:
 def facts_of(source: Source, short: int | None) -> dict:
     """What a pack's header says of a split."""
     view = source.default_view if short is None else f"resized-crop:{min(224, short)}"
+    student = source.default_student
     return {
         "rows": len(source),
         "fingerprint": source.fingerprint(),
         "identified_by": identified_by(source),
         "mean": list(source.mean),
         "std": list(source.std),
-        "view": view,
-        "student": source.default_student,
+        "view": view if VIEW.fullmatch(view) else "resized-crop:224",
+        "student": student if STUDENT.fullmatch(student) else Source.default_student,
         "files": bool(source.packages),
     }
 

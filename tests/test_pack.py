@@ -300,6 +300,10 @@ LIES = {
     "'NoneType'": put("libraries", value=None),
     "a mean of no image": put("splits", "train", "mean", value=[0.5, 0.5]),
     "train": put("splits", value={}),
+    "a view or a network": put("splits", "train", "view", value="torchvision:my_views:make"),
+    "a view or a network that": put("splits", "train", "view", value="albumentations:1"),
+    "a view or a network that is": put("splits", "train", "student", value="my_nets:make"),
+    "images of no name": put("source", value=None),
     "a short side that is no number": put("short", value=0),
 }
 

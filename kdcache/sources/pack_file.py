@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ LONGEST = 1 << 26  # bytes of the JSON
 MOST_SIDE = 1 << 20
 TABLES = {"labels": "<i4", "digests": "<u8", "sizes": "<u4", "names": "u1"}
 SPLITS = ("train", "eval")
+# what a reader takes where its user names none: a header never picks code to import, or a file to open
+VIEW = re.compile(r"none|crop(-flip(-cutout)?)?|(resized-crop|centre)(:[0-9]{1,4})?")
+STUDENT = re.compile(r"[a-z0-9-]+")
 REMEDY = "copy it again, or pack again"
 
 
@@ -186,6 +190,7 @@ def require_facts(header: dict) -> None:
     """The header has what readers read of it."""
     classes = header["classes"]
     require(type(classes) is list and all(isinstance(name, str) for name in classes), "classes that are no texts")
+    require(isinstance(header["source"], str), "images of no name")
     least = header["short"]
     require(least is None or (type(least) is int and least > 0), "a short side that is no number")
     require(all(isinstance(v, str) for pair in header["libraries"].items() for v in pair), "versions that are no texts")
@@ -195,6 +200,8 @@ def require_facts(header: dict) -> None:
         require(whole, "counts that are none")
         texts = all(isinstance(facts[key], str) for key in ("fingerprint", "identified_by", "view", "student"))
         require(texts and type(facts["files"]) is bool, "an identity that is none")
+        own = VIEW.fullmatch(facts["view"]) and STUDENT.fullmatch(facts["student"])
+        require(own, "a view or a network that is none of ours")
         for key in ("mean", "std"):
             numbers = len(facts[key]) == 3 and all(isinstance(value, float | int) for value in facts[key])
             require(numbers, f"a {key} of no image")
