@@ -138,6 +138,14 @@ def test_a_shorter_side_shrinks_and_never_enlarges(spec, tmp_path):
     assert small.default_view == "resized-crop:70"
 
 
+def test_a_pack_of_version_1_is_read_and_made_to_the_byte(tmp_path):
+    golden = Path(__file__).parent / "golden" / "v1.kdp"
+    assert listed(open_source(f"pack:{golden}").read(range(12))) == listed(
+        open_source("synthetic:12,2,6").read(range(12))
+    )
+    assert make_pack("synthetic:12,2,6", tmp_path / "a.kdp").read_bytes() == golden.read_bytes()
+
+
 def interrupted(at: int):
     """A progress bar that is interrupted at that image."""
 
