@@ -48,8 +48,8 @@ from kdcache.sources.pack_file import (
     head_of,
     layout,
     part_of,
+    read_finished,
     read_header,
-    read_pack,
     word_of,
     words_in,
 )
@@ -69,7 +69,7 @@ class Packing:
 
     def run(self, progress=quiet) -> Path:
         if self.path.exists():
-            self.require_same(read_pack(self.path))
+            self.require_same(read_finished(self.path))
             return self.path
         if not self.part.exists():
             self.begin(progress)

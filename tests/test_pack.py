@@ -340,6 +340,25 @@ def test_sizes_that_lie_are_refused(side, copied):
         open_source(f"pack:{copied}")
 
 
+def test_an_identity_of_nothing_is_refused(copied):
+    found = read_pack(copied)
+    found.header["splits"]["train"]["identified_by"] = "pixels"  # of images of several sizes
+    head = head_of(found.header, {name: split.tables for name, split in found.splits.items()})
+    copied.write_bytes(head + copied.read_bytes()[len(head) :])
+    with pytest.raises(SourceError, match="a hash of nothing in it"):
+        open_source(f"pack:{copied}")
+
+
+def test_what_is_renamed_before_its_end_is_refused(spec, tmp_path):
+    path = tmp_path / "a.kdp"
+    with pytest.raises(KeyboardInterrupt):
+        make_pack(spec("mixed"), path, progress=interrupted(2))
+    os.rename(f"{path}.part", path)
+    for use in (lambda: open_source(f"pack:{path}"), lambda: make_pack(spec("mixed"), path)):
+        with pytest.raises(SourceError, match=r"a finished pack, found 11 images missing"):
+            use()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

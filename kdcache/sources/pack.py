@@ -12,7 +12,7 @@ import numpy as np
 from kdcache import lazy_torch as torch
 from kdcache.errors import DataChanged, SourceError
 from kdcache.sources.arrays import Source, blake
-from kdcache.sources.pack_file import REMEDY, PackFile, Split, done, mapped, read_pack, word_of, words_in
+from kdcache.sources.pack_file import REMEDY, PackFile, Split, mapped, read_finished, word_of
 from kdcache.types import quiet
 
 SMALL = 64  # images up to this side are copied into memory when a pack is opened,
@@ -167,11 +167,5 @@ def identified_by(source: Source) -> str:
 
 def packed(spec: str, argument: str, split: str) -> Source:
     """One split of a pack."""
-    path = Path(argument).expanduser()
-    file = read_pack(path)
-    with open(path, "rb") as handle:
-        missing = sum(int((~done(words_in(handle, one))).sum()) for one in file.splits.values())
-    if missing:
-        found = f"{missing} images missing"
-        raise SourceError(path, "a finished pack", found, "run the same command again to finish it")
+    file = read_finished(Path(argument).expanduser())
     return PackSource(Pixels(file, file.splits[split]), spec)

@@ -214,8 +214,22 @@ def require_tables(split: Split, classes: int) -> None:
     # as numbers that cannot overflow: with sides below 2**20 each image is below 2**42
     total = sum(int(part.sum()) for part in np.array_split(3 * sizes.astype(np.int64).prod(1), 1 + split.rows // 2**20))
     require(total == split.facts["pixels"], "images of another size than their pixels")
+    kind, same = split.facts["identified_by"], split.rows and (sizes == sizes[0]).all()
+    possible = {"": True, "names": split.facts["names"] > 0, "digests": True, "pixels": same}
+    require(bool(possible.get(kind)), "an identity that is a hash of nothing in it")
     count = split.tables["names"].tobytes().count(b"\0") + 1
     require(not split.places["names"][1] or count == split.rows, "another number of names than of rows")
+
+
+def read_finished(path: Path) -> PackFile:
+    """Refuses a pack of which images are missing, whatever its name."""
+    found = read_pack(path)
+    with open(path, "rb") as file:
+        missing = sum(int((~done(words_in(file, split))).sum()) for split in found.splits.values())
+    if missing:
+        remedy = "run the same command again to finish it"
+        raise SourceError(path, "a finished pack", f"{missing} images missing", remedy)
+    return found
 
 
 def words_in(file, split: Split) -> np.ndarray:
