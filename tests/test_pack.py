@@ -104,6 +104,19 @@ def test_caches_of_a_pack_and_of_its_images_agree(name, spec, dump, tmp_path):
     assert torch.equal(*(cache.gather(items)["logits"] for cache in caches))
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing in it says which images are for evaluation")
+def test_images_without_labels_have_the_classes_of_their_teacher(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i}.jpg").write_bytes(encoded(picture(70, 90, key=i)))
+    images = open_source(f"folder:{tmp_path}")
+    pack = open_source(f"pack:{make_pack(images.spec, tmp_path / 'a.kdp')}")
+    assert set(pack.labels.tolist()) == {-1}
+    for names in ([], ["a", "b"]):
+        for source in (images, pack):
+            source.name_classes(names)
+        assert pack.identity() | {"spec": images.spec} == images.identity()
+
+
 def test_workers_of_either_kind_read_the_same(pack):
     source = open_source(f"pack:{pack}")
     view = open_view("resized-crop:32", source.size)

@@ -96,7 +96,7 @@ def verify_pack(
     if damaged or no_data:
         return
     try:
-        opened = opener(file, found.header["source"], data)
+        opened = opener(file, {"spec": found.header["source"]}, data)
         sources = {name: opened(name) for name in SPLITS}
     except SourceError as error:
         yield Check("source", False, str(error))

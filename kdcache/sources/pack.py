@@ -129,7 +129,7 @@ class PackSource(Source):
         """That of the images that were packed; of scaled ones, it is another."""
         facts, header = self.pixels.split.facts, self.pixels.file.header
         found = facts["fingerprint"]
-        if len(self) < self.pixels.split.rows:
+        if len(self) < self.pixels.split.rows or self.classes != header["classes"]:  # a part, or classes named since
             kind = facts["identified_by"]
             found = identified(self, kind) if kind in IDENTITIES else blake(found.encode(), self.rows)
         return found if header["short"] is None else blake(found.encode(), str(header["short"]).encode())
