@@ -14,7 +14,7 @@ from kdcache.recipe import Recipe
 from kdcache.recipe.tiny import EPOCHS, VIEWS, smallest
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
-QUICK = {"cifar10.toml"}
+QUICK = {"demo.toml"}
 
 
 @pytest.fixture(autouse=True)

@@ -120,6 +120,19 @@ def test_several_processes_share_a_study():
     assert 8 <= found["trials"] <= 9  # the other one may have been at its last
 
 
+def test_a_storage_that_is_none():
+    Path("list.txt").write_text("[1, 2]\n")
+    for where in ("list.txt", "nosql://here/db"):
+        refused(f"{TUNE} --storage {where}", 2, "--storage", "name another")
+
+
+def test_a_study_of_another_teacher_is_another_study():
+    good(f"{TUNE} --trials 1")
+    good("pseudo-teacher --data synthetic:120,4,8 --views 2 --accuracy 0.5 -o q.h5")
+    refused(TUNE.replace("p.h5", "q.h5"), 2, "--study s", "name another study")
+    good(f"{TUNE} --trials 1")
+
+
 WRONG = [
     ("lr", "names with what to try", "'lr'"),
     ("lr=", "a range or choices for lr"),

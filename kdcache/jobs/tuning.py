@@ -6,8 +6,10 @@ instead, the same in every trial. Trials of one study may run in several process
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from kdcache import jobs
 from kdcache.cache import Store
 from kdcache.cache.subset import Subset
+from kdcache.checks import short
 from kdcache.errors import KdcacheError, UsageError, difference
 from kdcache.jobs import space as spaces
 from kdcache.jobs.data import Data
@@ -60,11 +63,12 @@ class Search:
 
     def facts(self) -> dict:
         """What all trials of a study have in common."""
-        return {
-            "data": self.part.train.identity(), "cache": self.store and self.store.meta["run_key"],
+        facts = {
+            "data": self.part.train.identity(), **jobs.taught_by(self.store).facts(),
             "space": {name: str(one) for name, one in self.space.items()}, "method": self.method,
             "student": self.student, "settings": self.settings.changed(), "mix": self.mix, "held_out": self.share,
         }  # fmt: skip
+        return json.loads(json.dumps(facts))  # as they will be read back
 
 
 def parted(data: Data, store: Store | None, share: float) -> tuple[Data, Store | None]:
@@ -91,14 +95,18 @@ def open_study(folder: Path, storage: str | None, search: Search, name: str):
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     where = storage or str(folder / "journal.log")
-    if "://" not in where:
-        Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
-        where = JournalStorage(JournalFileBackend(where))
     pruner = optuna.pruners.MedianPruner(AT_FIRST, search.settings.epochs // 4) if search.prune else None
-    study = optuna.create_study(
-        storage=where, study_name=name, direction="maximize", load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(constant_liar=True), pruner=pruner or optuna.pruners.NopPruner(),
-    )  # fmt: skip
+    try:
+        if "://" not in where:
+            Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
+            where = JournalStorage(JournalFileBackend(where))
+        study = optuna.create_study(
+            storage=where, study_name=name, direction="maximize", load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(constant_liar=True), pruner=pruner or optuna.pruners.NopPruner(),
+        )  # fmt: skip
+    except Exception as error:  # of whatever database, driver or file stands behind it
+        found = f"{type(error).__name__}: {short(error, 200)}"
+        raise UsageError(f"`storage` {where}", "a journal or a database of studies", found, "name another") from error
     begun, asked = study.user_attrs.get("asked"), search.facts()
     if begun is None:
         study.set_user_attr("asked", asked)
@@ -118,6 +126,7 @@ def run_trials(study, search: Search, trials: int, folder: Path, remark: Callabl
         chosen = {name: one.suggested(trial, name) for name, one in search.space.items()}
         shown = ", ".join(f"{name} {value}" for name, value in chosen.items())
         remark(f"trial {trial.number}: {shown}")
+        wait_for_twin(study, trial)
         value, why = attempt(trial, search.trained(chosen), folder)
         if value is None:
             study.tell(trial, state=state("PRUNED"))
@@ -191,6 +200,21 @@ def take_over(study, remark: Callable) -> None:
             remark(f"trial {trial.number}: its process is gone; it is tried again")
             study.tell(trial.number, state=state("FAIL"))
             study.enqueue_trial(trial.params)
+
+
+def wait_for_twin(study, trial) -> None:
+    """As long as an earlier trial of a process beside this one trains the same: then its result is this one's, too."""
+    while any(
+        other.number < trial.number and other.params == trial.params and beside(other)
+        for other in study.get_trials(deepcopy=False, states=(state("RUNNING"),))
+    ):
+        time.sleep(1)
+
+
+def beside(trial) -> bool:
+    """Whether a process of this machine works on it."""
+    host, _, number = trial.user_attrs.get("process", "").rpartition(":")
+    return host == socket.gethostname() and alive(int(number))
 
 
 def alive(process: int) -> bool:

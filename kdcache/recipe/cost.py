@@ -1,4 +1,4 @@
-"""What is missing of a recipe will cost: bytes from the sizes of records and weights, time from a look at this machine.
+"""What the missing stages of a recipe will cost: bytes by the sizes of records and weights, time by a few steps here.
 
 Every network takes a few steps on images of the recipe, in the dtype and layout that it will have, and the loader
 renders some. A step is reckoned with cross-entropy alone; an evaluation of an image as a third of its step.
