@@ -308,6 +308,7 @@ def test_a_hub_out_of_reach_is_one_line_with_a_way_out(hub):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # LeViT keeps what it has computed of its weights
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_a_network_of_a_library_is_exported(name):
     network, images = made(name), images_of(side(name))
