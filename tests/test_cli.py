@@ -113,6 +113,11 @@ def test_a_second_run_keeps_the_first(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run~1"]
 
 
+def test_a_student_s_training_says_on_how_many_images_it_is_evaluated(in_tmp):
+    said = good(f"{STUDENT} --data synthetic:64,4,16 --method none")
+    assert "\nevaluation: 12 images of synthetic:64,4,16, as they are: 16x16\n" in said.err
+
+
 def test_label_smoothing_is_trained_with(tmp_path):
     good(f"{TEACHER} --label-smoothing 0.1 --out {tmp_path}/run")
     assert "ls" in json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"]

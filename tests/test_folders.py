@@ -145,6 +145,27 @@ def test_a_link_to_nowhere_is_named(root):
         open_source(f"folder:{root}")
 
 
+def test_links_that_lead_back_are_followed_once(root):
+    before = listing_of(root)
+    for name in ("a", "b", "c", "d", "e", "f"):
+        os.symlink(".", root / "train" / "cat" / name)
+    os.symlink("..", root / "train" / "cat" / "sub" / "up")
+    assert listing_of(root) == before
+
+
+def test_of_two_links_to_a_folder_one_is_read(root, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere")
+    place(other, "1.jpg", picture())
+    for name in ("zoo", "yard"):
+        os.symlink(other, root / "train" / "dog" / name)
+    assert "train/dog/yard/1.jpg" in listing_of(root)
+    assert "train/dog/zoo/1.jpg" not in listing_of(root)
+
+
+def listing_of(root):
+    return open_source(f"folder:{root}").names
+
+
 def remove(*names):
     return lambda root: [shutil.rmtree(root / name) for name in names]
 

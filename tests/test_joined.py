@@ -1,5 +1,7 @@
 """Several caches at once: more views of one teacher, the average of several."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,19 @@ def test_students_train_from_both_kinds(cache_file, later_file, other_file):
         _, records = Student(data, "tiny-3", "st", Settings(epochs=1), taught_by(cache)).train()
         assert {"ce", "st"} == records[0]["loss"].keys()
         assert "agreement" in records[0]
+
+
+def test_a_teacher_with_other_taps_is_the_same_teacher(cache, dump, teacher, tmp_path):
+    """Its logits are more views; what lies at a tap of that name may be something else."""
+    named = copy.deepcopy(teacher)
+    named.arch = named.arch | {"taps": "emb=whatever"}
+    later = open_cache(dump(tmp_path / "x.h5", network=named, views=1, first_view=VIEWS))
+    assert later.meta["teacher"]["taps"]
+    for files in ([cache, later], [later, cache]):
+        joined = join(files)
+        assert isinstance(joined, MoreViews)
+        assert list(joined.names) == ["logits"]
+        taught_by(joined, copy.deepcopy(teacher))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 from cli_cases import good, kdcache, refused
 
 import kdcache as package
+from kdcache.cache.writer import Writer
 from kdcache.errors import KdcacheWarning, SourceError
 from kdcache.sources import located
 
@@ -103,6 +104,22 @@ def test_a_run_finds_them_and_keeps_its_size(project, tmp_path, monkeypatch):
     assert here["top1"] == there["top1"] == moved["top1"]
     assert here["nll"] == there["nll"] == moved["nll"]
     refused(run, 1, "--data folder:NEW")
+
+
+def test_a_dump_goes_on_from_another_folder_under_another_name_of_its_images(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "finish", stopped)
+        assert kdcache(f"{DUMP} -o caches/again.h5").code != 0
+    monkeypatch.chdir(project / "caches")
+    there = f"{DUMP} -o again.h5 --runs ../runs --weights ../runs/teacher-folder-data-pets-tiny-2/last.safetensors"
+    good(there.replace("folder:data/pets", f"folder:{project}/data/pets"))
+    assert Path("again.h5").read_bytes() == Path("pets.h5").read_bytes()
+    assert not Path("again.h5.part").exists()
+
+
+def stopped(self):
+    raise KeyboardInterrupt
 
 
 def test_the_bytes_of_a_dump_know_no_place(project, monkeypatch):

@@ -105,6 +105,14 @@ def test_what_was_published_stands_beside_what_came_out(finished):
         assert [line["published"] for line in csv.DictReader(file)] == ["", "", "92.5", "", ""]
 
 
+def test_what_a_kill_left_of_its_files_is_swept(finished):
+    left = [Path("runs/small", f".{name}.0123abcd") for name in ("recipe.toml", "table.csv", "table.json")]
+    for path in left:
+        path.write_text("half")
+    good(f"run small.toml {CPU}")
+    assert not any(path.exists() for path in left)
+
+
 def test_without_matplotlib_the_points_are_kept(finished, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = good("run small.toml --json").json()

@@ -154,10 +154,20 @@ def test_every_command_takes_them(nets):
     with safe_open("cached/last.safetensors", "pt") as file:
         assert json.loads(file.metadata()["kdcache"])["arch"]["taps"] == SMALL_TAPS
     good(f"verify logits.h5 {teacher}")
+    good(f"verify logits.h5 {teacher} --taps {SMALL_TAPS}")
+    refused("verify logits.h5 --taps f1=0", 2, "--teacher beside it")
     again = f"dump-logits --teacher {own} --weights cached/last.safetensors {data} --views 1 --method at -o two.h5"
     assert good(f"{again} --json").json()["teacher"]["taps"] == SMALL_TAPS
     refused(f"train-student --cache logits.h5 --student tiny --taps {SMALL_TAPS}", 2, "a live teacher beside them")
     refused(f"train-student --cache logits.h5 --student {own} --student-taps f1", 2, "write them like f1=layer1")
+
+
+def test_a_teacher_is_trained_with_its_taps_named(nets):
+    data, own = "--data synthetic:64,4,16 --device cpu", f"{nets}:small"
+    good(f"train-teacher --model {own} --taps {SMALL_TAPS} --epochs 1 --batch 16 --out run {data}")
+    refused(f"train-teacher --model {own} --taps f1=nowhere --epochs 1 --out run2 {data}", 2, "nowhere")
+    good(f"dump-logits --teacher {own} --weights run/last.safetensors --views 1 --method at {data}")
+    assert kdcache.open_cache("logits.h5").meta["teacher"]["taps"] == SMALL_TAPS
 
 
 def test_list_methods_of_networks_with_taps_by_path():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcache.cache.base import Held, Store
+from kdcache.cache.same import teacher_of
 from kdcache.checks import short, whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
@@ -93,6 +94,8 @@ class MoreViews(Joined):
     def __init__(self, files: Sequence[Store]):
         shapes = files[0].shapes
         names = [name for name in shapes if all(file.shapes.get(name) == shapes[name] for file in files)]
+        if len({file.meta["teacher"].get("taps") for file in files}) > 1:  # f1 of one need not be f1 of another
+            names = [name for name in names if name == "logits"]
         super().__init__(files, names)
         self.starts = np.cumsum([0, *(file.views for file in files)])
         self.alike = all(same_constants(self.first, file) for file in files)
@@ -259,7 +262,7 @@ def join(
     """One cache as it is; of one teacher, their views; of several, their average, of `probability` or of `logits`."""
     for file in files[1:]:
         require_same_images(files[0], file)
-    teachers = {str(sorted(file.meta["teacher"].items(), key=str)) for file in files}
+    teachers = {str(sorted(teacher_of(file.meta).items(), key=str)) for file in files}
     if len(teachers) > 1:
         return Average(files, weights, space or "probability", temperature)
     for name, given in (("average", space), ("average_weights", weights)):

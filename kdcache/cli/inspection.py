@@ -53,10 +53,11 @@ def inspect(file, as_json):
 @click.option("--teacher", metavar="M", help="Also ask this teacher again.")
 @common.weights_option
 @common.normalisation_options
+@common.taps_option
 @common.device_option
 @common.runs_option
 @json_option
-def verify(file, data, no_data, augment, teacher, weights, mean, std, device, runs, as_json):
+def verify(file, data, no_data, augment, teacher, weights, mean, std, taps, device, runs, as_json):
     """Prove that a cache is whole and replays, or that a pack is.
 
     Of a pack, also that it has the pixels of its images.
@@ -67,7 +68,7 @@ def verify(file, data, no_data, augment, teacher, weights, mean, std, device, ru
     checks = []
     try:
         device, fed = jobs.choose_device(device), jobs.normalisation(mean, std)
-        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, bar):
+        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, taps, bar):
             checks.append(vars(check) | {"detail": as_typed(check.detail)})
             if not as_json:
                 tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")

@@ -27,6 +27,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
 )
 @click.option("--model", metavar="M", required=True, help=common.MODELS)
 @common.normalisation_options
+@common.taps_option
 @common.data_option
 @common.fraction_option
 @common.augment_option

@@ -36,13 +36,15 @@ from kdcache.views import from_json
 
 def verify(
     file, data, no_data: bool, augment: str | None, teacher: str | None, weights: str | None, device: str, root,
-    normalisation: Normalisation | None = None, progress=quiet,
+    normalisation: Normalisation | None = None, taps: str | None = None, progress=quiet,
 ) -> Iterator[Check]:  # fmt: skip
     """Every check of a cache, with its data and, where one is named, its teacher; or of a pack."""
     if no_data and (data or teacher):
         raise UsageError("`no_data`", f"no `{'data' if data else 'teacher'}` beside it", "both", "leave one out")
     if weights and not teacher:
         raise UsageError("`weights`", "`teacher` beside it", "none", "name the model that the weights belong to")
+    if taps and not teacher:
+        raise UsageError("`taps`", "`teacher` beside it", "none", "name the model that has them")
     if is_pack(file):
         for name, given in (("teacher", teacher), ("weights", weights), ("augment", augment)):
             if given:
@@ -66,8 +68,9 @@ def verify(
         asked, described = None, {}
         if teacher:
             opened = Data(source, source, view)
-            fed, taps = normalisation or normalisation_in(cache), cache.meta["teacher"].get("taps")
-            network = load_teacher(teacher, weights, opened, root, fed, taps)
+            stored = cache.meta["teacher"].get("taps")
+            fed = normalisation or normalisation_in(cache)
+            network = load_teacher(teacher, weights, opened, root, fed, taps or stored)
             forward = Forward.from_json(cache.path, cache.meta["forward"])
             described = describe(network)
             method = build_method("st") if "logits" in cache.canaries else method_of(cache, network, opened.image)

@@ -101,7 +101,7 @@ def train(
             for network in course.trainer.students:
                 if network.begun:
                     course.remark(network.begun)
-        for note in notes:
+        for note in (*notes, first.said_of_evaluation()):
             remark(note)
         if len(students) > 1:
             held = readable(sum(trainer.held() for trainer in trainers))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from kdcache import wording
 from kdcache.errors import KdcacheError, TeacherError, UsageError
 from kdcache.jobs.data import Data, choose_device, workers_for
 from kdcache.jobs.pipeline import Ready, ready, train
@@ -151,6 +152,12 @@ class Student:
         asked = facts["pseudo"] or (facts["teacher"] or {}).get("asked")
         if text := schedule_note(asked, views, self.settings.epochs):
             yield f"teacher: {text}"
+
+    def said_of_evaluation(self) -> str:
+        """How many images it is evaluated on."""
+        if not len(self.data.held_out):
+            return "evaluation: none, for there are no images for it"
+        return f"evaluation: {wording.evaluated(self.data.seen_in_evaluation())}"
 
     def facts(self) -> dict:
         """What a run of it is to be continued with."""

@@ -12,6 +12,7 @@ import numpy as np
 from kdcache import models
 from kdcache.cache import Store, open_cache
 from kdcache.cache.joined import join
+from kdcache.cache.same import teacher_of
 from kdcache.cache.subset import Subset
 from kdcache.checks import Range
 from kdcache.errors import UsageError
@@ -132,10 +133,11 @@ def taught_by(
 def require_one_teacher(cache: Store) -> None:
     """Refuses files that no single network, asked in one way, could stand in for."""
     for file in cache.files:
-        for key, what in (("teacher", "one teacher"), ("forward", "one set of forward settings")):
-            if file.meta[key] != cache.meta[key]:
-                remedy = "give one cache, or leave `live` out"
-                raise UsageError(f"`live` {file.path}", f"answers of {what}", "several", remedy)
+        one = {"one teacher": teacher_of(file.meta) == teacher_of(cache.meta)}
+        one["one set of forward settings"] = file.meta["forward"] == cache.meta["forward"]
+        if several := [what for what, same in one.items() if not same]:
+            remedy = "give one cache, or leave `live` out"
+            raise UsageError(f"`live` {file.path}", f"answers of {several[0]}", "several", remedy)
 
 
 def live_teacher(

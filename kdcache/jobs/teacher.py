@@ -19,20 +19,20 @@ SMOOTHING = Range(least=0, below=1, remedy="try 0.1")
 def train_teacher(
     model: str, data: Data, settings: Settings, *, label_smoothing: float = 0.0, root=ROOT, out: str | None = None,
     resume: bool = False, restart: bool = False, device: str = "cpu", workers: int = 0, progress=quiet, remark=quiet,
-    normalisation: Normalisation | None = None,
+    normalisation: Normalisation | None = None, taps: str | None = None,
 ) -> dict:  # fmt: skip
     """Trains a network on labels alone, and saves it where `dump` looks first. `remark` gets a line per epoch."""
     label_smoothing = SMOOTHING.checked("`label_smoothing`", label_smoothing)
     method = build_method(f"ls:{label_smoothing}" if label_smoothing else "none")
     facts = {
         "kind": "teacher", "model": model, "data": data.train.identity(), "view": data.view.to_json(),
-        "label_smoothing": label_smoothing, "settings": settings.to_json(),
+        "label_smoothing": label_smoothing, "taps": taps, "settings": settings.to_json(),
     }  # fmt: skip
     if normalisation:
         facts["normalisation"] = normalisation
     run = Run(out or teacher_folder(root, data.train.spec, model), facts, resume, restart)
     data.require_labels("`data`", "a training on labels alone")
-    network = data.network(model, settings.seed, normalisation, init_from=settings.init_from)
+    network = data.network(model, settings.seed, normalisation, taps, init_from=settings.init_from)
     if network.begun or network.layout:
         remark(network.begun or f"{model}: begins with fresh weights; `init_from` {PRETRAINED}: those of its library")
     check_output(network, data.image)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.checks import replace
+from kdcache.checks import replace, sweep
 from kdcache.errors import KdcacheError
 from kdcache.recipe import results, side_by_side
 from kdcache.recipe.cost import HOW, Cost
@@ -21,7 +21,7 @@ from kdcache.recipe.parts import Part, blaming
 from kdcache.recipe.setup import Setup
 from kdcache.recipe.stages import DumpStage, StudentStage, TeacherStage
 from kdcache.report.sheet import contact_sheet
-from kdcache.report.table import save_tables, table_text
+from kdcache.report.table import TABLES, save_tables, table_text
 from kdcache.types import Shapes, quiet
 from kdcache.wording import count, duration
 
@@ -227,6 +227,7 @@ class Plan:
         """The table, and what lies beside it."""
         folder = self.setup.root
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, ("recipe.toml", *TABLES))
         replace(folder / "recipe.toml", self.recipe.text)
         facts = {"recipe": self.recipe.name, "title": self.recipe.title, "data": self.data.train.spec}
         facts |= {"seeds": self.recipe.seeds, "rows": list(results.rows(self))}

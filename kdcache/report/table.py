@@ -139,6 +139,9 @@ def table_csv(facts: dict) -> str:
     return text.getvalue()
 
 
+TABLES = ("table.json", "table.csv", "table.md")
+
+
 def save_tables(folder: Path, facts: dict) -> None:
     """table.json with every number, table.csv for other programs, table.md to be read."""
     replace(folder / "table.json", json.dumps(facts, indent=1) + "\n")

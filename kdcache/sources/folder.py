@@ -107,8 +107,21 @@ def folders_in(path: Path) -> list[str]:
 def images_below(path: Path) -> Iterator[str]:
     """Image files in ImageFolder's order: folder by folder, by name in each. Hidden files and folders are left out."""
     top = os.fspath(path)
-    for here, _, files in sorted(os.walk(top, followlinks=True)):
+    for here, files in sorted(folders_below(top)):
         below = here[len(top) + 1 :]
         if not (below.startswith(".") or "/." in below):
             prefix = f"{below}/" if below else ""
             yield from (prefix + f for f in sorted(files) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+
+
+def folders_below(top: str) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the files in each, every folder once: links may lead back to where they are."""
+    seen = set()
+    for here, folders, files in os.walk(top, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        folders.sort()
+        yield here, files
