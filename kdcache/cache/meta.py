@@ -66,7 +66,15 @@ def difference(value) -> bool:
 
 EVERY = "*"  # stands for any key: all its values have the form that follows
 FORM = {
-    "source": {"spec": text, "split": text, "rows": count, "classes": [text], "fraction": share, "fingerprint": text},
+    "source": {
+        "spec": text,
+        "split": text,
+        "rows": count,
+        "classes": [text],
+        "fraction": share,
+        "fingerprint": text,
+        "kept?": [[count_or_none]],
+    },
     "eval": {"rows": count_or_none},
     "view": {"view": text, "size": [side], "of?": table},
     "views": count,

@@ -41,6 +41,7 @@ def merge(shards, out, as_json):
         kdcache prune logits.h5 -o small.h5 --views 0-9,20
         kdcache prune logits.h5 -o small.h5 --knowledge logits
         kdcache prune logits.h5 -o tenth.h5 --fraction 0.1
+        kdcache prune logits.h5 -o first.h5 --rows 0-999
     """,
 )
 @click.argument("file", type=common.FILE)
@@ -52,10 +53,13 @@ def merge(shards, out, as_json):
     type=Number(above=0, most=1),
     help="The rows to keep: those of a part of the images.  [default: all]",
 )
-@click.option("--data", metavar="D", help="Of --fraction: the images, where they lie elsewhere now.")
+@click.option(
+    "--rows", metavar="N-N,N|F", help="These rows, or those of a file with one at the beginning of each line."
+)
+@click.option("--data", metavar="D", help="Beside --fraction or --rows: the images, where they lie elsewhere now.")
 @common.code_option
 @json_option
-def prune(file, out, views, knowledge, fraction, data, augment, as_json):
+def prune(file, out, views, knowledge, fraction, rows, data, augment, as_json):
     """Keep a part of a cache, in a new file.
 
     Some views, some of the knowledge, some of the rows; all that stays is copied as it is.
@@ -63,7 +67,7 @@ def prune(file, out, views, knowledge, fraction, data, augment, as_json):
     from kdcache import jobs
 
     names = knowledge.split(",") if knowledge is not None else None
-    path = jobs.prune(file, out, views, names, fraction, data, augment, bar)
+    path = jobs.prune(file, out, views, names, fraction, data, augment, rows, bar)
     facts = jobs.facts_of(path)
     if not facts["canaries"]:
         say(f"{out}: no canaries are left in it: verify can no longer compare its pixels, only its images")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdcache.batches import Loader
 from kdcache.cache import Cache
 from kdcache.errors import KdcacheError, KdcacheWarning, SourceError, TeacherError, UsageError
+from kdcache.jobs.rows import training_rows
 from kdcache.models import build, find, foreign
 from kdcache.models.begin import begin
 from kdcache.models.elsewhere import PRETRAINED
@@ -109,7 +110,7 @@ class Data:
         stored = cache.meta["source"]
         opened = opener(cache.path, stored, data, source)
         view = from_json(cache.path, cache.meta["view"], augment)
-        train = opened("train", stored["fraction"])
+        train = training_rows(cache, opened)
         require_source(cache, train)
         return cls(train, opened("eval"), view)
 

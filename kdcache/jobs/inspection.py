@@ -22,6 +22,7 @@ from kdcache.jobs.data import (
     workers_for,
 )
 from kdcache.jobs.packs import is_pack, verify_pack
+from kdcache.jobs.rows import training_rows
 from kdcache.jobs.taught import taught_by
 from kdcache.methods import Method, RawTaps
 from kdcache.methods import build as build_method
@@ -59,7 +60,7 @@ def verify(
     try:
         view = from_json(cache.path, cache.meta["view"], augment)
         opened_split = opener(cache.path, stored, data)
-        source, held_out = opened_split("train", stored["fraction"]), opened_split("eval")
+        source, held_out = training_rows(cache, opened_split), opened_split("eval")
     except (SourceError, PipelineChanged) as error:
         yield from checks.verify(cache, None, None, None, {}, progress)
         yield Check("source" if isinstance(error, SourceError) else "PipelineChanged", False, str(error))

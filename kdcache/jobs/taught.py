@@ -67,6 +67,9 @@ def part_of(opened: Data, cache: Store, data: str | None, fraction: float, sourc
         raise UsageError("`fraction`", expected, opened.view.name, remedy)
     if fraction == stored["fraction"]:
         return opened, cache
+    if "kept" in stored:
+        remedy = "take the cache that it was pruned from"
+        raise UsageError("`fraction`", "a cache of all rows of its data", f"{len(cache)} of them", remedy)
     every = opened.train
     if stored["fraction"] < 1:
         every = opener(cache.path, stored, data, source)("train", 1.0)
