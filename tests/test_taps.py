@@ -188,7 +188,7 @@ def test_a_distiller_takes_modules_with_taps(nets, in_tmp):
     history = made.compile(batch=16).fit(1)
     assert {"at", "rkd.distance"} & set(history[0]["loss"])
     made.save("student.safetensors")
-    with pytest.raises(kdcache.KdcacheError, match="a module as teacher"):
+    with pytest.raises(kdcache.KdcacheError, match="`taps`: expected a live teacher beside them"):
         kdcache.Distiller("tiny-2", None, "none", "synthetic:64,4,16", taps=SMALL_TAPS)
 
 
