@@ -41,8 +41,8 @@ def spied(monkeypatch):
         methods.append((method, {name: p.detach().clone() for name, p in method.named_parameters()}))
         return method
 
-    def optimiser(parameters, settings):
-        optimisers.append(build_optimiser(parameters, settings))
+    def optimiser(*arguments):
+        optimisers.append(build_optimiser(*arguments))
         return optimisers[-1]
 
     monkeypatch.setattr(Student, "built", built)
