@@ -22,7 +22,8 @@ from kdcache.errors import KdcacheError, UsageError, difference
 from kdcache.types import quiet
 
 ROOT = Path("runs")
-RESULTS = ("metrics.jsonl", "evaluation.json", "last.safetensors", "best.safetensors", "state.safetensors")
+EVENTS = "events.out.tfevents.kdcache"  # for TensorBoard
+RESULTS = ("metrics.jsonl", "evaluation.json", EVENTS, "last.safetensors", "best.safetensors", "state.safetensors")
 LONGEST_NAME = 120  # characters of a folder, before its key
 
 

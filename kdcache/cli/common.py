@@ -127,6 +127,7 @@ training_options = options(
     training(
         "--eval-every", type=COUNT, default=1, show_default=True, help="Epochs; the last one is always evaluated."
     ),
+    training("--tensorboard", is_flag=True, help="Also an event file for TensorBoard, in the run's folder."),
     training("--init-from", metavar="F", help="Weights to begin with: a file, or pretrained, those of its library."),
     training("--freeze", type=OneOf(["nothing", "backbone"]), default="nothing", show_default=True, help=FROZEN),
     training("--backbone-lr", type=Number(above=0), default=1.0, show_default=True, help="A factor on --lr."),

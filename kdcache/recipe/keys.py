@@ -84,6 +84,7 @@ MEANINGS = {  # of the training settings
     "channels_last": "memory layout of images and weights",
     "compile": "torch.compile: about a minute at first, faster steps",
     "eval_every": "epochs between evaluations; the last epoch always has one",
+    "tensorboard": "an event file for TensorBoard beside each training's records",
     "init_from": "weights to begin with: a file, or pretrained, those of its library; a head of other classes is new",
     "freeze": "backbone: only the head is trained; nothing: all",
     "backbone_lr": "factor on the learning rate of all but the head",

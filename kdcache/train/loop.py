@@ -18,8 +18,9 @@ from kdcache.measures import Outcome, numbers
 from kdcache.methods import Method
 from kdcache.models.network import Network
 from kdcache.models.weights import save
-from kdcache.runs import Run
+from kdcache.runs import EVENTS, Run
 from kdcache.teachers import Answers
+from kdcache.train import events
 from kdcache.train.callbacks import Listeners
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.made import made
@@ -70,6 +71,8 @@ class Course:
         if self.run and self.run.begin(self.remark):
             done, self.best = restored(self.trainer, self.run)
             self.records = self.run.forget_after(done)
+        if self.run and self.settings.tensorboard:
+            events.begin(self.run.path(EVENTS), self.records)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -94,6 +97,8 @@ class Course:
         self.remark(line(record, self.settings.epochs, left))
         if self.run:
             self.run.log(record)
+            if self.settings.tensorboard:
+                events.add(self.run.path(EVENTS), record)
             self.save(record)
             save_state(self.run.path("state.safetensors"), self.trainer, record["epoch"], self.best)
 

@@ -21,6 +21,8 @@ CHOICES = {
 LATER = ("init_from", "freeze", "backbone_lr")  # runs of before do not tell: as usual, they are left out
 
 
+WATCHING = ("eval_every", "tensorboard")  # settings that decide nothing of the weights
+
 SHARE = Range(
     least=0, below=1, remedy="milestones are shares of the epochs, such as 0.5 0.75; betas are such as 0.9 0.999"
 )
@@ -66,6 +68,7 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     eval_every: int = 1  # epochs; the last one is always evaluated
+    tensorboard: bool = False  # an event file beside the records
     seed: int = 0
     init_from: str | None = None  # weights to begin with: a file, or pretrained, those of its library
     freeze: str = "nothing"  # backbone: only the head is trained
@@ -94,7 +97,7 @@ class Settings:
             )
         if not isinstance(self.init_from, str | None) or self.init_from == "":
             raise UsageError("`init_from`", "a file of weights, or pretrained", repr(self.init_from), "name a file")
-        for name in ("nesterov", "channels_last", "compile"):
+        for name in ("nesterov", "channels_last", "compile", "tensorboard"):
             if not isinstance(value := getattr(self, name), bool):
                 raise UsageError(f"`{name}`", "true or false", repr(value), f"try {getattr(Settings, name)}")
 
@@ -114,7 +117,7 @@ class Settings:
     def to_json(self) -> dict:
         """What decides the weights, so that a run that is continued may be evaluated more or less often."""
         usual = {name: getattr(Settings, name) for name in LATER}
-        facts = {name: value for name, value in asdict(self).items() if name != "eval_every"}
+        facts = {name: value for name, value in asdict(self).items() if name not in WATCHING}
         return {name: value for name, value in facts.items() if name not in usual or value != usual[name]}
 
 
