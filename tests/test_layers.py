@@ -10,7 +10,7 @@ LAYERS = [
     {"types", "errors", "checks", "seeds", "user_code", "lazy_torch", "on_demand", "limits", "wording"},
     {"sources", "views", "models", "methods", "codecs", "measures", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
-    {"proof", "train", "packing"},
+    {"proof", "train", "audit", "packing"},
     {"dump"},
     {"jobs", "recipe", "api"},
     {"bench"},

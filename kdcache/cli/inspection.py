@@ -8,6 +8,7 @@ import textwrap
 import click
 
 from kdcache.cli import common
+from kdcache.cli.audited import audit_page
 from kdcache.cli.common import Command, bar, json_option, put
 from kdcache.cli.frame import as_typed, tell
 from kdcache.cli.measured import evaluation_page
@@ -128,6 +129,34 @@ def evaluate(checkpoint, model, mean, std, data, augment, cache, confusion, devi
     put({"checkpoint": checkpoint} | facts, as_json, evaluation_page(facts, confusion))
 
 
+@click.command(
+    cls=Command,
+    example="""
+        kdcache audit logits.h5 --sheet worst.png
+        kdcache audit logits.h5 --json    # every suspect
+    """,
+)
+@click.argument("file", type=common.FILE)
+@click.option("--sheet", type=common.PICTURE, metavar="F", help="Draw the worst rows, as a PNG.")
+@click.option("--top", type=Number(whole=True, least=1), default=10, show_default=True, help="Lines of each list.")
+@click.option(
+    "--views", type=Number(whole=True, least=1), default=10, show_default=True, help="Renderings that are read."
+)
+@click.option("--data", metavar="D", help="The images, to name the files of the rows.")
+@common.code_option
+@json_option
+def audit(file, sheet, top, views, data, augment, as_json):
+    """Find labels that are probably wrong or out of place.
+
+    By the stored answers alone: no teacher is asked. Exit code 1: a block of labels is shifted or shuffled.
+    """
+    from kdcache import jobs
+
+    facts = jobs.audit(file, views, data, augment, sheet, bar)
+    put(facts, as_json, audit_page(facts, top))
+    sys.exit(1 if facts["displaced"] else 0)
+
+
 WIDTH = 100
 TABLES = ("sources", "views", "codecs", "methods", "models")
 
@@ -206,4 +235,4 @@ def wrapped(*lines: str) -> list[str]:
 PAGES = {"models": models_page, "methods": methods_page}
 
 
-commands = (inspect, verify, show, evaluate, list_)
+commands = (inspect, verify, show, evaluate, audit, list_)

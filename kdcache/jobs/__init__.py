@@ -6,6 +6,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
     __name__,
     {
         "accuracy": "facts_of",
+        "auditing": "audit",
         "catalogue": "overview rows_of tables",
         "checkup": "check_model",
         "data": "DEFAULT_DATA Data choose_device library_note load_teacher normalisation require_place teacher_folder "

@@ -43,12 +43,15 @@ Answer: TypeAlias = list[tuple[float, int]]
 """The likeliest classes of a teacher for one rendering, each with its share."""
 
 
-def contact_sheet(cache: Cache, loader: Loader, rows: int, views: int, path: Path) -> Path:
-    """One line per image, one column per view; under each the three classes the teacher found likeliest."""
+def contact_sheet(cache: Cache, loader: Loader, rows: int | np.ndarray, views: int, path: Path) -> Path:
+    """One line per image, one column per view; under each the three classes the teacher found likeliest.
+
+    `rows` is how many, drawn by a key, or which.
+    """
     if "logits" not in cache.names:
         remedy = "dump with `kdcache dump-logits --method st`"
         raise CacheError(cache.path, "logits", f"only {', '.join(cache.names)}", remedy)
-    chosen = np.sort(permutation(len(cache), 0, use=CANARY)[:rows])
+    chosen = np.sort(permutation(len(cache), 0, use=CANARY)[:rows]) if isinstance(rows, int) else rows
     views = min(views, cache.views)
     answers = [likeliest(cache.read(np.full_like(chosen, v), chosen, ["logits"])["logits"]) for v in range(views)]
     sheet = Sheet(cache, chosen, answers, loader.view)
