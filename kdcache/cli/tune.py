@@ -54,7 +54,7 @@ def search_options(function):
 @search_options
 @json_option
 def tune(caches, data, augment, study, storage, plot, runs, trials, space, share, as_json, **rest):
-    """Search for settings of a student: temperature, weights, learning rate.
+    """Search temperature, weights, learning rate of a student.
 
     Each trial is an ordinary training of its own folder, at the price of a plain one. The same command goes on with its
     study; started several times, or on several machines with one storage, they share it.
