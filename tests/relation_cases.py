@@ -1,5 +1,6 @@
 """Looks that are only random tensors, and every logit and relation method with its terms as the formulas have them."""
 
+import logit_cases
 import reference_relation as ref
 import torch
 
@@ -11,7 +12,7 @@ CLASSES, ROWS = 5, 4
 STAGES = {"f1.post": (3, 3, 3), "f2.post": (4, 2, 2), "f3.post": (6, 2, 2)}  # h·w above, at and below C
 SHAPES = {"logits": (CLASSES,), "emb": (6,), **STAGES}
 TAPS = list(STAGES)
-MINE = ["st", "logits", "dkd", "ls", "tfkd", "dml", "rkd", "kdsvd", "mhgd"]
+MINE = ["st", "logits", "dkd", "ls", "tfkd", "dml", "rkd", "kdsvd", "mhgd", *logit_cases.MINE]
 ALL = [m + v for m in MINE for v in ("", *(f"/{variant}" for variant in METHODS[m].variants))]
 
 
@@ -92,7 +93,7 @@ def smoothing(on_all):
     return terms
 
 
-EXPECTED = {  # text: (weight of the cross-entropy, terms)
+EXPECTED = logit_cases.EXPECTED | {  # text: (weight of the cross-entropy, terms)
     "st": (0.1, st(0.9, 4.0)),
     "st/at": (0.1, st(0.9, 4.0)),
     "st/watson21": (0.9, st(0.1, 6.0)),

@@ -60,7 +60,10 @@ def test_text_becomes_parts(text, parts):
         ("st/zo", "expected a variant of st out of .*, found 'zo'; did you mean zoo?"),
         ("sp/zoo", "expected a variant of sp .it has none., found 'zoo'; leave it out"),
         ("st/", "a variant of st"),
-        ("st:wieght=3", "expected an option of st out of weight, T, squared, ce, found 'wieght'; did you mean weight?"),
+        (
+            "st:wieght=3",
+            "expected an option of st out of weight, T, squared, std, ce, found 'wieght'; did you mean weight?",
+        ),
         ("st:T=", "T as a number that is not negative, found ''"),
         ("st:abc", "weight as a number that is not negative, found 'abc'; write it like weight=0.5"),
         ("st:nan", "found 'nan'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
 from kdcache.cli import common
@@ -10,6 +12,7 @@ from kdcache.report.table import columns
 from kdcache.wording import by, evaluated
 
 MOST = 24  # modules that are listed; --json has them all
+WIDTH = 100  # of a list of names
 
 
 @click.command(
@@ -64,7 +67,8 @@ def described(facts: dict) -> dict[str, str]:
     if facts["suggested_taps"] and not facts["taps"]:
         text["it could have"] = f"--taps {facts['suggested_taps']}"
     for role in ("teacher", "student"):
-        text[f"{role} of"] = ", ".join(name for name, one in facts["methods"].items() if not one[role])
+        names = ", ".join(name for name, one in facts["methods"].items() if not one[role])
+        text[f"{role} of"] = textwrap.fill(names, WIDTH).replace("\n", "\n" + " " * (2 + len("evaluated on")))
     return text
 
 
@@ -86,7 +90,11 @@ def reasons_page(methods: dict[str, dict[str, str]]) -> str:
             rows.setdefault(one["student"], []).append(name)
         elif one["teacher"] and one["teacher"] != "asks no teacher":
             rows.setdefault(f"as the teacher, {one['teacher']}", []).append(name)
-    return columns([[f"  {', '.join(names)}", reason] for reason, names in rows.items()])
+    parts = []
+    for reason, names in rows.items():
+        for number, line in enumerate(textwrap.wrap(", ".join(names), WIDTH // 2)):
+            parts.append([f"  {line}", "" if number else reason])
+    return columns(parts)
 
 
 def modules_page(modules: list[dict]) -> str:

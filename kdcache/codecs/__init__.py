@@ -26,7 +26,7 @@ __all__ = ["CODECS", "F16", "F32", "Bits", "Codec", "Int8", "Logp8", "TopK", "fr
 CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (F32, F16, Int8, Logp8, TopK, Bits)}
 
 
-def named(text: str, values: Tensor, shift_matters: bool = False) -> Codec:
+def named(text: str, values: Tensor, shift_matters: bool = False, tail_matters: bool = False) -> Codec:
     """The codec that a user names, fitted to such values: `int8`, or `topk:16` for one with an argument."""
     name, _, argument = text.partition(":")
     if name not in CODECS or (argument and not CODECS[name].argument):
@@ -36,6 +36,9 @@ def named(text: str, values: Tensor, shift_matters: bool = False) -> Codec:
     if shift_matters and not CODECS[name].keeps_shift:
         remedy = "take int8 or f16"
         raise UsageError(f"`codec` {text}", "a codec that keeps the level of logits, as the method needs", name, remedy)
+    if tail_matters and not CODECS[name].keeps_all:
+        remedy = "take int8 or f16"
+        raise UsageError(f"`codec` {text}", "a codec that keeps every class, as the method needs", name, remedy)
     return CODECS[name].parse(argument, values)
 
 

@@ -66,11 +66,14 @@ def candidates(logits: Tensor) -> list[Codec]:
     return [codec for kind in CODECS.values() for codec in kind.candidates(logits)]
 
 
-def auto(logits: Tensor, max_kl: Limits = LIMITS, shift_matters: bool = True) -> tuple[Codec, list[dict]]:
+def auto(
+    logits: Tensor, max_kl: Limits = LIMITS, shift_matters: bool = True, tail_matters: bool = False
+) -> tuple[Codec, list[dict]]:
     """The smallest record that stays within every limit, and what was measured, smallest first.
 
     A row of the table says why its codec was not taken, in `refused`, which is empty where nothing speaks
-    against it. Where raw logits matter, neither a lost shift nor classes that share one level will do.
+    against it. Where raw logits matter, neither a lost shift nor classes that share one level will do; where the tail
+    matters, the latter will not.
     """
     sample("auto", logits)
     table = []
@@ -78,7 +81,7 @@ def auto(logits: Tensor, max_kl: Limits = LIMITS, shift_matters: bool = True) ->
         row = {"codec": codec.label, "keeps_shift": codec.keeps_shift}
         try:
             row |= measure(codec, logits, tuple(max_kl))
-            refused = _refusal(codec, row["kl"], max_kl, shift_matters)
+            refused = _refusal(codec, row["kl"], max_kl, shift_matters, tail_matters)
         except UsageError as error:  # values beyond its range
             row, refused = row | {"bytes": codec.size}, f"{error.found} where it takes {error.expected}"
         table.append((codec, row | {"refused": refused}))
@@ -87,10 +90,10 @@ def auto(logits: Tensor, max_kl: Limits = LIMITS, shift_matters: bool = True) ->
     return (taken or [F32.fit(logits)])[0], [row for _, row in table]
 
 
-def _refusal(codec: Codec, kl: dict, max_kl: Limits, shift_matters: bool) -> str:
+def _refusal(codec: Codec, kl: dict, max_kl: Limits, shift_matters: bool, tail_matters: bool) -> str:
     if shift_matters and not codec.keeps_shift:
         return "loses the level of a row's logits"
-    if shift_matters and not codec.keeps_all:
+    if (shift_matters or tail_matters) and not codec.keeps_all:
         return "loses the single logits of some classes"
     over = [f"KL {kl[t]['mean']:.3g} > {limit:g} at T = {t:g}" for t, limit in max_kl.items() if kl[t]["mean"] > limit]
     return ", ".join(over)

@@ -15,8 +15,9 @@ def fitted(method: Method, name: str, values: Tensor, codec: str) -> tuple[Codec
     """The codec of such values, where `codec` is the one asked for the logits; of `auto` also what was measured."""
     wanted = method.codec_of(name, codec)
     if wanted == "auto":
-        return auto(values, shift_matters=method.shift_matters)
-    return named(wanted, values, name == "logits" and method.shift_matters), []
+        return auto(values, shift_matters=method.shift_matters, tail_matters=method.tail_matters)
+    needs = (method.shift_matters, method.tail_matters) if name == "logits" else ()
+    return named(wanted, values, *needs), []
 
 
 def record_sizes(method: Method, shapes: Shapes, codec: str = "f16", logits: Tensor | None = None) -> dict[str, int]:

@@ -36,6 +36,8 @@ class Method(nn.Module):
     """Whether its formula stands with that weight alone: in a sum, only a `ce` that the text states is another."""
     shift_matters = False
     """Whether adding a constant to a row's logits changes the loss; codecs that lose it are refused if so."""
+    tail_matters = False
+    """Whether each class counts, however improbable; codecs that model some of them are refused if so."""
     codecs: Mapping[str, str] = {}
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
     variants: Mapping[str, Mapping[str, object]] = {}

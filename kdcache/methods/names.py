@@ -5,6 +5,11 @@ PLACES = {
     "st": "response:SoftTarget",
     "logits": "response:Logits",
     "dkd": "response:Decoupled",
+    "dist": "correlation:Correlations",
+    "nkd": "target:Normalised",
+    "wsld": "target:WeightedSoftLabels",
+    "ttm": "temperature:TransformedTeacher",
+    "bkd": "binary:Binary",
     "ls": "regularise:LabelSmoothing",
     "tfkd": "regularise:TeacherFree",
     "dml": "mutual:Mutual",
@@ -23,5 +28,5 @@ PLACES = {
 }
 """Name -> MODULE:CLASS, as text: whoever only wants the names need not import torch."""
 
-ALIASES = {"kdeid": ("kdsvd", "eid")}
+ALIASES = {"kdeid": ("kdsvd", "eid"), "wttm": ("ttm", "weighted")}
 """Names that stand for a variant."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdcache.checks import one_of
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method, labelled
-from kdcache.types import Batch
+from kdcache.types import Batch, Knowledge, Look
 
 
 class Plain(Method):
@@ -25,7 +25,10 @@ class Plain(Method):
 
 
 class SoftTarget(Method):
-    """T² KL(teacher ‖ student) at temperature T, beside a little cross-entropy; `squared=False` leaves T² out."""
+    """T² KL(teacher ‖ student) at temperature T, beside a little cross-entropy; `squared=False` leaves T² out.
+
+    `std=True` standardises the logits of both first (Sun et al. 2024, Logit Standardization in Knowledge Distillation).
+    """
 
     paper = "Hinton 2015, Distilling the Knowledge in a Neural Network"
     taps = ("logits",)
@@ -40,6 +43,7 @@ class SoftTarget(Method):
         "ab": {"weight": 1.0, "T": 3.0, "squared": False, "ce": 0.0},
         # FunMatch guards the teacher's logarithm at 1e-8: below 4e-9 per class, and no gradient, so it is left out
         "funmatch": {"weight": 1.0, "T": 1.0, "ce": 0.0},
+        "std": {"weight": 9.0, "T": 2.0, "std": True},
     }
 
     def __init__(
@@ -50,14 +54,17 @@ class SoftTarget(Method):
         weight: float = 0.9,
         T: float = 4.0,
         squared: bool = True,
+        std: bool = False,
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.T, self.squared = weight, above_zero("T", T), squared
+        self.std = self.tail_matters = std
 
     def terms(self, look, knowledge, batch):
         scale = self.weight * (self.T**2 if self.squared else 1)
-        return {"st": scale * kl(knowledge["logits"], look["logits"], self.T)}
+        theirs, mine = both(knowledge, look, self.std)
+        return {"st": scale * kl(theirs, mine, self.T)}
 
 
 class Logits(Method):
@@ -87,6 +94,7 @@ class Decoupled(Method):
     """Soft targets in two parts: is it the true class (TCKD), and which of the wrong ones is it rather (NCKD).
 
     `beta` depends strongly on the pair of networks; the authors took 2 to 8. The first `warmup` epochs ramp up.
+    `std=True` standardises the logits of both first.
     """
 
     paper = "DKD, Zhao et al. 2022, Decoupled Knowledge Distillation"
@@ -96,6 +104,7 @@ class Decoupled(Method):
     variants: ClassVar = {
         "res": {"beta": 2.0},  # resnet110 or 56 to resnet32 or 20
         "wrn": {"beta": 6.0},  # wrn40-2 to wrn16-2
+        "std": {"weight": 9.0, "T": 2.0, "std": True},
     }
 
     def __init__(
@@ -108,10 +117,12 @@ class Decoupled(Method):
         beta: float = 8.0,
         T: float = 4.0,
         warmup: int = 20,
+        std: bool = False,
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.alpha, self.beta, self.T, self.warmup = weight, alpha, beta, above_zero("T", T), warmup
+        self.std = self.tail_matters = std
 
     def weights(self, stage="main"):
         tckd, nckd = self.weight * self.alpha, self.weight * self.beta
@@ -119,10 +130,10 @@ class Decoupled(Method):
 
     def terms(self, look, knowledge, batch):
         right = batch.targets.clamp(min=0)
-        mine, my_others = decoupled(look["logits"] / self.T, right)
-        theirs, their_others = decoupled(knowledge["logits"].to(mine) / self.T, right)
-        ramp = 1.0 if batch.epoch is None else min(batch.epoch / max(self.warmup, 1), 1.0)
-        scale = self.weight * ramp * self.T**2
+        teacher, student = both(knowledge, look, self.std)
+        mine, my_others = decoupled(student / self.T, right)
+        theirs, their_others = decoupled(teacher.to(mine) / self.T, right)
+        scale = self.weight * ramp(batch, self.warmup) * self.T**2
         return {
             "tckd": scale * self.alpha * over_labelled(relative_entropy(theirs, mine), batch),
             "nckd": scale * self.beta * over_labelled(relative_entropy(their_others, my_others), batch),
@@ -136,6 +147,27 @@ def decoupled(logits: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     # in this form neither side becomes log 0, however sure the network is
     ahead = logits.gather(1, right[:, None]) - others.logsumexp(1, keepdim=True)
     return F.logsigmoid(torch.cat([ahead, -ahead], 1)), others.log_softmax(1)
+
+
+def ramp(batch: Batch, warmup: int) -> float:
+    """What a term of this epoch is multiplied by, where the first `warmup` epochs ramp up."""
+    return 1.0 if batch.epoch is None else min(batch.epoch / max(warmup, 1), 1.0)
+
+
+def both(knowledge: Knowledge, look: Look, std: bool) -> tuple[Tensor, Tensor]:
+    """The teacher's logits and the student's, standardised if so asked."""
+    pair = knowledge["logits"], look["logits"]
+    return (standardised(pair[0]), standardised(pair[1])) if std else pair
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each row with mean 0 and (unbiased) standard deviation 1; of a constant row zeros, without a gradient.
+
+    Divided by its rounding error, such a row would learn from noise, 10 million times over.
+    """
+    mean, std = logits.mean(1, keepdim=True), logits.std(1, keepdim=True)
+    flat = std <= 4 * torch.finfo(logits.dtype).eps * logits.abs().amax(1, keepdim=True)
+    return torch.where(flat, 0, (logits - mean) / (std + 1e-7))
 
 
 def relative_entropy(teacher: Tensor, student: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Sum(Method):
         self.codecs = {name: codec for part in parts for name, codec in part.codecs.items()}
         self.paper = "; ".join(part.paper for part in parts)
         self.shift_matters = any(part.shift_matters for part in parts)
+        self.tail_matters = any(part.tail_matters for part in parts)
         self.clips_to_ce = any(part.clips_to_ce for part in parts)
         self.init_share = max(part.init_share for part in parts)
         self.students = max(part.students for part in parts)
@@ -79,7 +80,8 @@ class Asked(Method):
         super().__init__()
         self.every = nn.ModuleList(method for several in methods.values() for method in several)
         self.each = Sum(several[0] for several in methods.values())
-        self.taps, self.norms, self.shift_matters = self.each.taps, self.each.norms, self.each.shift_matters
+        self.taps, self.norms = self.each.taps, self.each.norms
+        self.shift_matters, self.tail_matters = self.each.shift_matters, self.each.tail_matters
 
     def prepare(self, teacher, looks):
         return self.each.prepare(teacher, looks)

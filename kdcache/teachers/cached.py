@@ -13,6 +13,7 @@ from torch import Tensor
 from kdcache.batches import Loader
 from kdcache.cache import Store
 from kdcache.cache.base import Held
+from kdcache.codecs import from_json
 from kdcache.errors import CacheError, UsageError
 from kdcache.methods import Method
 from kdcache.teachers.base import Answers, Forward, Same, SampleViews
@@ -98,6 +99,10 @@ class Cached:
                 refuse(f"knowledge {name!r}", f"only {', '.join(stored)}")
             if stored[name] != shape:
                 refuse(f"{name} of shape {shape}", f"{stored[name]}")
+        for file in self.cache.files if method.tail_matters and "logits" in wanted else ():
+            codec = from_json(file.path, file.meta["knowledge"]["logits"])
+            if not codec.keeps_all:
+                refuse("logits of every class", f"codec {codec.label} in {file.path}, which models some of them")
         return list(wanted)
 
 
