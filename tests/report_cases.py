@@ -13,15 +13,17 @@ CLASSES = ("cat", "dog", "bird", "fish", "ox", "newt")
 
 def made_run(
     root: Path, method: str = "st", seed: int = 0, *, model: str = "tiny", skill: float = 2.0, epochs: int = 3,
-    classes=CLASSES, rows: int = 120, ended: bool = True, name: str | None = None, kind: str = "student", **settings,
+    classes=CLASSES, rows: int = 120, ended: bool = True, name: str | None = None, kind: str = "student",
+    teacher: str = "large", **settings,
 ) -> Path:  # fmt: skip
     """A finished training whose network is the more often right the greater its skill."""
     facts = {
         "kind": kind, "model": model, "method": method, "data": {"spec": "birds", "fraction": 1.0},
         "settings": {"epochs": epochs, "lr": 0.1, "seed": seed, **settings}, "cache": {"views": 10}, "live": False,
+        "teacher": {"model": teacher, "fingerprint": teacher, "classes": len(classes)},
     }  # fmt: skip
     if kind == "teacher":
-        del facts["method"], facts["cache"]
+        del facts["method"], facts["cache"], facts["teacher"]
     run = Run(root / (name or f"{kind}-{method}-{model}-{seed}"), facts)
     run.begin()
     outcome = answers(classes, rows, skill, 100 * seed + len(method))

@@ -11,8 +11,10 @@ import pytest
 import torch
 from cli_cases import DUMP, TEACHER, good, refused
 from reference_views import made_images, made_seeds
+from sklearn.metrics import brier_score_loss
 
 from kdcache import codecs, sources
+from kdcache.measures import MEASURES, SURE, Measure, Outcome, every
 from kdcache.models import MODELS, table
 from kdcache.views import POLICIES, VIEWS, from_json, open_view
 from kdcache.views.native import Untouched
@@ -28,6 +30,15 @@ def shown(name: str):
     space = {"__name__": "kdcache.example"}
     exec(code, space)
     return space[name]
+
+
+def test_a_new_measure_is_that_of_scikit_learn(monkeypatch):
+    monkeypatch.setitem(MEASURES, "brier", Measure("Brier", "an example", "nats", shown("brier"), SURE, False))
+    logits, labels = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4
+    found = every(Outcome(logits, labels))
+    expected = brier_score_loss(labels, logits.double().softmax(1), scale_by_half=False)
+    assert found["brier"] == pytest.approx(expected)
+    assert "brier" not in every(Outcome(logits, torch.full((50,), -1)))
 
 
 @pytest.fixture

@@ -104,6 +104,12 @@ def test_labels_name_what_differs(tmp_path):
     assert labels == {"st · tiny, lr 0.1", "st · large, lr 0.1", "st:T=2 · tiny, lr 0.1", "st · tiny, lr 0.5"}
 
 
+def test_labels_name_the_teacher_where_there_are_several(tmp_path):
+    for teacher in ("large", "small"):
+        made_run(tmp_path, "st", teacher=teacher, name=teacher)
+    assert {group.label for group in collect([tmp_path]).groups} == {"st, by large", "st, by small"}
+
+
 def test_every_mean_and_every_run_is_in_the_page(runs):
     found, page = written(runs)
     assert found["trainings"] == 10

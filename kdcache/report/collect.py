@@ -20,9 +20,11 @@ from kdcache.runs import read_metrics
 
 MOST_BYTES = 1 << 26  # of an evaluation: a confusion matrix of some thousand classes
 UNSAID = re.compile(
-    r"seed$|fingerprint|classes|rows|split|mean$|std$|shapes|options|run_key|knowledge|file|path|libraries|teacher"
+    r"seed$|fingerprint|classes|rows|split|mean$|std$|shapes|options|run_key|knowledge|file|path|libraries|teacher\.(?!model$)"
 )
 """Facts that tell groups apart and that nobody would name one by."""
+SAID = {"teacher.model": "by"}
+"""How a fact is called beside its value, where its own last word does not do."""
 
 
 @dataclass
@@ -249,7 +251,7 @@ def name(groups: list[Group]) -> None:
         parts = ["plain" if group.is_plain else facts.get("method", "?")]
         parts += [facts["model"]] if "model" in varied and "model" in facts else []
         others = [key for key in varied if key in facts and key not in ("model", "method")]
-        told = [f"{key.rpartition('.')[2]} {short(facts[key], 24)}" for key in others]
+        told = [f"{SAID.get(key, key.rpartition('.')[2])} {short(facts[key], 24)}" for key in others]
         group.label = ", ".join([" · ".join(parts), *told])
     labels = [group.label for group in groups]
     for number, group in enumerate(groups):
