@@ -108,6 +108,11 @@ def test_a_network_without_a_family_stays():
     assert [smallest(name) for name in ("tiny", "nets:make", "unheard-of")] == ["tiny", "nets:make", "unheard-of"]
 
 
+def test_what_is_wrong_is_so_when_it_is_tiny_too():
+    Path("r.toml").write_text('settings = { epochs = "3" }\n[[student]]\nmethod = "none"\n')
+    refused("run r.toml --tiny", 2, "r.toml:1, [settings], epochs", "a whole number")
+
+
 def test_a_cache_made_before_is_of_other_images():
     Path("made.toml").write_text('cache = "logits.h5"\n[[student]]\nmethod = "st"\n')
     refused("run made.toml --tiny", 2, "made.toml", "caches that the recipe makes", "logits.h5")

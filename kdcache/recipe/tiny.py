@@ -8,19 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kdcache.models.table import MODELS
+from kdcache.recipe.keys import is_number
 
 DATA, SHARE, EPOCHS, BATCH, VIEWS, SEEDS = "digits", 0.05, 2, 32, 4, 1
 NOTE = f"{DATA}, {SHARE:.0%} of their rows, {EPOCHS} epochs, {VIEWS} views, small networks: these figures mean nothing"
-ELSEWHERE = {
-    "weights",
-    "mean",
-    "std",
-    "init_from",
-    "freeze",
-    "backbone_lr",
-    "published",
-    "source",
-}  # what belongs to the real images and networks
+ELSEWHERE = {*["weights", "mean", "std", "init_from", "freeze", "backbone_lr", "published", "source"]}
+"""Keys that belong to the real images and networks."""
 SLOW = {"eval_every", "compile"}
 
 
@@ -31,7 +24,7 @@ def tiny(table: dict) -> dict:
     small |= {"data": DATA, "fraction": SHARE * table.get("fraction", 1), "seeds": SEEDS}
     small["title"] = f"{table.get('title', '')} ({NOTE})".strip()
     small["pack"] = table.get("pack", False) is not False
-    small["settings"] = shrunk({"epochs": EPOCHS} | table.get("settings", {}))
+    small["settings"] = shrunk({"epochs": EPOCHS} | table.get("settings", {})) | {"eval_every": EPOCHS}
     small["teacher"] = [{"name": keys.get("name", keys.get("model"))} | shrunk(keys) for keys in teachers]
     small["dump"] = [shrunk({"views": VIEWS} | keys) for keys in dumps]
     small["student"] = [shrunk({key: keys[key] for key in keys if key != "seeds"}) for keys in table["student"]]
@@ -62,11 +55,16 @@ def smallest(model: str) -> str:
     return min(zip(family.sizes, family.listed, strict=True))[1] if family and family.rule else model
 
 
+def at_most(most: int) -> Callable:
+    """What shrinks a number; a value of another type is refused later, by those who know what it should be."""
+    return lambda value: min(value, most) if is_number(value) else value
+
+
 SMALLER: dict[str, Callable] = {
-    "epochs": lambda value: min(value, EPOCHS),
-    "warmup": lambda value: min(value, 1),
-    "batch": lambda value: min(value, BATCH),
+    "epochs": at_most(EPOCHS),
+    "warmup": at_most(1),
+    "batch": at_most(BATCH),
     "fraction": lambda value: SHARE * value,
-    "views": lambda value: VIEWS if value == "all" else min(value, VIEWS),
+    "views": lambda value: VIEWS if value == "all" else at_most(VIEWS)(value),
     "model": smallest,
 }
