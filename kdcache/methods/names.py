@@ -25,6 +25,11 @@ PLACES = {
     "rkd": "relation:Relational",
     "kdsvd": "svd:SingularVectors",
     "mhgd": "mhgd:Graph",
+    "pkt": "batchwise:ProbabilisticTransfer",
+    "cc": "batchwise:Correlation",
+    "feat": "embedding:Feature",
+    "vkd": "embedding:Orthogonal",
+    "srd": "embedding:SimpleRecipe",
 }
 """Name -> MODULE:CLASS, as text: whoever only wants the names need not import torch."""
 

@@ -1,0 +1,47 @@
+"""Looks that are only random tensors, and every method of embeddings with its terms as the formulas have them."""
+
+import reference_embedding as ref
+import torch
+
+from kdcache.methods import METHODS, build
+from kdcache.types import Batch
+
+CLASSES, ROWS = 5, 4
+STUDENT = {"logits": (CLASSES,), "emb": (4,)}
+TEACHER = {"logits": (CLASSES,), "emb": (6,)}
+MINE = ["pkt", "cc", "feat", "vkd", "srd"]
+ALL = [m + v for m in MINE for v in ("", *(f"/{variant}" for variant in METHODS[m].variants))]
+
+
+def draw(shapes, seed, n=ROWS, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    look = {k: torch.randn(n, *s, generator=generator, dtype=torch.float64) for k, s in shapes.items()}
+    return {k: v.to(dtype) for k, v in look.items()}
+
+
+def batch_of(n=ROWS, epoch=None):
+    rows = torch.arange(n)
+    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows.numpy(), n, epoch)
+
+
+def made(text, student=STUDENT, teacher=TEACHER):
+    """A method in f64, whose connectors differ from fresh ones: their biases, too, have some part in it."""
+    method = build(text, student, teacher).double()
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, value in method.named_parameters():
+            if name.endswith("bias"):
+                value.copy_(torch.randn(value.shape, generator=generator))
+    return method
+
+
+EXPECTED = {  # text: terms beside cross-entropy of weight 1, of (method, student's look, teacher's look)
+    "pkt": lambda m, s, t: {"pkt": 30000 * ref.pkt(s["emb"], t["emb"])},
+    "cc": lambda m, s, t: {"cc": 0.02 * ref.cc(m.mine, m.theirs, s["emb"], t["emb"])},
+    "feat": lambda m, s, t: {"feat": ref.squares(ref.linear(m.connector, s["emb"]), t["emb"])},
+    "vkd": lambda m, s, t: {"vkd": ref.vkd(m.connector.weight, s["emb"], t["emb"])},
+    "srd": lambda m, s, t: {
+        "srd": ref.srd(m.connector, s["emb"], t["emb"]),
+        "srd.kd": ref.soft_targets(s["logits"], t["logits"]),
+    },
+}

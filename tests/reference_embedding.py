@@ -1,0 +1,70 @@
+"""The methods that read embeddings and small projections of maps once more: slow, in f64, number by number.
+
+Shares no code with kdcache.methods; connectors are given by their weights.
+"""
+
+from itertools import pairwise
+
+import torch
+from reference_relation import divergence, huber, softmax
+
+
+def linear(layer, x):
+    """Row by row; of a bias or none."""
+    rows = [[sum(w * v for w, v in zip(weights, row, strict=True)) for weights in layer.weight] for row in x]
+    bias = [0.0] * len(layer.weight) if layer.bias is None else layer.bias
+    return torch.stack([torch.stack([v + b for v, b in zip(row, bias, strict=True)]) for row in rows])
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def pkt(s, t, eps=1e-7):
+    def shares(x):
+        norms = [torch.sqrt(sum(v * v for v in row)) + eps for row in x]
+        close = [
+            [(sum(a * b for a, b in zip(x[i], x[j], strict=True)) / norms[i] / norms[j] + 1) / 2 for j in range(len(x))]
+            for i in range(len(x))
+        ]
+        return [[v / sum(row) for v in row] for row in close]
+
+    pairs = [pair for rows in zip(shares(s), shares(t), strict=True) for pair in zip(*rows, strict=True)]
+    return mean(b * torch.log((b + eps) / (a + eps)) for a, b in pairs)
+
+
+def cc(mine, theirs, s, t):
+    apart = torch.abs(linear(mine, s) - linear(theirs, t))
+    return sum((a * b).sum() for a, b in pairwise(apart)) / (len(s) - 1)
+
+
+def squares(s, t):
+    return mean((a - b) ** 2 for a, b in zip(s.flatten(), t.flatten(), strict=True))
+
+
+def standardised(values, eps):
+    middle = mean(values)
+    return [(v - middle) / torch.sqrt(mean((u - middle) ** 2 for u in values) + eps) for v in values]
+
+
+def vkd(matrix, s, t):
+    total = []
+    for row, theirs in zip(s, t, strict=True):
+        mine = [sum(w * v for w, v in zip(weights, row, strict=True)) for weights in matrix]
+        total += [huber(a, b) for a, b in zip(mine, standardised(list(theirs), 1e-5), strict=True)]
+    return mean(total)
+
+
+def srd(layer, s, t):
+    mine = linear(layer, s)
+    total = 0.0
+    for k in range(t.shape[1]):
+        pair = (standardised(list(mine[:, k]), 1e-4), standardised(list(t[:, k]), 1e-4))
+        total = total + sum((a - b) ** 4 for a, b in zip(*pair, strict=True))
+    return 2 * torch.log(total)
+
+
+def soft_targets(s, t):
+    """At T = 1."""
+    return mean(divergence(softmax(b), softmax(a)) for a, b in zip(s, t, strict=True))
