@@ -245,6 +245,17 @@ def test_ticks_are_few_and_inside(low, high, log):
     assert all(-1e-6 <= axis(tick) <= 100 + 1e-6 for tick in ticks)
 
 
+def test_epochs_are_whole():
+    assert Axis(1, 2, 0.0, 100.0, whole=True).ticks(6) == [1, 2]
+    assert Axis(1, 30, 0.0, 100.0, whole=True).ticks(6) == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_page_has_the_title_of_its_recipe(runs):
+    assert "runs" in written(runs)[1].texts
+    (runs / "table.json").write_text('{"title": "Birds & co"}')
+    assert "Birds & co" in written(runs)[1].texts
+
+
 def test_a_range_holds_its_values():
     assert around([0.0, 1.0]) == pytest.approx((-0.06, 1.06))
     assert around([0.5, 1.0], most=1.0)[1] == 1.0

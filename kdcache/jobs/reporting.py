@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.checks import replace, require_kind
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.report.collect import Study, collect
+from kdcache.report.collect import Study, collect, read_json
 from kdcache.report.page import page
 from kdcache.report.summary import markdown, table_csv
 
@@ -49,8 +49,11 @@ def facts_of(study: Study) -> dict:
 
 
 def titled(runs: Sequence[str]) -> str:
-    """By the folder that was named, where it is one."""
-    return Path(runs[0]).resolve().name if len(runs) == 1 else f"{len(runs)} folders of runs"
+    """As the recipe calls it, else by the folder that was named, where it is one."""
+    if len(runs) > 1:
+        return f"{len(runs)} folders of runs"
+    title = read_json(Path(runs[0]) / "table.json").get("title")
+    return title if isinstance(title, str) and title else Path(runs[0]).resolve().name
 
 
 def writable(name: str, path: Path, kind: str) -> Path:

@@ -44,7 +44,7 @@ def lines(title: str, series: Sequence[Series], text: Text, most: float = float(
     """Lines over epochs with a band of the interval; what lies below the first quarter's end is cut off."""
     xs = sorted({x for one in series for x, _, _ in one.points})
     late = [y for one in series for x, y, _ in one.points if x >= xs[-1] / 4] or [0.0]
-    across = Axis(min(xs[0], xs[-1] - 1), xs[-1], LEFT, WIDTH - RIGHT)
+    across = Axis(min(xs[0], xs[-1] - 1), xs[-1], LEFT, WIDTH - RIGHT, whole=True)
     up = Axis(*around(late, most=most), HEIGHT - BOTTOM, TOP)
     guide = tag("line", class_="guide", y1=TOP, y2=HEIGHT - BOTTOM)
     places = " ".join(f"{x:g}:{across(x):.1f}" for x in xs)
@@ -63,7 +63,7 @@ def window(drawn: Iterable[Markup]) -> Markup:
 
 def line(one: Series, across: Axis, up: Axis, text: Text) -> Markup:
     points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in one.points)
-    spread = [(x, y, half) for x, y, half in one.points if half]
+    spread = [(x, y, half) for x, y, half in one.points if half and half < up.high - up.low]  # wider, it says nothing
     upper = [f"{across(x):.1f},{up(y + half):.1f}" for x, y, half in spread]
     lower = [f"{across(x):.1f},{up(y - half):.1f}" for x, y, half in reversed(spread)]
     band = tag("polygon", points=" ".join(upper + lower), class_="band") if spread else None

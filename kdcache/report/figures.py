@@ -64,7 +64,7 @@ def curves(study: Study, shown: Sequence[int]) -> Markup | None:
         return None
     spread = any(half for i in shown for _, _, half in study.groups[i].by_epoch("total"))
     left = len(study.groups) - len(shown)
-    remarks = ["The band is the 95 % interval of the mean over the seeds."] if spread else []
+    remarks = ["The band is the 95 % interval of the mean over the seeds, where it fits."] if spread else []
     remarks += [f"{count(left, 'group')} more in the tables."] if left else []
     return join(legend(study, shown), tag("div", *cards, class_="cards"), note(" ".join(remarks)))
 
@@ -89,9 +89,9 @@ def levels(study: Study, shown: Sequence[int], name: str, epochs: Sequence[float
 def spoken(name: str) -> tuple[str, Callable[[float], str], float]:
     """Title, text of a value, and the largest value of a measure."""
     if name == "total":
-        return "training loss", "{:.3g}".format, float("inf")
+        return "training loss", "{:.4g}".format, float("inf")
     one = MEASURES[name]
-    return (one.title, percent, 1.0) if one.unit == "share" else (one.title, "{:.3g}".format, float("inf"))
+    return (one.title, percent, 1.0) if one.unit == "share" else (one.title, "{:.4g}".format, float("inf"))
 
 
 def costs(study: Study, shown: Sequence[int]) -> Markup | None:

@@ -19,6 +19,7 @@ class Axis:
     start: float
     end: float
     log: bool = False
+    whole: bool = False  # ticks at whole numbers alone
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -29,7 +30,8 @@ class Axis:
     def ticks(self, most: int = 5) -> list[float]:
         """Round values, at most so many."""
         if not self.log:
-            return round_values(self.low, self.high, most)
+            ticks = round_values(self.low, self.high, most)
+            return [tick for tick in ticks if tick == int(tick)] if self.whole else ticks
         tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
             found = [digit * 10.0**ten for ten in tens for digit in digits]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from kdcache.report.statistics import mark
 
 NUMBERS = [name for name, one in MEASURES.items() if one.shape == "number"]
 RATED = [name for name in NUMBERS if MEASURES[name].unit in ("share", "nats")]
+UNTOLD = re.compile(r"seed$|\.shapes\.")  # what differs between the runs of a group, or follows from the network
 WHO = ("Students", "Teachers")
 COSTS = [name for name in NUMBERS if name not in RATED]
 
@@ -137,7 +139,7 @@ def kinds(study: Study) -> dict[str, list[int]]:
 def settings(study: Study, numbers: Sequence[int]) -> tuple[Table, Table]:
     """What these groups have in common; and what they differ in, a row for each."""
     facts = {i: study.groups[i].facts | made_of(study.groups[i]) for i in numbers}
-    names = dict.fromkeys(name for one in facts.values() for name in one if not name.endswith("seed"))
+    names = dict.fromkeys(name for one in facts.values() for name in one if not UNTOLD.search(name))
     common = [name for name in names if len({one.get(name) for one in facts.values()}) == 1]
     differing = [name for name in names if name not in common]
     rows = [
