@@ -30,8 +30,9 @@ from kdcache.report.table import columns
 def inspect(file, as_json):
     """Say what is in a cache or a pack, finished or not."""
     from kdcache import jobs
+    from kdcache.sources.pack_file import is_pack
 
-    if jobs.is_pack(file):
+    if is_pack(file):
         facts = jobs.facts_of_pack(file)
         put(facts, as_json, pack_page(facts))
         return

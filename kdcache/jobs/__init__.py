@@ -15,7 +15,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "estimates": "answering_rate file_bytes plan rendering_rate training_rate",
         "imports": "import_logits",
         "inspection": "evaluate show verify",
-        "packs": "facts_of_pack is_pack make_pack verify_pack",
+        "packs": "facts_of_pack make_pack verify_pack",
         "pruning": "prune",
         "reporting": "report",
         "pseudo": "pseudo_from_text pseudo_teacher schedule_note",

@@ -21,7 +21,7 @@ from kdcache.jobs.data import (
     require_place,
     workers_for,
 )
-from kdcache.jobs.packs import is_pack, verify_pack
+from kdcache.jobs.packs import verify_pack
 from kdcache.jobs.rows import training_rows
 from kdcache.jobs.taught import taught_by
 from kdcache.methods import Method, RawTaps
@@ -30,6 +30,7 @@ from kdcache.models.network import Network, check_output, shapes
 from kdcache.proof import verdicts as checks
 from kdcache.proof.verdicts import Check, require_eval_images
 from kdcache.report.sheet import contact_sheet
+from kdcache.sources.pack_file import is_pack
 from kdcache.teachers import Forward, LiveTeacher, describe
 from kdcache.types import quiet
 from kdcache.views import from_json

@@ -17,7 +17,7 @@ from kdcache.proof.verdicts import Check
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source, open_source
 from kdcache.sources.pack import Pixels
-from kdcache.sources.pack_file import MAGIC, PackFile, done, padding, read_pack, words_in
+from kdcache.sources.pack_file import PackFile, done, padding, read_pack, words_in
 from kdcache.types import quiet
 
 COMPARED = 64  # images of each split that `verify` decodes again
@@ -35,15 +35,6 @@ def make_pack(
     path = require_kind(f"`out` {out}", require_place(out), "pack")
     train, held_out = (open_source(data or DEFAULT_DATA, split) for split in SPLITS)
     return Packing(path, train, held_out, short, cores() if workers is None else workers).run(progress)
-
-
-def is_pack(file: str | os.PathLike) -> bool:
-    """Whether a file begins as a pack does."""
-    try:
-        with open(file, "rb") as found:
-            return found.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def facts_of_pack(file: str | os.PathLike) -> dict:

@@ -50,6 +50,15 @@ STUDENT = re.compile(r"[a-z0-9-]+")
 REMEDY = "copy it again, or pack again"
 
 
+def is_pack(file: str | os.PathLike) -> bool:
+    """Whether a file begins as a pack does."""
+    try:
+        with open(file, "rb") as found:
+            return found.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 @dataclass
 class Split:
     """Where the parts of a split lie, and its tables."""
