@@ -37,6 +37,7 @@ class Batch:
     others: Tensor | None = None  # of mixed images: int64 [n], the targets of what was mixed in
     shares: Tensor | None = None  # and f32 [n], how much of each is its own
     seeds: np.ndarray | None = None  # int64 [n], what they were rendered with
+    epochs: int | None = None  # how many there are; None: nobody knows
 
     def __len__(self) -> int:
         return len(self.items)

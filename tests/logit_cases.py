@@ -2,9 +2,12 @@
 
 import reference_logits as ref
 import reference_relation as first
+import torch
 import torch.nn.functional as F
 
-MINE = ["dist", "nkd", "wsld", "ttm", "bkd"]
+MINE = ["dist", "nkd", "wsld", "ttm", "ctkd", "rld", "wkd", "bkd"]
+APART = torch.rand(5, 5, generator=torch.Generator().manual_seed(9)).double()
+CONSTANTS = {"wkd.cka100": APART, "wkd.fc": APART}
 
 
 def dkd_std(s, t, y):
@@ -40,6 +43,31 @@ def ttm(name, weighted):
     return lambda s, t, y: {name: 45 * ref.transformed(s["logits"], t["logits"], 0.1, weighted)}
 
 
+def ctkd(weight, std=False):
+    def terms(s, t, y):
+        mine, theirs = (ref.standardised(z) if std else z for z in (s["logits"], t["logits"]))
+        return {"ctkd": weight * ref.learnt(mine, theirs, torch.ones(()).double(), 20)}
+
+    return terms
+
+
+def rld(T, T_alpha, beta, weight=1.0, std=False):
+    def terms(s, t, y):
+        mine, theirs = (ref.standardised(z) if std else z for z in (s["logits"], t["logits"]))
+        sure, rest = ref.refined(mine, theirs, y, T, T_alpha)
+        return {"rld.confidence": weight * sure, "rld.others": weight * beta * rest}
+
+    return terms
+
+
+def wkd(T, gamma):
+    def terms(s, t, y):
+        right, _ = ref.normalised(s["logits"], t["logits"], y, 1.0)
+        return {"wkd.right": right, "wkd.others": gamma * ref.transport(s["logits"], t["logits"], y, T, APART)}
+
+    return terms
+
+
 def bkd(s, t, y):
     right = ref.binary(s["logits"], F.one_hot(y, s["logits"].shape[1]))
     return {"bce": right, "bkd": ref.binary(s["logits"], t["logits"].softmax(1))}
@@ -56,5 +84,16 @@ EXPECTED = {  # text: (weight of the cross-entropy, terms)
     "wsld/cifar": (1.0, wsld(4.0, 2.25)),
     "ttm": (1.0, ttm("ttm", False)),
     "ttm/weighted": (1.0, ttm("wttm", True)),
+    "ctkd": (0.1, ctkd(0.9)),
+    "ctkd/imagenet": (1.0, ctkd(1.0)),
+    "ctkd/std": (0.1, ctkd(9.0, True)),
+    "rld": (1.0, rld(4.0, 4.0, 8.0)),
+    "rld/t1": (1.0, rld(4.0, 1.0, 8.0)),
+    "rld/imagenet": (1.0, rld(1.0, 1.0, 0.5)),
+    "rld/std": (1.0, rld(2.0, 2.0, 8.0, 9.0, True)),
+    "wkd": (1.0, wkd(8.0, 600.0)),
+    "wkd/wrn": (1.0, wkd(6.0, 200.0)),
+    "wkd/imagenet": (1.0, wkd(2.0, 30.0)),
+    "wkd/fc": (1.0, wkd(8.0, 600.0)),
     "bkd": (0.0, bkd),
 }

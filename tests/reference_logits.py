@@ -35,7 +35,7 @@ def without(values, y):
     return [v for c, v in enumerate(values) if c != y]
 
 
-def apart(row, y, T):
+def others(row, y, T):
     """The softmax of all classes but y."""
     return softmax(torch.stack(without(row, y)), T)
 
@@ -46,11 +46,11 @@ def labelled_rows(s, t, targets):
 
 def normalised(s, t, targets, T):
     """The term of the label's class and that of the others, with T² but without gamma."""
-    right, others = [], []
+    right, rest = [], []
     for a, b, y in labelled_rows(s, t, targets):
         right.append(-softmax(b)[y] * torch.log(softmax(a)[y]))
-        others.append(-sum(p * torch.log(q) for p, q in zip(apart(b, y, T), apart(a, y, T), strict=True)))
-    return sum(right) / len(right), T * T * sum(others) / len(others)
+        rest.append(-sum(p * torch.log(q) for p, q in zip(others(b, y, T), others(a, y, T), strict=True)))
+    return sum(right) / len(right), T * T * sum(rest) / len(rest)
 
 
 def weighted_soft_labels(s, t, targets, T):
@@ -79,3 +79,43 @@ def binary(s, wanted):
             q = 1 / (1 + torch.exp(-z))
             losses.append(-p * torch.log(q) - (1 - p) * torch.log(1 - q))
     return sum(losses) / len(losses)
+
+
+def learnt(s, t, place, span):
+    """Soft targets at the temperature that a number stands for."""
+    T = 1 + span / (1 + torch.exp(-place))
+    return T * T * sum(divergence(softmax(b, T), softmax(a, T)) for a, b in zip(s, t, strict=True)) / len(s)
+
+
+def refined(s, t, targets, T, T_alpha):
+    """The confidence in one class, and what is left of the others, each with its T²."""
+    sure, rest, rows = [], [], labelled_rows(s, t, targets)
+    for a, b, y in rows:
+        p, q = softmax(b, T_alpha), softmax(a, T_alpha)
+        top = int(b.argmax())
+        sure.append(divergence([p[top], sum(without(p, top))], [q[y], sum(without(q, y))]))
+        below = [c for c in range(len(b)) if b[c] < b[y]]
+        if below:
+            rest.append(divergence(softmax(b[below], T), softmax(a[below], T)))
+    return T_alpha**2 * sum(sure) / len(rows), T * T * sum(rest, torch.zeros(())) / len(rows)
+
+
+def transport(s, t, targets, T, apart, sharp=1.0, blur=0.05):
+    """Sinkhorn's cost among the classes without the label, each row with a kernel of its own."""
+    costs, rows = [], labelled_rows(s, t, targets)
+    for a, b, y in rows:
+        keep = without(range(len(a)), y)
+        cost = (1 - torch.exp(-sharp * apart[keep][:, keep])).clamp(min=0) + 1e-8
+        kernel, u = torch.exp(-cost / blur), torch.full((len(keep),), 1 / len(keep)).double()
+        p, q = (torch.stack(others(row, y, T)) for row in (b, a))
+        for _ in range(10):
+            v = p / (kernel.T @ u + 1e-8)
+            u = q / (kernel @ v + 1e-8)
+        costs.append((u[:, None] * kernel * v[None] * cost).sum())
+    return sum(costs) / len(rows)
+
+
+def alike(x, y):
+    """Linear CKA of two sets of rows, in their order."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    return (y.T @ x).square().sum() / ((x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt())

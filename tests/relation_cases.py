@@ -38,6 +38,8 @@ def made(text, seed=3, dtype=torch.float64):
     method = build(text, SHAPES, SHAPES)
     if text == "mhgd":
         method.use({name: value.detach() for name, value in folded(relations_of(seed)).items()})
+    else:
+        method.use(logit_cases.CONSTANTS)
     return method.to(dtype)
 
 

@@ -185,7 +185,8 @@ def test_rowwise(text, model):
     if hasattr(method, "passes"):
         method.passes = 1
     with LiveTeacher(network, method, Forward()) as teacher:
-        method.use(method.prepare(network, lambda: [teacher.looks(images)]))
+        labelled = {**teacher.looks(images), "targets": batch_of(images).targets}
+        method.use(method.prepare(network, lambda: [labelled, labelled]))
         whole = teacher(batch_of(images))
         alone = [teacher(batch_of(images[i : i + 1])) for i in range(7)]
         pairs = [teacher(batch_of(images[[i, 6 - i]])) for i in range(7)]

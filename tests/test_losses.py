@@ -7,7 +7,20 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from test_methods import ALL, CLASSES, SHAPES, Teacher, batch_of, draw, every_method, made, shown, stages_of, taught
+from test_methods import (
+    ALL,
+    CLASSES,
+    SHAPES,
+    Teacher,
+    batch_of,
+    draw,
+    every_method,
+    made,
+    passed,
+    shown,
+    stages_of,
+    taught,
+)
 
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, build, described, parse
@@ -116,7 +129,7 @@ def test_what_was_made_in_inference_mode_can_be_learnt_from(text):
     method, look, knowledge = sides(text)
     plain = made(text).to(F64)
     with torch.inference_mode():
-        constants = plain.prepare(Teacher(), lambda: [draw(7, 8), draw(8, 8)])
+        constants = plain.prepare(Teacher(), passed)
         method.use({name: value.to(F64) for name, value in constants.items()})
         stored = {name: value.clone() for name, value in knowledge.items()}
         batch = dataclasses.replace(batch_of(), targets=batch_of().targets.clone())

@@ -30,6 +30,11 @@ def one_thread():
 class Teacher(nn.Module):
     """Enough of a network for `prepare`."""
 
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(8, CLASSES)
+        self.classifier.weight.data = draw(9, CLASSES)["emb"]
+
     def bn_before_relu(self, tap):
         return nn.BatchNorm2d(MAPS[tap][0])
 
@@ -43,6 +48,11 @@ def draw(seed, n=ROWS, dtype=torch.float32):
     return {name: value.to(dtype) for name, value in look.items()}
 
 
+def passed():
+    """One pass over images, with their labels."""
+    return [{**draw(seed, 2 * CLASSES), "targets": torch.arange(2 * CLASSES) % CLASSES} for seed in (7, 8)]
+
+
 def batch_of(n=ROWS, epoch=None):
     rows = torch.arange(n)
     return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows.numpy(), n, epoch)
@@ -54,7 +64,7 @@ def made(text):
         method = build(text, SHAPES, SHAPES)
     if hasattr(method, "passes"):
         method.passes = 1
-    method.use(method.prepare(Teacher(), lambda: [draw(7, 8), draw(8, 8)]))
+    method.use(method.prepare(Teacher(), passed))
     return method
 
 
@@ -129,7 +139,7 @@ def test_constants_carry_the_name_of_their_method(text):
     method = build(text, SHAPES, SHAPES)
     if hasattr(method, "passes"):
         method.passes = 1
-    constants = method.prepare(Teacher(), lambda: [draw(7, 8), draw(8, 8)])
+    constants = method.prepare(Teacher(), passed)
     assert all(name.startswith(text.partition("/")[0] + ".") for name in constants)
     assert all(not value.requires_grad for value in constants.values())
 

@@ -1,5 +1,8 @@
 """The traps of the methods that read logits: what a codec loses, rows that are constant, rows without a label."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import reference_logits as ref
@@ -14,10 +17,11 @@ from kdcache.errors import CacheError, UsageError
 from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.methods.response import standardised
+from kdcache.methods.transport import between_images
 from kdcache.train import Settings
 from kdcache.types import Batch
 
-FULL = ["st/std", "dkd/std", "dist", "ttm", "wttm", "bkd"]
+FULL = ["st/std", "dkd/std", "dist", "ttm", "wttm", "ctkd", "rld", "wkd", "bkd"]
 
 
 @pytest.mark.parametrize("text", FULL)
@@ -86,7 +90,7 @@ def test_a_student_that_says_the_same_of_all_gets_no_exploding_gradient_from_dis
     assert torch.autograd.grad(sum(terms.values()), look["logits"])[0].norm() < 1
 
 
-@pytest.mark.parametrize("text", ["dkd/std", "nkd", "wsld"])
+@pytest.mark.parametrize("text", ["dkd/std", "nkd", "wsld", "rld", "rld/std", "wkd"])
 def test_rows_without_a_label_are_left_out(text):
     method, student, teacher = made(text), draw(1), draw(2)
     part = method.loss(student, known(method, teacher), batch_of(targets=[3, -1, 0, -1]))
@@ -94,7 +98,7 @@ def test_rows_without_a_label_are_left_out(text):
     torch.testing.assert_close(part, method.loss(few[0], known(method, few[1]), batch_of(2, targets=[3, 0])))
 
 
-@pytest.mark.parametrize("text", ["st/std", "dkd/std", "dist", "nkd", "wsld", "ttm", "wttm"])
+@pytest.mark.parametrize("text", ["st/std", "dkd/std", "dist", "nkd", "wsld", "ttm", "wttm", "ctkd", "rld", "wkd"])
 def test_the_level_of_the_logits_does_not_matter(text):
     method, student, teacher = made(text), draw(1), draw(2)
     moved = {**teacher, "logits": teacher["logits"] + torch.arange(ROWS)[:, None]}
@@ -114,3 +118,55 @@ def test_binary_takes_the_labels_of_a_mixture_with_their_shares():
     each = [ref.binary(student["logits"][row : row + 1], wanted[row : row + 1]) for row in range(3)]
     expected = (each[0] + 0.75 * each[1] + 0.25 * each[2]) / 2
     torch.testing.assert_close(method.loss(student, known(method, teacher), batch)["bce"], expected)
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(1, 0.0244717), (5, 0.5), (10, 1), (200, 1), (None, 1)])
+def test_the_temperature_of_ctkd_climbs_the_loss_more_and_more(epoch, share):
+    method, student, teacher = made("ctkd"), draw(1), draw(2)
+    method.terms(student, teacher, batch_of(epoch=epoch))["ctkd"].backward()
+    place = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (0.9 * ref.learnt(student["logits"], teacher["logits"], place, 20)).backward()
+    torch.testing.assert_close(method.place.grad, -share * place.grad, rtol=1e-3, atol=0)
+
+
+def test_classes_are_as_far_apart_as_the_logits_of_their_images():
+    generator = torch.Generator().manual_seed(3)
+    rows, labels = torch.randn(40, 4, generator=generator), torch.arange(40) % 4
+    labels[:6] = -1  # so that some classes have fewer images
+    looks = [{"logits": rows[i : i + 7], "targets": labels[i : i + 7]} for i in range(0, 40, 7)]
+    for most, count in ((100, 8), (5, 5)):
+        of_class = [rows[labels == c][:count].double() for c in range(4)]
+        expected = torch.stack([torch.stack([1 - ref.alike(a, b) for b in of_class]) for a in of_class])
+        torch.testing.assert_close(between_images(looks, most), expected, rtol=0, atol=1e-6)
+    with pytest.raises(UsageError, match="2 images of every class"):
+        between_images(looks[:1], 5)
+
+
+def test_the_rows_of_the_last_layer_say_how_far_classes_are_apart():
+    layer = torch.nn.Linear(3, 4)
+    found = build("wkd/fc").prepare(torch.nn.Sequential(torch.nn.Linear(2, 3), layer), list)
+    assert list(found) == ["wkd.fc"]
+    expected = 1 - torch.nn.functional.cosine_similarity(layer.weight[:, None], layer.weight[None], dim=2)
+    torch.testing.assert_close(found["wkd.fc"], expected.detach())
+    with pytest.raises(UsageError, match=r"wkd\.cka100"):
+        build("wkd").use(found)  # another distance than the cache was made for
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(1, 1), (5, 1), (6, (1 + math.cos(math.pi / 3)) / 2), (8, 0), (None, 1)])
+def test_the_transport_of_wkd_fades_out(epoch, share):
+    method, student, teacher = made("wkd"), draw(1), draw(2)
+    full = method.terms(student, teacher, batch_of())
+    got = method.terms(student, teacher, dataclasses.replace(batch_of(epoch=epoch), epochs=8))
+    assert got["wkd.others"].item() == pytest.approx(share * full["wkd.others"].item())
+    assert got["wkd.right"] == full["wkd.right"]
+
+
+def test_what_the_teacher_prefers_to_the_label_is_left_out_of_rld():
+    """Its favourite may be anything above the label: only the sum of the others' masses counts."""
+    method, student = made("rld"), draw(1)
+    teacher = torch.tensor([[9.0, 1, 2, 0, -1]]).double().expand(ROWS, -1)
+    swapped = torch.tensor([[2.0, 1, 9, 0, -1]]).double().expand(ROWS, -1)
+    both = [method.terms(student, {"logits": z}, batch_of(targets=[1] * ROWS)) for z in (teacher, swapped)]
+    torch.testing.assert_close(both[0], both[1])
+    last = method.terms(student, {"logits": teacher}, batch_of(targets=[4] * ROWS))
+    assert last["rld.others"] == 0  # no class is below the label

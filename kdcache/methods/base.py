@@ -60,7 +60,10 @@ class Method(nn.Module):
         self.ce = type(self).ce if ce is None else ce
 
     def prepare(self, teacher: nn.Module, looks: Callable[[], Iterable[Look]]) -> dict[str, Tensor]:
-        """Constants of the teacher, made once before a dump and stored in the cache; `looks()` is one pass."""
+        """Constants of the teacher, made once before a dump and stored in the cache.
+
+        `looks()` is one pass over the images; each Look has their labels, too, as `targets`.
+        """
         return {}
 
     def use(self, constants: Mapping[str, Tensor]) -> None:

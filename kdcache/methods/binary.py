@@ -13,7 +13,7 @@ from kdcache.types import Batch
 class Binary(Method):
     """Binary cross-entropy of the sigmoids with the teacher's softmax, and with the label; means over classes.
 
-    `labels` is the weight of the second one, which stands in for the cross-entropy. It takes mixed labels as they are.
+    The second one stands in for the cross-entropy; `labels` is its weight beside the first. Labels may be mixed.
     """
 
     paper = "VanillaKD, Hao et al. 2023, Revisit the Power of Vanilla Knowledge Distillation"
@@ -28,7 +28,7 @@ class Binary(Method):
         self.weight, self.labels = weight, labels
 
     def weights(self, stage="main"):
-        return {"bce": self.labels, "bkd": self.weight} if stage == "main" else {}
+        return {"bce": self.weight * self.labels, "bkd": self.weight} if stage == "main" else {}
 
     def terms(self, look, knowledge, batch):
         mine = look["logits"]
@@ -36,7 +36,10 @@ class Binary(Method):
         wanted = soft_labels(batch, mine) / kept.where(kept > 0, 1)[:, None]
         right = (F.binary_cross_entropy_with_logits(mine, wanted, reduction="none").mean(1) * kept).sum()
         taught = F.binary_cross_entropy_with_logits(mine, knowledge["logits"].softmax(1).to(mine))
-        return {"bce": self.labels * right / kept.sum().where(kept.sum() > 0, 1), "bkd": self.weight * taught}
+        return {
+            "bce": self.weight * self.labels * right / kept.sum().where(kept.sum() > 0, 1),
+            "bkd": self.weight * taught,
+        }
 
 
 def soft_labels(batch: Batch, like: Tensor) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
 from kdcache.methods.base import Method
-from kdcache.methods.response import above_zero, relative_entropy
+from kdcache.methods.response import above_zero, both, kl, relative_entropy
 
 
 class TransformedTeacher(Method):
@@ -41,3 +45,52 @@ class TransformedTeacher(Method):
         if self.weighted:
             apart = log_sum[:, 0].exp() * apart
         return {self.term: self.weight * apart.mean()}
+
+
+class Curriculum(Method):
+    """Soft targets at a learnt temperature between 1 and 1 + `span`, which makes the loss as large as it can.
+
+    The gradient of the temperature is reversed, more and more over the first `warmup` epochs. It is trained with the
+    student, by the same optimiser.
+    """
+
+    paper = "CTKD, Li et al. 2023, Curriculum Temperature for Knowledge Distillation"
+    taps = ("logits",)
+    term = "ctkd"
+    ce = 0.1
+    tail_matters = True
+    variants: ClassVar = {
+        "imagenet": {"weight": 1.0, "warmup": 5, "ce": 1.0},
+        "std": {"weight": 9.0, "std": True},
+    }
+
+    def __init__(
+        self,
+        student=None,
+        teacher=None,
+        *,
+        weight: float = 0.9,
+        span: float = 20.0,
+        warmup: int = 10,
+        std: bool = False,
+        ce: float | None = None,
+    ):
+        super().__init__(student, teacher, ce=ce)
+        self.weight, self.span, self.warmup, self.std = weight, above_zero("span", span), warmup, std
+        self.place = nn.Parameter(torch.ones(()))  # of the temperature, before a sigmoid
+
+    def terms(self, look, knowledge, batch):
+        theirs, mine = both(knowledge, look, self.std)
+        T = 1 + self.span * reversed_gradient(self.place, self.share(batch.epoch)).sigmoid()
+        return {"ctkd": self.weight * T**2 * kl(theirs, mine, T)}
+
+    def share(self, epoch: int | None) -> float:
+        """How much of the reversed gradient counts in this epoch: from 0 to 1 along a cosine."""
+        done = 1.0 if epoch is None else min(epoch / max(self.warmup, 1), 1.0)
+        return (1 - math.cos(math.pi * done)) / 2
+
+
+def reversed_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value, to the bit; its gradient is multiplied by -factor."""
+    held = value.detach()
+    return held - factor * (value - held)

@@ -175,7 +175,7 @@ class LiveTeacher:
     def over(self, loader: Loader) -> Iterator[Look]:
         """What the network shows in one shuffled pass over the first view, for methods that prepare something."""
         for batch in loader.run(straight_plan(permutation(len(loader.source), 0), self.forward.batch)):
-            yield self.looks(batch.images)
+            yield {**self.looks(batch.images), "targets": batch.targets}
 
     @contextlib.contextmanager
     def numerics(self):

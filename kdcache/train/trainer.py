@@ -102,8 +102,7 @@ class Trainer:
     def learn(self, batch: Batch, knowledge: Knowledge, done: float) -> dict[str, Tensor]:
         """A step, when such a share of the epoch is done, on a batch that others may have, too; what `step` gives."""
         begun = self.epoch - self.stage.first
-        if batch.epoch != begun + 1:
-            batch = replace(batch, epoch=begun + 1)  # warm-ups begin anew in every stage
+        batch = replace(batch, epoch=begun + 1, epochs=self.stage.epochs)  # warm-ups begin anew in every stage
         self.lr = lr_at(self.settings, begun + done, self.stage.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group.get("factor", 1.0)
