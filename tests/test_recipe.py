@@ -373,6 +373,18 @@ def test_several_teachers():
     assert of_b["model"] == "tiny-2"
 
 
+@pytest.mark.parametrize("method", ["ft", "co", "mhgd"])
+def test_a_live_student_prepares_what_the_cache_was_not_made_for(method):
+    live = f"[[student]]\nname = 'live'\nmodel = 'tiny-3'\nmethod = '{method}'\nlive = true\n"
+    small(f"{TEACHER}[dump]\nviews = 1\n{live}[[student]]\nmodel = 'tiny-2'\n")
+    (alone,) = Path("runs/r").glob("live-*/last.safetensors")
+    before = alone.read_bytes()
+    shutil.rmtree("runs")
+    small(f"{TEACHER}[dump]\nviews = 1\nmethod = 'st+{method}'\n{live}")
+    (stored,) = Path("runs/r").glob("live-*/last.safetensors")
+    assert stored.read_bytes() == before
+
+
 def test_seeds_by_number():
     found = small(
         f"{TEACHER}[[student]]\nmodel = 'tiny-2'\nseeds = [7, 3]\n[[student]]\nname = 'b'\nmodel = 'tiny-2'\nseed = 3"

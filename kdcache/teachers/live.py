@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdcache import wording
 from kdcache.batches import Loader, straight_plan
+from kdcache.errors import UsageError
 from kdcache.methods import Method, build
 from kdcache.models.network import Network, shapes, watch
 from kdcache.models.weights import fingerprint
@@ -76,7 +77,10 @@ class Live:
             return
         with lent(self.network), LiveTeacher(self.network, method, self.forward(), loader.device) as teacher:
             constants = self.constants()
-            method.use(teacher.prepare(loader) if constants is None else constants)
+            try:
+                method.use(teacher.prepare(loader) if constants is None else constants)
+            except UsageError:  # of a cache made for other methods: what it lacks is made as a dump would make it
+                method.use(teacher.prepare(loader))
             yield teacher
 
     def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
