@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from kdcache.batches import Loader, training_plan
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.measures import Outcome, numbers
+from kdcache.measures import NUMBERS
 from kdcache.methods import Method
 from kdcache.models.network import Network
 from kdcache.models.weights import save
@@ -56,7 +56,7 @@ class Course:
     records: list[dict] = field(default_factory=list)
     error: KdcacheError | None = None  # what ended it early
     best: float | None = None
-    outcome: Outcome | None = None  # of the last evaluation
+    judged: dict | None = None  # all measures of this epoch's evaluation: the answers themselves would be large
     spent: float = 0.0  # seconds of this epoch for it alone
 
     @property
@@ -88,8 +88,11 @@ class Course:
         """Evaluates the network after an epoch."""
         record = self.records[-1]
         if self.evaluation and self.settings.evaluates(record["epoch"]):
-            self.outcome = self.evaluation.outcome(self.trainer.students[0])
-            record |= numbers(self.outcome)
+            self.judged = self.evaluated()
+            record |= {name: self.judged[name] for name in NUMBERS if name in self.judged}
+
+    def evaluated(self) -> dict:
+        return self.evaluation.page(self.evaluation.outcome(self.trainer.students[0]))
 
     def keep(self, left: float) -> None:
         """Tells of the last epoch, logs it, and saves what goes with it."""
@@ -117,8 +120,7 @@ class Course:
         if not self.run:
             return
         if self.evaluation:
-            outcome = self.outcome or self.evaluation.outcome(self.trainer.students[0])
-            self.run.keep("evaluation.json", self.evaluation.page(outcome))
+            self.run.keep("evaluation.json", self.judged or self.evaluated())
         sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}
         sizes |= {"cache_bytes": self.cache_bytes} if self.cache_bytes else {}
         self.run.finish(figures(self.records) | sizes, made=made(self.trainer.device))
@@ -189,7 +191,7 @@ def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable)
     settings = courses[0].settings
     plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed)
     for course in courses:
-        course.spent, course.outcome = 0.0, None
+        course.spent, course.judged = 0.0, None
         with course.alone():
             course.trainer.begin(epoch)
         course.listeners.tell("on_epoch_begin", epoch, {})
