@@ -347,7 +347,9 @@ def test_evaluation_images_are_rendered_once_if_they_fit(same, monkeypatch):
 def test_a_line_is_told_at_the_end_of_each_epoch(same):
     told = []
     same.student("st").train(remark=told.append)
-    assert [text.partition(":")[0] for text in told if ": " in text][-3:] == ["loss", "epoch 1/2", "epoch 2/2"]
+    assert [text.partition(":")[0] for text in told if ": " in text][-4:] == [
+        "loss", "evaluation", "epoch 1/2", "epoch 2/2",
+    ]  # fmt: skip
     assert told[-2].endswith(" left")
 
 
