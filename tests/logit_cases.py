@@ -1,11 +1,15 @@
 """The second wave of logit methods, with their terms as the formulas have them."""
 
+from operator import mul
+
 import reference_logits as ref
 import reference_relation as first
 import torch
 import torch.nn.functional as F
 
-MINE = ["dist", "nkd", "wsld", "ttm", "ctkd", "rld", "wkd", "bkd"]
+from kdcache.methods import build
+
+MINE = ["dist", "nkd", "wsld", "ttm", "ctkd", "rld", "wkd", "bkd", "hard", "uskd"]
 APART = torch.rand(5, 5, generator=torch.Generator().manual_seed(9)).double()
 CONSTANTS = {"wkd.cka100": APART, "wkd.fc": APART}
 
@@ -73,6 +77,22 @@ def bkd(s, t, y):
     return {"bce": right, "bkd": ref.binary(s["logits"], t["logits"].softmax(1))}
 
 
+def hard(tap):
+    return lambda s, t, y: {"hard": 0.5 * ref.decided(s[tap], t["logits"])}
+
+
+def uskd(meant):
+    """The linear map is the one that a method gets from its seed."""
+
+    def terms(s, t, y):
+        linear = build("uskd", *[{"logits": (5,), "f2.post": (4, 2, 2)}] * 2).weak.double()
+        weight, bias = linear.weight.detach(), linear.bias.detach()
+        parts = ref.ranks(s["logits"], s["f2.post"].mean((2, 3)), y, weight, bias, meant)
+        return dict(zip(("uskd.right", "uskd.others", "uskd.weak"), map(mul, (1, 0.1, 0.005), parts), strict=True))
+
+    return terms
+
+
 EXPECTED = {  # text: (weight of the cross-entropy, terms)
     "st/std": (0.1, st_std),
     "dkd/std": (1.0, dkd_std),
@@ -96,4 +116,8 @@ EXPECTED = {  # text: (weight of the cross-entropy, terms)
     "wkd/imagenet": (1.0, wkd(2.0, 30.0)),
     "wkd/fc": (1.0, wkd(8.0, 600.0)),
     "bkd": (0.0, bkd),
+    "hard": (0.5, hard("logits.dist")),
+    "hard/one": (0.5, hard("logits")),
+    "uskd": (1.0, uskd(False)),
+    "uskd/meant": (1.0, uskd(True)),
 }

@@ -119,3 +119,26 @@ def alike(x, y):
     """Linear CKA of two sets of rows, in their order."""
     x, y = x - x.mean(0), y - y.mean(0)
     return (y.T @ x).square().sum() / ((x.T @ x).square().sum().sqrt() * (y.T @ y).square().sum().sqrt())
+
+
+def decided(s, t):
+    """-log of what the student gives to the teacher's favourite."""
+    return sum(-torch.log(softmax(a)[int(b.argmax())]) for a, b in zip(s, t, strict=True)) / len(s)
+
+
+def ranks(s, emb, targets, weight, bias, meant, smoothing=0.1):
+    """The three terms of USKD without their weights, of the student's logits, the pooled stage and its linear map."""
+    right, rest, weak = [], [], []
+    rows = [(a, e, y) for a, e, y in zip(s, emb, targets.tolist(), strict=True) if y >= 0]
+    squares = [softmax(a.detach())[y] ** 2 for a, _, y in rows]
+    for (a, e, y), square in zip(rows, squares, strict=True):
+        q, v = softmax(a), softmax(weight @ e + bias)
+        right.append(-(square + 1 - sum(squares) / len(squares)) * torch.log(q[y]))
+        wanted = [smoothing / len(a) + (1 - smoothing) * (c == y) for c in range(len(a))]
+        weak.append(-sum(w * torch.log(p) for w, p in zip(wanted, v, strict=True)))
+        belief = q if meant else [torch.log(p) for p in q]
+        score = [v[c] / (1 - v[y] + 1e-6) + belief[c] / (1 - belief[y] + 1e-6) for c in range(len(a))]
+        order = sorted(range(len(a)), key=lambda c: -float(score[c].detach()))
+        zipf = without([1 / (1 + order.index(c)) for c in range(len(a))], y)
+        rest.append(-sum(z / sum(zipf) * torch.log(p) for z, p in zip(zipf, others(a, y, 1.0), strict=True)))
+    return tuple(sum(values) / len(values) for values in (right, rest, weak))

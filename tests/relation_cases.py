@@ -10,7 +10,7 @@ from kdcache.types import Batch
 
 CLASSES, ROWS = 5, 4
 STAGES = {"f1.post": (3, 3, 3), "f2.post": (4, 2, 2), "f3.post": (6, 2, 2)}  # h·w above, at and below C
-SHAPES = {"logits": (CLASSES,), "emb": (6,), **STAGES}
+SHAPES = {"logits": (CLASSES,), "emb": (6,), **STAGES, "logits.dist": (CLASSES,)}
 TAPS = list(STAGES)
 MINE = ["st", "logits", "dkd", "ls", "tfkd", "dml", "rkd", "kdsvd", "mhgd", *logit_cases.MINE]
 ALL = [m + v for m in MINE for v in ("", *(f"/{variant}" for variant in METHODS[m].variants))]

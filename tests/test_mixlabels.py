@@ -48,13 +48,13 @@ def test_what_has_no_label_adds_nothing():
     assert torch.allclose(one, expected, atol=1e-6)
 
 
-LABELS = {"dkd", "tfkd", "nkd", "wsld", "rld", "wkd"}
+LABELS = {"dkd", "tfkd", "nkd", "wsld", "rld", "wkd", "uskd"}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_that_know_one_class_an_image_refuse_a_mixture(name):
     data = Data.open(SPEC, "crop-flip+mixup")
-    live = None if name in ("none", "ls", "dml") else teacher_of("resnet8", data)
+    live = None if name in ("none", "ls", "uskd", "dml") else teacher_of("resnet8", data)
     student = Student(data, "resnet8", name, Settings(epochs=2, batch=16, lr=0.01), taught_by(None, live))
     with pytest.raises(UsageError, match="mixup") if name in LABELS else contextlib.nullcontext():
         student.train()

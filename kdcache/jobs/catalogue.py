@@ -66,7 +66,7 @@ def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]
         facts = {"paper": kind.paper, "stores": [], "bytes": 0, "stages": "main", "refused": ""}
         try:
             method = methods.build(name, shown[student], shown[teacher])
-            require_taps(method, shown)
+            require_taps(method, shown, student)
             sizes = record_sizes(method, shown[teacher])
             facts |= {"stores": list(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
         except UsageError as error:
@@ -75,12 +75,12 @@ def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]
     return found
 
 
-def require_taps(method: Method, shown: dict[tuple[str, str | None], dict]) -> None:
-    for (model, _), taps in shown.items():
-        if missing := [tap for tap in method.taps if tap not in taps]:
-            raise UsageError(
-                model, f"taps {', '.join(method.taps)}", f"no {', '.join(missing)} in {model}", "name its taps"
-            )
+def require_taps(method: Method, shown: dict[tuple[str, str | None], dict], student: tuple[str, str | None]) -> None:
+    for pair, taps in shown.items():
+        wanted = (*method.taps, *method.student_taps) if pair == student else method.taps
+        if missing := [tap for tap in wanted if tap not in taps]:
+            expected, found = f"taps {', '.join(wanted)}", f"no {', '.join(missing)} in {pair[0]}"
+            raise UsageError(pair[0], expected, found, "name its taps")
 
 
 def stages_of(method: Method) -> str:

@@ -92,9 +92,12 @@ def serves(network: Network, shown: Shapes) -> dict[str, dict[str, str]]:
     found, every = {}, EveryTap(logits=shown["logits"])
     for name in METHODS:
         method = build_method(name, every, every)
-        student = needs(tap for tap in method.taps if tap not in shown) or unfit(name, shown)
+        both = needs(tap for tap in method.taps if tap not in shown)
+        alone = needs(tap for tap in method.student_taps if tap not in shown)
         norms = needs(tap.replace(".pre", ".bn") for tap in method.norms if tap not in network.margins)
-        found[name] = {"teacher": (student or norms) if asking(name) else ASKS_NONE, "student": student}
+        student = both or alone or unfit(name, shown)
+        teacher = (both or norms or (student if not alone else "")) if asking(name) else ASKS_NONE
+        found[name] = {"teacher": teacher, "student": student}
     return found
 
 

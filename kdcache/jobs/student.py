@@ -18,6 +18,7 @@ from kdcache.jobs.teacher import SMOOTHING, result
 from kdcache.methods import Method, parse
 from kdcache.methods import build as build_method
 from kdcache.models import find
+from kdcache.models.heads import with_second_head
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.models.taps import parse as parse_taps
 from kdcache.proof.accuracy import accuracy_in_words, doubt, of_eval, of_training
@@ -89,7 +90,10 @@ class Student:
         first = self.begun(0)
         check_output(first, self.data.image)
         method = self.built(first)
-        return [first, *(self.another(number) for number in range(1, method.students))], method
+        networks = [first, *(self.another(number) for number in range(1, method.students))]
+        if method.two_heads:
+            networks = [with_second_head(network, self.settings.seed + n) for n, network in enumerate(networks)]
+        return networks, method
 
     @property
     def shared(self) -> tuple:

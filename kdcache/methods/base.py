@@ -24,6 +24,10 @@ class Method(nn.Module):
     paper = ""
     taps: tuple[str, ...] = ()
     """What both networks must show."""
+    student_taps: tuple[str, ...] = ()
+    """What the student alone must show beside them."""
+    two_heads = False
+    """Whether the student gets a second head, whose logits it shows as `logits.dist`."""
     norms: tuple[str, ...] = ()
     """Those of the teacher's taps of which it asks for the BatchNorm in front of the ReLU."""
     term = ""

@@ -28,6 +28,8 @@ class Sum(Method):
         self.ce = ce if ce is not None else max(kept) if kept else min(part.ce for part in parts)
         self.keeps_ce = bool(kept)
         self.taps = tuple(dict.fromkeys(tap for part in parts for tap in part.taps))
+        self.student_taps = tuple(dict.fromkeys(tap for part in parts for tap in part.student_taps))
+        self.two_heads = any(part.two_heads for part in parts)
         self.norms = tuple(dict.fromkeys(tap for part in parts for tap in part.norms))
         self.codecs = {name: codec for part in parts for name, codec in part.codecs.items()}
         self.paper = "; ".join(part.paper for part in parts)

@@ -17,6 +17,19 @@ TRUNKS = ("features", "stages", "trunk_output", "encoder.layers", "blocks", "lay
 """Whose parts follow each other: the first that a body has, else the parts of the body itself."""
 
 
+class TwoHeads(nn.Module):
+    """A head that learns from labels beside one that learns from a teacher; `heads.py` puts them into a network."""
+
+    def __init__(self, own: nn.Module, taught: nn.Module):
+        super().__init__()
+        self.own, self.taught = own, taught
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first one's logits; in evaluation mode, the mean of both."""
+        own, taught = self.own(x), self.taught(x)
+        return own if self.training else (own + taught) / 2
+
+
 def tapped(network: Network, taps: str | None, image: Sequence[int]) -> Network:
     """The network with taps by the paths of its modules: of the text, else as it was saved, else of its library."""
     text = network.arch.get("taps")
@@ -71,6 +84,8 @@ def is_vector(passed: Passed) -> bool:
 def head_of(network: Network) -> list[str]:
     """The paths of the layers that make the logits; none where that cannot be told."""
     body = network.body
+    if doubled := [path for path, module in body.named_modules() if isinstance(module, TwoHeads)]:
+        return doubled
     if hasattr(body, "get_classifier"):
         found = body.get_classifier()
         return paths_of(body, found if isinstance(found, tuple | list) else [found])

@@ -26,6 +26,7 @@ from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.limits import opened
 from kdcache.models import build, checkpoints, foreign, runs_user_code
 from kdcache.models.elsewhere import HUB, weights_of
+from kdcache.models.heads import with_second_head
 from kdcache.models.network import Network
 from kdcache.models.outline import NoInit, outline
 
@@ -105,6 +106,8 @@ def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: i
             raise
         found = f"{model} with options {arch['options']}"
         raise TeacherError(path, "a model that this version can build", found, "update kdcache") from error
+    if arch.get("heads") == 2:
+        with_second_head(network)
     network.facts = facts
     if isinstance(arch.get("taps"), str):
         network.arch["taps"] = arch["taps"]  # a text that whoever knows the images may apply: no code is found by it

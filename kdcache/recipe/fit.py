@@ -36,7 +36,8 @@ def check_student(plan: Plan, student: StudentStage) -> None:
     method.smooth(student.smoothing)
     alone = "pseudo" in student.part.keys or method.students > 1
     for whose, taps in (("student", own), ("teacher", own if alone else teacher)):
-        if strange := [tap for tap in method.taps if tap not in taps]:
+        wanted = (*method.taps, *method.student_taps) if whose == "student" else method.taps
+        if strange := [tap for tap in wanted if tap not in taps]:
             expected = f"{strange[0]} of the {whose}"
             raise UsageError(f"method {text}", expected, ", ".join(taps), "take a method that reads these")
     if "pseudo" in student.part.keys:

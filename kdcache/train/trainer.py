@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.measures import answered
 from kdcache.methods import Method, clipped_gradients
+from kdcache.models.heads import TAP
 from kdcache.models.network import Network, watch
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.tuning import Backbone
@@ -72,7 +73,8 @@ class Trainer:
     @contextlib.contextmanager
     def watching(self):
         """Installs the hooks on the students that the method needs, and takes them away again."""
-        taps = tuple(dict.fromkeys(("logits", *self.method.taps)))
+        second = (TAP,) if self.method.two_heads else ()
+        taps = tuple(dict.fromkeys(("logits", *self.method.taps, *self.method.student_taps, *second)))
         with contextlib.ExitStack() as stack:
             looks = [stack.enter_context(watch(student, taps)) for student in self.students]
             self.looks = [torch.compile(look) for look in looks] if self.settings.compile else looks
