@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from cli_cases import good
 from model_cases import make, refusal, see
 from safetensors.torch import save_file
 from train_cases import assert_same_weights, dumped, measured, teacher_of
@@ -298,6 +299,21 @@ def test_a_repository_of_the_hub(hub, tmp_path):
         folder.rename(tmp_path / "elsewhere")
     again = weights.load(tmp_path / "a.safetensors")
     assert torch.equal(again(images_of(64)), network(images_of(64)))
+
+
+@pytest.mark.parametrize("model", [MOBILE, "torchvision:shufflenet_v2_x0_5"])
+def test_weights_of_other_classes_are_not_downloaded_but_trained(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdcache.models.weights.weights_of", pytest.fail)
+    error = refusal(load_teacher, model, None, data(64), tmp_path)
+    assert error.found == "none, and those of its library tell 1000 classes, not 4"
+    assert f"train-teacher --model {model} --data synthetic:16,4,64" in error.remedy
+    assert "--init-from pretrained" in error.remedy
+
+
+def test_a_training_from_fresh_weights_says_how_to_have_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = good("train-teacher --model torchvision:shufflenet_v2_x0_5 --data synthetic:16,4,32 --epochs 1")
+    assert "begins with fresh weights; --init-from pretrained takes its library's" in said.err
 
 
 def test_a_hub_out_of_reach_is_one_line_with_a_way_out(hub):

@@ -183,9 +183,9 @@ BROKEN = {
     "empty class": (
         lambda root: (root / "train" / "elk").mkdir(),
         "train",
-        r"train/elk: expected JPEG or PNG files, found none",
+        r"train/elk: expected JPEG, PNG or WebP files, found none",
     ),
-    "empty test": (remove("test/cat", "test/dog"), "eval", r"test: expected JPEG or PNG files, found none"),
+    "empty test": (remove("test/cat", "test/dog"), "eval", r"test: expected JPEG, PNG or WebP files, found none"),
 }
 
 

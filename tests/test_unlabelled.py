@@ -104,7 +104,7 @@ def test_a_folder_that_may_be_either_is_refused(tmp_path, names, words):
 def test_an_empty_class_beside_others(tmp_path):
     place(tmp_path, "a/0.png", "b/0.png")
     (tmp_path / "c").mkdir()
-    with pytest.raises(SourceError, match=r"/c: expected JPEG or PNG files, found none"):
+    with pytest.raises(SourceError, match=r"/c: expected JPEG, PNG or WebP files, found none"):
         open_source(f"folder:{tmp_path}")
 
 

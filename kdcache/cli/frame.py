@@ -174,7 +174,7 @@ def remarks() -> Iterator[None]:
 
         def show(message, category, *rest):
             if issubclass(category, KdcacheWarning):
-                say(as_typed(str(message)))
+                note(str(message))
             else:
                 others(message, category, *rest)
 
@@ -194,6 +194,11 @@ def say(text: str) -> None:
     """A remark to the person at the terminal, beside the output."""
     with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is listening
         click.echo(text, err=True)
+
+
+def note(text: str) -> None:
+    """A remark with the options in it as they are typed."""
+    say(as_typed(text))
 
 
 class Stopped(KeyboardInterrupt):

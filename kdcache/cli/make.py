@@ -7,8 +7,8 @@ import sys
 import click
 
 from kdcache.cli import common
-from kdcache.cli.common import Command, bar, json_option, lines, put, say, training_options
-from kdcache.cli.frame import GOES_ON, as_typed
+from kdcache.cli.common import Command, bar, json_option, lines, put, training_options
+from kdcache.cli.frame import GOES_ON, as_typed, note
 from kdcache.cli.pages import made, trained
 from kdcache.cli.values import COUNT, SEED, SEEDS, Numbers, OneOf, Shard
 from kdcache.errors import UsageError
@@ -45,7 +45,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
     common.announce(opened, model)
     found = jobs.train_teacher(
         model, opened, settings, label_smoothing=label_smoothing, root=runs, **rest, normalisation=normalisation,
-        device=device, workers=jobs.workers_for(opened, workers), progress=bar, remark=say,
+        device=device, workers=jobs.workers_for(opened, workers), progress=bar, remark=note,
     )  # fmt: skip
     put({"model": model, "data": opened.train.spec} | found, as_json, lines({"model": model} | found))
 
@@ -174,13 +174,13 @@ def train_student(caches, models, methods, seeds, live, teacher, weights, taps, 
     students = jobs.students_of(opened, models, methods, teachers, settings, **options)
     how = {"root": runs, "resume": rest["resume"], "restart": rest["restart"], "progress": bar}
     if len(students) == 1:
-        found = jobs.train_student(students[0], out=rest["out"], remark=say, **how)
+        found = jobs.train_student(students[0], out=rest["out"], remark=note, **how)
         put(found, as_json, lines(found))
         return
     if rest["out"]:
         remedy = "name a folder for all of them with `runs`"
         raise UsageError("`out`", "one training", f"{len(students)}, each of which has a folder", remedy)
-    found = jobs.train_students(students, remark=lambda line: say(as_typed(line)), **how)
+    found = jobs.train_students(students, remark=note, **how)
     put({"students": found}, as_json, as_typed(trained(found)))
     sys.exit(1 if any("error" in one for one in found) else 0)
 

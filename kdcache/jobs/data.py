@@ -283,15 +283,18 @@ def load_teacher(
     """The teacher from a file, or from where `train-teacher` leaves it."""
     find(model)  # a name that nobody can train needs no advice on how to train it
     path = Path(weights) if weights else teacher_folder(root, data.train.spec, model) / "last.safetensors"
-    if not weights and foreign(model) and not path.exists():
+    if not weights and not path.exists():
+        other, classes = foreign(model), len(data.train.classes)
+        if other is None or (classes and other.classes() not in (None, classes)):  # seen before they are downloaded
+            where = "" if os.fspath(root) == os.fspath(ROOT) else f" --runs {shlex.quote(os.fspath(root))}"
+            made = f"kdcache train-teacher --model {shlex.quote(model)} --data {shlex.quote(data.train.spec)}{where}"
+            made += f" --init-from {PRETRAINED}" if other else ""
+            found = f"none, and those of its library tell {other.classes()} classes, not {classes}" if other else "none"
+            remedy = f"make them with `{made}`, or give `weights`"
+            raise TeacherError(f"teacher {model}", f"weights in {path}", found, remedy)
         text = f"{model}: it is asked with the weights that its library has for it, for there are none in {path}"
         warnings.warn(text, KdcacheWarning, stacklevel=2)
         weights = PRETRAINED
-    if not weights and not path.exists():
-        where = "" if os.fspath(root) == os.fspath(ROOT) else f" --runs {shlex.quote(os.fspath(root))}"
-        made = f"kdcache train-teacher --model {shlex.quote(model)} --data {shlex.quote(data.train.spec)}{where}"
-        remedy = f"make them with `{made}`, or give `weights`"
-        raise TeacherError(f"teacher {model}", f"weights in {path}", "none", remedy)
     if not weights:
         require_trained_on(path.parent, data)
     network = load_normalised(PRETRAINED if weights == PRETRAINED else path, model, data, normalisation)

@@ -160,6 +160,6 @@ def require_match(file: str, logits: np.ndarray, labels: np.ndarray, anyway: boo
         raise DataChanged(file, "answers that match the labels", found, remedy)
     chance = np.bincount(labels, minlength=classes).max() / len(labels)
     if accuracy < chance + 4 * (chance / len(labels)) ** 0.5 and not anyway:
-        found = f"{100 * accuracy:.1f} % right, which is chance; another order of rows?"
+        found = f"{100 * accuracy:.1f} % right, no more than by chance, as with rows in another order"
         raise DataChanged(file, "answers that match the labels", found, remedy)
     return accuracy

@@ -34,7 +34,7 @@ def train_teacher(
     data.require_labels("`data`", "a training on labels alone")
     network = data.network(model, settings.seed, normalisation, taps, init_from=settings.init_from)
     if network.begun or network.layout:
-        remark(network.begun or f"{model}: begins with fresh weights; `init_from` {PRETRAINED}: those of its library")
+        remark(network.begun or f"{model}: begins with fresh weights; `init_from` {PRETRAINED} takes its library's")
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
     evaluation = data.evaluation(None, device, workers, settings.dtype)

@@ -110,6 +110,9 @@ class Torchvision(Foreign):
     def pretrained(self):
         return self.knowing().get_model_weights(self.network).DEFAULT
 
+    def classes(self) -> int | None:
+        return len(self.pretrained.meta["categories"])
+
     def weights(self) -> Mapping[str, Tensor]:
         """Those that it is published with."""
         with self.reaching("its pretrained weights"):
@@ -149,6 +152,9 @@ class Timm(Foreign):
         timm = self.knowing(self.network)
         with self.reaching("its pretrained weights"):
             return timm.create_model(self.network, pretrained=True, **self.arguments).state_dict()
+
+    def classes(self) -> int | None:
+        return getattr(self.knowing(self.network).get_pretrained_cfg(self.network), "num_classes", None)
 
     def feeding(self) -> Feeding:
         config = self.knowing(self.network).get_pretrained_cfg(self.network)
@@ -197,6 +203,9 @@ class Hub(Timm):
         timm = extra("timm", "timm", self.text)
         with self.reaching("its pretrained weights"):
             return timm.create_model(f"{HUB}:{self.network}", pretrained=True, **self.arguments).state_dict()
+
+    def classes(self) -> int | None:
+        return self.config.get("num_classes", self.config.get("pretrained_cfg", {}).get("num_classes"))
 
     def feeding(self) -> Feeding:
         return self.fed(

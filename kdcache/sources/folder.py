@@ -83,7 +83,7 @@ def in_classes(root: Path, prefix: str, classes: list[str], every: bool) -> tupl
     for label, name in enumerate(classes):
         files = [f"{prefix}{name}/{file}" for file in images_below(root / prefix / name)]
         if every and not files:
-            raise SourceError(root / prefix / name, "JPEG or PNG files", "none", "fill or remove the folder")
+            raise SourceError(root / prefix / name, "JPEG, PNG or WebP files", "none", "fill or remove the folder")
         names += files
         labels += [label] * len(files)
     return filled(root / prefix, names), labels
@@ -96,7 +96,7 @@ def loose_in(path: Path) -> str | None:
 
 def filled(place: Path, names: list[str]) -> list[str]:
     if not names:
-        raise SourceError(place, "JPEG or PNG files", "none", "fill the class folders")
+        raise SourceError(place, "JPEG, PNG or WebP files", "none", "fill the class folders")
     return names
 
 
