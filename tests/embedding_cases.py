@@ -9,7 +9,8 @@ from kdcache.types import Batch
 CLASSES, ROWS = 5, 4
 STUDENT = {"logits": (CLASSES,), "emb": (4,)}
 TEACHER = {"logits": (CLASSES,), "emb": (6,)}
-MINE = ["pkt", "cc", "feat", "vkd", "srd"]
+LABELS = [0, 1, 2, 3, 0, 1, -1, 0]  # of all rows of the data
+MINE = ["pkt", "cc", "feat", "vkd", "srd", "crd", "queue"]
 ALL = [m + v for m in MINE for v in ("", *(f"/{variant}" for variant in METHODS[m].variants))]
 
 
@@ -21,12 +22,15 @@ def draw(shapes, seed, n=ROWS, dtype=torch.float64):
 
 def batch_of(n=ROWS, epoch=None):
     rows = torch.arange(n)
-    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows.numpy(), n, epoch)
+    return Batch(torch.zeros(n, 3, 8, 8, dtype=torch.uint8), rows % CLASSES, rows.numpy(), 8, epoch)
 
 
 def made(text, student=STUDENT, teacher=TEACHER):
     """A method in f64, whose connectors differ from fresh ones: their biases, too, have some part in it."""
     method = build(text, student, teacher).double()
+    if hasattr(method, "negatives"):
+        method.negatives = 6  # the reference goes through them one by one
+    method.meet(torch.tensor(LABELS))
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for name, value in method.named_parameters():
@@ -35,11 +39,19 @@ def made(text, student=STUDENT, teacher=TEACHER):
     return method
 
 
+def crd(m, s, t):
+    chosen = m.drawn(batch_of()).tolist()
+    return {"crd": 0.8 * ref.crd(m.mine, m.theirs, m.mine_kept, m.theirs_kept, s["emb"], t["emb"], chosen)}
+
+
 EXPECTED = {  # text: terms beside cross-entropy of weight 1, of (method, student's look, teacher's look)
     "pkt": lambda m, s, t: {"pkt": 30000 * ref.pkt(s["emb"], t["emb"])},
     "cc": lambda m, s, t: {"cc": 0.02 * ref.cc(m.mine, m.theirs, s["emb"], t["emb"])},
     "feat": lambda m, s, t: {"feat": ref.squares(ref.linear(m.connector, s["emb"]), t["emb"])},
     "vkd": lambda m, s, t: {"vkd": ref.vkd(m.connector.weight, s["emb"], t["emb"])},
+    "crd": crd,
+    "crd/nolabel": crd,
+    "queue": lambda m, s, t: {"queue": ref.queue(m.connector, s["emb"], t["emb"], t["emb"])},
     "srd": lambda m, s, t: {
         "srd": ref.srd(m.connector, s["emb"], t["emb"]),
         "srd.kd": ref.soft_targets(s["logits"], t["logits"]),

@@ -68,3 +68,37 @@ def srd(layer, s, t):
 def soft_targets(s, t):
     """At T = 1."""
     return mean(divergence(softmax(b), softmax(a)) for a, b in zip(s, t, strict=True))
+
+
+def directions(rows):
+    return [row / torch.sqrt(sum(v * v for v in row)) for row in rows]
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def crd(mine, theirs, mine_kept, theirs_kept, s, t, chosen, temperature=0.07, eps=1e-7):
+    """`chosen` are the rows that each row is scored against, its own first."""
+    total = 0.0
+    for layer, x, bank in ((mine, s, theirs_kept), (theirs, t, mine_kept)):
+        scores = [
+            [torch.exp(dot(h, bank[i]) / temperature) for i in rows]
+            for h, rows in zip(directions(linear(layer, x)), chosen, strict=True)
+        ]
+        z = len(bank) * mean(v for row in scores for v in row).detach()
+        noise = (len(chosen[0]) - 1) / len(bank)
+        for own, *others in scores:
+            total = total - torch.log(own / z / (own / z + noise + eps))
+            total = total - sum(torch.log(noise / (v / z + noise + eps)) for v in others)
+    return total / len(chosen)
+
+
+def queue(layer, s, t, known):
+    rows = []
+    for mine, theirs in zip(directions(linear(layer, s)), directions(t), strict=True):
+        keys = directions(known)
+        said = softmax(torch.stack([dot(theirs, key) for key in keys]), 0.01)
+        says = softmax(torch.stack([dot(mine, key) for key in keys]), 0.2)
+        rows.append(-sum(a * torch.log(b) for a, b in zip(said, says, strict=True)))
+    return mean(rows)

@@ -65,6 +65,7 @@ def made(text):
     if hasattr(method, "passes"):
         method.passes = 1
     method.use(method.prepare(Teacher(), passed))
+    method.meet(torch.arange(8) % CLASSES)
     return method
 
 

@@ -54,6 +54,8 @@ def plan_page(facts: dict) -> str:
     if facts["free_bytes"] is not None:
         text["free"] = readable(facts["free_bytes"])
     text["teacher here"] = f"{facts['teacher_images_per_second']:,.0f} images/s"
+    if facts["held_bytes"]:
+        text["a training"] = f"{readable(facts['held_bytes'])} of memory for what its method keeps of the rows"
     text["the dump"] = duration(facts["dump_seconds"])
     text["a live teacher"] = f"{duration(facts['live_seconds'])} for these students and epochs"
     text["saved"] = duration(facts["saved_seconds"])

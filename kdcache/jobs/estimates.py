@@ -68,6 +68,7 @@ def plan(
         "seed_bytes_per_row": 8,
         "bytes": file_bytes(sizes, n, count, len(data.held_out)),
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
+        "held_bytes": built.held(n),
         "teacher_images_per_second": rate,
         "trained": bool(known),
         "forward": compared,

@@ -73,6 +73,16 @@ class Method(nn.Module):
     def use(self, constants: Mapping[str, Tensor]) -> None:
         """Takes what `prepare` made, before the first `project` or `loss`."""
 
+    def meet(self, labels: Tensor) -> None:
+        """Takes the labels of all rows that will come, -1 where there is none, before the first `loss`."""
+
+    def stepped(self) -> None:
+        """After a step of the optimiser: changes what is kept from step to step. A loss alone changes nothing."""
+
+    def held(self, rows: int) -> int:
+        """Bytes that it keeps from step to step of data of so many rows, in training."""
+        return 0
+
     def project(self, look: Look) -> Knowledge:
         """Teacher's side, row by row: what gets cached."""
         return {tap: look[tap] for tap in self.taps}

@@ -35,6 +35,8 @@ PLACES = {
     "feat": "embedding:Feature",
     "vkd": "embedding:Orthogonal",
     "srd": "embedding:SimpleRecipe",
+    "crd": "memory:Contrastive",
+    "queue": "memory:Queue",
 }
 """Name -> MODULE:CLASS, as text: whoever only wants the names need not import torch."""
 

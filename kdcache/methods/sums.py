@@ -51,6 +51,17 @@ class Sum(Method):
         for part in self.parts:
             part.use(constants)
 
+    def meet(self, labels):
+        for part in self.parts:
+            part.meet(labels)
+
+    def stepped(self):
+        for part in self.parts:
+            part.stepped()
+
+    def held(self, rows):
+        return sum(part.held(rows) for part in self.parts)
+
     def project(self, look):
         return merged("knowledge", (part.project(look) for part in self.parts))
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from kdcache.batches import Loader, training_plan
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.measures import NUMBERS
@@ -153,6 +155,7 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
     """
     for course in courses:
         require_labels(course.trainer.method, feed.loader)
+        course.trainer.method.meet(torch.from_numpy(feed.loader.source.labels))
     epochs = courses[0].settings.epochs
     with contextlib.ExitStack() as stack:
         for course in courses:

@@ -143,6 +143,7 @@ class Trainer:
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         self.optimizer.step()
+        self.method.stepped()
         for parameter in self.trained:
             parameter.grad = None
         return {name: value.detach() for name, value in terms.items()}

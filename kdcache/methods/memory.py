@@ -1,0 +1,194 @@
+"""What a row says is told by how it differs from many others, which are kept from step to step: CRD and a queue.
+
+Both keep tensors by the rows of the data, so that a training tells them of its rows first (`meet`); they change after
+a step alone (`stepped`), and are saved with the run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+from kdcache.methods.base import Method
+from kdcache.methods.bridges import unit
+from kdcache.methods.embedding import embeddings, widths
+from kdcache.methods.response import above_zero
+from kdcache.types import Batch
+
+CRD_EPS = 1e-7  # the author's, in both ratios
+NO_ROWS = ("as many rows as the data has", "none", "call `meet` with the labels of all rows before the first loss")
+
+
+class Contrastive(Method):
+    """Own row against rows of other classes: each network's embedding is scored by a bank of the other's.
+
+    Both embeddings are mapped to 128 numbers by maps that are learnt. The banks hold, of every row, a running mean
+    of what it was mapped to: 1 KB a row. Negatives are drawn without repetition where there are enough; rows without
+    a label are of no class. A step takes B·N numbers for each bank. `crd/nolabel` draws from all rows.
+    """
+
+    paper = "CRD, Tian, Krishnan & Isola 2020, Contrastive Representation Distillation"
+    taps = ("emb",)
+    term = "crd"
+    one_label = True
+    variants: ClassVar = {"nolabel": {"classes": False}}
+
+    def __init__(
+        self,
+        student=None,
+        teacher=None,
+        *,
+        weight: float = 0.8,
+        negatives: int = 16384,
+        T: float = 0.07,
+        momentum: float = 0.5,
+        width: int = 128,
+        classes: bool = True,
+        ce: float | None = None,
+    ):
+        super().__init__(student, teacher, ce=ce)
+        mine, theirs = widths("crd", student, teacher)
+        if not negatives or not width or momentum >= 1:
+            found = f"negatives={negatives}, width={width}, momentum={momentum}"
+            raise UsageError("method crd", "1 negative, 1 number or more, a momentum below 1", found, "leave them out")
+        self.weight, self.negatives, self.T, self.momentum = weight, negatives, above_zero("T", T), momentum
+        self.width, self.classes = width, classes
+        self.mine, self.theirs = nn.Linear(mine, width), nn.Linear(theirs, width)
+        self.seed = int(torch.randint(2**62, ()))  # of the banks, and of the draws
+        self.after: tuple[np.ndarray, Tensor, Tensor, Tensor] | None = None
+
+    def held(self, rows):
+        return 2 * 4 * rows * self.width
+
+    def meet(self, labels):
+        like, generator = self.mine.weight, torch.Generator().manual_seed(self.seed)
+        bound = math.sqrt(3 / self.width)
+        for name in ("mine_kept", "theirs_kept"):
+            drawn = torch.rand(len(labels), self.width, generator=generator)
+            self.register_buffer(name, (bound * (2 * drawn - 1)).to(like.detach()))
+        self.register_buffer("total", like.new_zeros(2).detach())  # by which scores are divided; 0: not yet known
+        told_apart = self.classes and len(labels.unique()) > 1
+        labels = (labels if told_apart else torch.full_like(labels, -1)).to(like.device)
+        self.register_buffer("labels", labels, persistent=False)
+        known = self.labels[self.labels >= 0]
+        self.largest = int(known.bincount().max()) if len(known) else 0
+
+    def terms(self, look, knowledge, batch):
+        if not hasattr(self, "total"):
+            raise UsageError("method crd", *NO_ROWS)
+        mine, theirs = embeddings(look, knowledge)
+        mine, theirs = unit(self.mine(mine)), unit(self.theirs(theirs))
+        rows = self.drawn(batch)
+        both = [self.scores(mine, self.theirs_kept, rows), self.scores(theirs, self.mine_kept, rows)]
+        fresh = torch.stack([len(self.labels) * score.detach().mean() for score in both])
+        total = torch.where(self.total > 0, self.total, fresh)
+        self.after = (batch.rows, mine.detach(), theirs.detach(), total)
+        return {"crd": self.weight * sum(self.divided(score / z) for score, z in zip(both, total, strict=True))}
+
+    def scores(self, mapped: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+        return ((mapped @ bank.T).gather(1, rows) / self.T).exp()
+
+    def divided(self, x: Tensor) -> Tensor:
+        """How surely the first of each row is told from noise, and the others are noise; the sum over them."""
+        noise = self.negatives / len(self.labels)
+        own, others = x[:, 0], x[:, 1:]
+        return -((own / (own + noise + CRD_EPS)).log().sum() + (noise / (others + noise + CRD_EPS)).log().sum()) / len(
+            x
+        )
+
+    @torch.no_grad()
+    def drawn(self, batch: Batch) -> Tensor:
+        """Of each row its own number, then those of the negatives: a window of one order of all rows, less its class.
+
+        They depend on the seed, the epoch and the batch, so that a loss can be asked for again.
+        """
+        device, n = self.labels.device, len(self.labels)
+        random = np.random.default_rng([self.seed, batch.epoch or 0, int(batch.items[0])])
+        order = torch.from_numpy(random.permutation(n)).to(device)
+        starts = torch.from_numpy(random.integers(n, size=(len(batch), 1))).to(device)
+        own = torch.from_numpy(batch.rows).to(device)
+        length = min(n, self.negatives + self.largest)
+        window = order[(starts + torch.arange(length, device=device)) % n]
+        mine = self.labels[own][:, None]
+        other = (self.labels[window] != mine) | (mine < 0)
+        place = (other.cumsum(1) - 1).where(other, length)  # what is of its class goes behind all, and is cut off
+        found = torch.zeros(len(own), length + 1, dtype=torch.int64, device=device).scatter_(1, place, window)
+        again = torch.arange(self.negatives, device=device) % other.sum(1, keepdim=True)
+        return torch.cat([own[:, None], found.gather(1, again)], 1)
+
+    @torch.no_grad()
+    def stepped(self):
+        if self.after is None:
+            return
+        rows, *mapped, total = self.after
+        _, last = np.unique(rows[::-1], return_index=True)
+        last = torch.from_numpy(len(rows) - 1 - last)  # of a row that came twice, what it came to last
+        rows = torch.from_numpy(rows)[last].to(total.device)
+        for bank, new in zip((self.mine_kept, self.theirs_kept), mapped, strict=True):
+            bank[rows] = unit(self.momentum * bank[rows] + (1 - self.momentum) * new[last.to(total.device)])
+        self.total.copy_(total)
+        self.after = None
+
+
+class Queue(Method):
+    """Which of the teacher's last embeddings an image is like: softmax of cosines, the student's against the teacher's.
+
+    It is compared with its own batch and with those before it, `size` rows at most; at first there are fewer. No
+    label is read. The student's embedding goes through a linear map to the teacher's width.
+    """
+
+    paper = "SEED, Fang et al. 2021, Self-supervised Distillation for Visual Representation"
+    taps = ("emb",)
+    term = "queue"
+
+    def __init__(
+        self,
+        student=None,
+        teacher=None,
+        *,
+        weight: float = 1.0,
+        size: int = 16384,
+        T: float = 0.2,
+        teacher_T: float = 0.01,
+        ce: float | None = None,
+    ):
+        super().__init__(student, teacher, ce=ce)
+        mine, self.width = widths("queue", student, teacher)
+        self.weight, self.size, self.T = weight, size, above_zero("T", T)
+        self.teacher_T = above_zero("teacher_T", teacher_T)
+        self.connector = nn.Linear(mine, self.width)
+        self.after: Tensor | None = None
+
+    def held(self, rows):
+        return 4 * min(self.size, rows) * self.width
+
+    def meet(self, labels):
+        like = self.connector.weight.detach()
+        self.register_buffer("kept", like.new_zeros(min(self.size, len(labels)), self.width))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=like.device))  # rows so far
+
+    def terms(self, look, knowledge, batch):
+        if not hasattr(self, "kept"):
+            raise UsageError("method queue", *NO_ROWS)
+        mine, theirs = embeddings(look, knowledge)
+        mine, theirs = unit(self.connector(mine)), unit(theirs)
+        self.after = theirs
+        there = torch.arange(len(self.kept), device=theirs.device) < self.seen
+        known, empty = torch.cat([theirs, self.kept]), torch.cat([there.new_zeros(len(theirs)), ~there])
+        said = (theirs @ known.T / self.teacher_T).masked_fill(empty, -torch.inf).softmax(1)
+        says = (mine @ known.T / self.T).masked_fill(empty, -torch.inf).log_softmax(1)
+        return {"queue": -self.weight * (said * says.masked_fill(empty, 0)).sum(1).mean()}
+
+    @torch.no_grad()
+    def stepped(self):
+        if self.after is None or not len(self.kept):
+            return
+        new = self.after[-len(self.kept) :]
+        self.kept[(self.seen + torch.arange(len(new), device=new.device)) % len(self.kept)] = new
+        self.seen += len(new)
+        self.after = None
