@@ -161,7 +161,7 @@ def test_files_that_are_no_recipes(tmp_path):
     Path("list.toml").write_text("student = [1]\n[teacher]\nmodel = 'tiny'")
     refused("run list.toml", 2, "list.toml:1, [[student]]", "a table")
     refused(f"run {write()} --seeds 0", 2, "--seeds")
-    refused(f"run {write()} --data nope", 2, "data")
+    refused(f"run {write()} --data nope", 2, "small.toml, data: expected")
     refused(f"run {write('title =', 'title')}", 2, "a TOML file", "line 2")
     refused(f"run {write('[teacher]', '')}", 2, "small.toml:10, [settings]", "keys out of", "model")
     refused(f"run {write('model =', 'name =')}", 2, "small.toml:9, [teacher], model", "the name of a network")

@@ -61,6 +61,8 @@ class Recipe:
         if seeds is not None:
             table["student"] = [{k: v for k, v in student.items() if k != "seeds"} for student in table["student"]]
         overruled = {key: value for key, value in (("data", data), ("seeds", seeds)) if value is not None}
+        for key in overruled:
+            lines.found.pop((key,), None)  # what is wrong with it does not stand in the file
         teachers = named(lines, table, "teacher")
         dumps = named(lines, table, "dump", *teachers) if len(teachers) == 1 else named(lines, table, "dump")
         if not dumps:  # one for each teacher, as if an empty table stood there
