@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 import kdcache
 from kdcache.cli import main
 from kdcache.errors import KdcacheError
+from kdcache.jobs.catalogue import methods_table, tables
 from kdcache.methods import METHODS, response
 from kdcache.methods.names import ALIASES
 from kdcache.types import Batch
@@ -205,3 +206,9 @@ def test_an_example_runs(test, around, monkeypatch):
         exec(compiled, names)
         if example.want:
             assert "\n".join(shown) == example.want.strip(), example.source
+
+
+def test_the_table_of_methods_is_made_from_them():
+    """`methods_table` says how to make it anew."""
+    table = methods_table(tables(["methods"])["methods"])
+    assert table in (ROOT / "docs" / "methods.md").read_text()

@@ -222,9 +222,11 @@ def methods_page(rows: dict[str, dict]) -> str:
     for name, facts in rows.items():
         stored = f"stores {', '.join(facts['stores'])}: {facts['bytes']:,} bytes a row" if facts["stores"] else ""
         refused = f"not for this pair: {facts['refused']}" if facts["refused"] else ""
+        images = ["needs labels"] * facts["needs_labels"] + ["no mixed images"] * (not facts["mixes"])
         options = " ".join(f"{option}={value}" for option, value in facts["defaults"].items())
         variants = f"variants {', '.join(facts['variants'])}" if facts["variants"] else ""
-        below = [stored or refused or "stores nothing", f"trains {facts['stages']}; {options}", variants]
+        first = "; ".join([stored or refused or "stores nothing", *images])
+        below = [first, f"trains {facts['stages']}; {options}", variants]
         parts += wrapped(f"  {name:<8}  {facts['paper']}", *(f"{'':12}{line}" for line in below if line))
     return "\n".join(parts)
 

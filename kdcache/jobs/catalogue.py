@@ -56,6 +56,25 @@ def first_line(thing) -> str:
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
+def first_sentences(thing) -> str:
+    """The first paragraph of what is written about it, in a line."""
+    return " ".join((thing.__doc__ or "").partition("\n\n")[0].split())
+
+
+def methods_table(rows: dict[str, dict]) -> str:
+    """What docs/methods.md has of all methods, made of what `methods_for` finds.
+
+    python -c "from kdcache.jobs.catalogue import *; print(methods_table(tables(['methods'])['methods']))"
+    """
+    lines = ["| method | minimises, beside cross-entropy | caches | labels | mixed images |", "|---|---|---|---|---|"]
+    for name, facts in rows.items():
+        stored = f"{', '.join(facts['stores'])}: {facts['bytes']:,} B" if facts["stores"] else "nothing"
+        named = f"`{name}` {' '.join(f'`/{variant}`' for variant in facts['variants'])}".strip()
+        labels, mixes = ("needed" if facts["needs_labels"] else "", "" if facts["mixes"] else "refused")
+        lines.append(f"| {named} | {facts['says']} | {stored} | {labels} | {mixes} |")
+    return "\n".join(lines)
+
+
 def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]) -> dict[str, dict]:
     """Of every method: its paper, what is cached and its bytes for this pair of (model, taps), stages, options."""
     from kdcache.dump.fitting import record_sizes
@@ -63,9 +82,11 @@ def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]
     shown = {pair: taps_of(*pair) for pair in {teacher, student}}
     found = {}
     for name, kind in methods.METHODS.items():
-        facts = {"paper": kind.paper, "stores": [], "bytes": 0, "stages": "main", "refused": ""}
+        facts = {"paper": kind.paper, "says": first_sentences(kind), "stores": [], "bytes": 0, "stages": "main"}
+        facts |= {"refused": "", "needs_labels": kind.needs_labels, "mixes": not kind.one_label}
         try:
             method = methods.build(name, shown[student], shown[teacher])
+            facts |= {"needs_labels": method.needs_labels, "mixes": not method.one_label}  # some by their options
             require_taps(method, shown, student)
             sizes = record_sizes(method, shown[teacher])
             facts |= {"stores": list(sizes), "bytes": sum(sizes.values()), "stages": stages_of(method)}
