@@ -7,6 +7,7 @@ from train_cases import SPEC, assert_same_weights, teacher_of
 
 from kdcache.errors import UsageError
 from kdcache.jobs import Data, Student, taught_by
+from kdcache.methods import build as build_method
 from kdcache.models import build
 from kdcache.models.heads import with_second_head
 from kdcache.models.network import watch, wrapped
@@ -78,3 +79,8 @@ def test_a_network_without_a_linear_head_is_refused():
     body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(UsageError, match="one linear layer"):
         with_second_head(wrapped(body, 4, (0.5,) * 3, (0.5,) * 3))
+
+
+def test_a_loop_of_ones_own_is_told_of_the_head_that_it_lacks():
+    with pytest.raises(UsageError, match="with_second_head"):
+        build_method("hard").terms({"logits": torch.zeros(2, 4)}, {"logits": torch.ones(2, 4)}, None)

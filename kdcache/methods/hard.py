@@ -30,5 +30,8 @@ class HardLabels(Method):
         self.weight, self.heads, self.two_heads = weight, heads, heads == 2
 
     def terms(self, look, knowledge, batch):
+        if self.two_heads and "logits.dist" not in look:
+            remedy = "make it one with kdcache.models.heads.with_second_head, or take hard/one"
+            raise UsageError("method hard", "a student with a second head, shown as logits.dist", "none", remedy)
         mine = look["logits.dist" if self.two_heads else "logits"]
         return {"hard": self.weight * F.cross_entropy(mine, knowledge["logits"].argmax(1))}
