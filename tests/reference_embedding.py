@@ -102,3 +102,28 @@ def queue(layer, s, t, known):
         says = softmax(torch.stack([dot(mine, key) for key in keys]), 0.2)
         rows.append(-sum(a * torch.log(b) for a, b in zip(said, says, strict=True)))
     return mean(rows)
+
+
+def gaussians(maps, grid):
+    """Of each row, channel and cell: mean and deviation, pixel by pixel."""
+    h, w = maps.shape[2:]
+    found = []
+    for channels in maps:
+        for one in channels:
+            for i in range(grid):
+                for j in range(grid):
+                    rows = range(i * h // grid, -(-(i + 1) * h // grid))
+                    columns = range(j * w // grid, -(-(j + 1) * w // grid))
+                    pixels = [one[a, b] for a in rows for b in columns]
+                    middle = mean(pixels)
+                    variance = sum((v - middle) ** 2 for v in pixels) / (len(pixels) - 1)
+                    found.append((middle, torch.sqrt(variance + 1e-5)))
+    return found
+
+
+def wkdf(student, teacher, grid, ratio):
+    """Of the student's projected map."""
+    total = 0.0
+    for (a, u), (b, v) in zip(gaussians(student, grid), gaussians(teacher, grid), strict=True):
+        total = total + ratio * (a - b) ** 2 + (u - v) ** 2
+    return total / (len(student) * grid**2)

@@ -35,6 +35,7 @@ PLACES = {
     "feat": "embedding:Feature",
     "vkd": "embedding:Orthogonal",
     "srd": "embedding:SimpleRecipe",
+    "wkdf": "gaussian:Gaussians",
     "crd": "memory:Contrastive",
     "queue": "memory:Queue",
 }
