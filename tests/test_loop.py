@@ -111,7 +111,9 @@ class Counted(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("settings", [{}, {"clip": 1.0, "optimizer": "adamw"}, {"dtype": "bf16"}], ids=str)
-@pytest.mark.parametrize("text", ["st+at", "vid", "kdsvd", "mhgd", "fsp", "dkd", "rkd", "co"])
+@pytest.mark.parametrize(
+    "text", ["st+at", "vid", "kdsvd", "mhgd", "fsp", "dkd", "rkd", "co", "ctkd", "hard", "rld", "wkd", "uskd+bkd"]
+)
 def test_a_step_waits_for_nothing(same, text, settings):
     trainer, [first, second, _], answers = trainer_of(same, text, **settings)
     with trainer.watching():

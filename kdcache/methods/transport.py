@@ -85,7 +85,7 @@ class Transport(Method):
         if not hasattr(self, "apart"):
             raise UsageError(PLACE, "distances of the classes", "none", "call use(prepare(teacher, looks)) first")
         mine, theirs, right = look["logits"], knowledge["logits"].to(look["logits"]), batch.targets.clamp(min=0)
-        others = F.one_hot(right, mine.shape[1]) == 0
+        others = torch.ones_like(mine, dtype=torch.bool, requires_grad=False).scatter(1, right[:, None], False)
         a, b = ((side / self.T).masked_fill(~others, -math.inf).softmax(1) for side in (mine, theirs))
         cost = (1 - torch.exp(-self.sharp * self.apart.to(mine))).clamp(min=0) + LEAST
         moved = transport(a, b, others / (mine.shape[1] - 1), cost, self.blur)
