@@ -7,7 +7,8 @@ from foreign_names import CHECKPOINTS, tensors
 from model_cases import MEAN, STD, make, refusal
 
 from kdcache.errors import KdcacheWarning, TeacherError
-from kdcache.jobs.data import Data, load_normalised
+from kdcache.jobs.data import Data
+from kdcache.jobs.loading import load_normalised
 from kdcache.models import weights
 from kdcache.models.dialects import DIALECTS, Dialect, translated
 

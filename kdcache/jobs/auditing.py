@@ -10,7 +10,8 @@ from kdcache.audit import audit as found_in
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.checks import require_kind
-from kdcache.jobs.data import Data, require_place
+from kdcache.jobs.data import Data
+from kdcache.jobs.machine import require_place
 from kdcache.report.sheet import contact_sheet
 from kdcache.types import quiet
 

@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdcache.batches import Loader, straight_plan
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, Normalisation, load_normalised
+from kdcache.jobs.data import Data
 from kdcache.jobs.estimates import measured_rate
+from kdcache.jobs.loading import Normalisation, load_normalised
 from kdcache.jobs.student import asking
 from kdcache.methods import METHODS
 from kdcache.methods import build as build_method

@@ -16,7 +16,9 @@ from kdcache.batches import Loader, straight_plan
 from kdcache.codecs.choose import kl_rows
 from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, Normalisation, load_teacher, teacher_folder, workers_for
+from kdcache.jobs.data import Data
+from kdcache.jobs.loading import Normalisation, load_teacher, teacher_folder
+from kdcache.jobs.machine import workers_for
 from kdcache.jobs.packs import estimate
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes

@@ -11,16 +11,9 @@ from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.checks import require_kind
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
-from kdcache.jobs.data import (
-    Data,
-    Normalisation,
-    load_normalised,
-    load_teacher,
-    normalisation_in,
-    opener,
-    require_place,
-    workers_for,
-)
+from kdcache.jobs.data import Data, opener
+from kdcache.jobs.loading import Normalisation, load_normalised, load_teacher, normalisation_in
+from kdcache.jobs.machine import require_place, workers_for
 from kdcache.jobs.packs import verify_pack
 from kdcache.jobs.rows import training_rows
 from kdcache.jobs.taught import taught_by

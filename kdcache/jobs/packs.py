@@ -11,7 +11,8 @@ import numpy as np
 
 from kdcache.checks import require_kind
 from kdcache.errors import SourceError
-from kdcache.jobs.data import DEFAULT_DATA, cores, opener, require_place
+from kdcache.jobs.data import DEFAULT_DATA, opener
+from kdcache.jobs.machine import cores, require_place
 from kdcache.packing import SPLITS, Packing, scaled, sizes_of
 from kdcache.proof.verdicts import Check
 from kdcache.seeds import PROBE, below, keyed

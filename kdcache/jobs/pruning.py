@@ -10,7 +10,7 @@ import numpy as np
 from kdcache.cache import parts
 from kdcache.cache.subset import Subset
 from kdcache.errors import UsageError
-from kdcache.jobs.data import require_place
+from kdcache.jobs.machine import require_place
 from kdcache.jobs.rows import rows_of, spans_in, spans_of
 from kdcache.jobs.taught import open_data
 from kdcache.types import quiet

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kdcache import wording
 from kdcache.errors import KdcacheError, TeacherError, UsageError
-from kdcache.jobs.data import Data, choose_device, workers_for
+from kdcache.jobs.data import Data
+from kdcache.jobs.machine import choose_device, workers_for
 from kdcache.jobs.pipeline import Ready, ready, train
 from kdcache.jobs.pseudo import schedule_note
 from kdcache.jobs.teacher import SMOOTHING, result

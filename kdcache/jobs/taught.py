@@ -16,7 +16,8 @@ from kdcache.cache.same import teacher_of
 from kdcache.cache.subset import Subset
 from kdcache.checks import Range
 from kdcache.errors import UsageError
-from kdcache.jobs.data import Data, Normalisation, load_teacher, normalisation_in, opener
+from kdcache.jobs.data import Data, opener
+from kdcache.jobs.loading import Normalisation, load_teacher, normalisation_in
 from kdcache.jobs.pseudo import pseudo_from_text
 from kdcache.models.network import Network
 from kdcache.proof.verdicts import require_teacher

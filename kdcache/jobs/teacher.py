@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kdcache.batches import Loader
 from kdcache.checks import Range
-from kdcache.jobs.data import Data, Normalisation, teacher_folder
+from kdcache.jobs.data import Data
+from kdcache.jobs.loading import Normalisation, teacher_folder
 from kdcache.methods import build as build_method
 from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import check_output

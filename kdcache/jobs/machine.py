@@ -1,0 +1,71 @@
+"""Where work is done: the device, the processes, the place of what is made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from kdcache.errors import KdcacheError, UsageError
+
+if TYPE_CHECKING:
+    from kdcache.jobs.data import Data
+
+
+def choose_device(name: str | None) -> str:
+    """The accelerator where there is one; under torchrun, the one of this rank."""
+    if name in (None, "auto", "cuda") and torch.cuda.is_available():
+        return own_gpu()
+    if name in (None, "auto"):
+        return "cpu"
+    try:
+        if torch.device(name).type not in ("cpu", "cuda", "mps", "xpu"):
+            raise ValueError("nothing to train on")
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        cuda = torch.cuda.device_count()
+        found = f"{name!r} where there is no CUDA device" if name.startswith("cuda") and not cuda else repr(name)
+        known = ", ".join(["auto", "cpu", *(f"cuda:{i}" for i in range(cuda))])
+        raise UsageError("`device`", f"a device of this machine ({known})", found, "try auto") from error
+    return name
+
+
+def own_gpu() -> str:
+    """`cuda`, or the GPU that torchrun means for this process: ranks would all take the first."""
+    text = os.environ.get("LOCAL_RANK")
+    if text is None:
+        return "cuda"
+    count = torch.cuda.device_count()
+    if not (text.isdecimal() and len(text) < 9 and int(text) < count):
+        found = f"{text!r}, and {count} GPUs"
+        raise UsageError("LOCAL_RANK", "a GPU of this machine for every rank", found, "start fewer ranks on it")
+    return f"cuda:{int(text)}"
+
+
+def cores() -> int:
+    """Those that this process may use; macOS does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(data: Data, wanted: int | None) -> int:
+    """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest."""
+    if wanted is not None:
+        return wanted
+    return 0 if data.train.resident is not None and data.view.native else cores()
+
+
+def require_place(path: str | os.PathLike) -> Path:
+    """Refuses a file that cannot be written, before hours are spent on what should be in it."""
+    path = Path(path)
+    folder = path.absolute().parent
+    place, remedy = f"`out` {path}", "make it, or name a file elsewhere with `out`"
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise UsageError(place, f"a folder {folder}", found, remedy)
+    if path.is_dir():
+        raise UsageError(place, "the name of a file", "a folder", "name a file in it")
+    if not path.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        raise KdcacheError(place, f"permission to write in {folder}", "none", "name a file elsewhere with `out`")
+    return path
