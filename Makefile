@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 # kernels that other processors would take, for the tests of equality
 PROCESSORS = ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 \
 	MKL_CBWR=COMPATIBLE
-EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/test_prune.py
+EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/test_prune.py tests/test_arithmetic.py
 
 .PHONY: demo test test-all test-arithmetic bench lint pseudo-teacher
 

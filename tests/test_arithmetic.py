@@ -35,7 +35,13 @@ def assert_no_false_exact(answers):
     assert [name for name, one in answers.items() if one["measured"]["exact"] and not one["same"]] == []
 
 
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize(
+    "processor",
+    [
+        pytest.param(name, marks=() if name in ("this one", "oneDNN SSE4.1") else pytest.mark.slow)
+        for name in PROCESSORS  # make test-arithmetic runs "this one" under all of them
+    ],
+)
 def test_what_is_measured_holds(processor):
     assert_no_false_exact(found(SMALL, PROCESSORS[processor]))
 

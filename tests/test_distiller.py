@@ -211,7 +211,7 @@ def test_a_distiller_tells_every_epoch_unless_it_is_asked_not_to(cache_file, cap
     distiller.fit(1)
     said = capsys.readouterr()
     assert said.out == ""
-    assert [line.partition(":")[0] for line in said.err.splitlines()][-2:] == ["loss", "epoch 1/1"]
+    assert [line.partition(":")[0] for line in said.err.splitlines()][-3:] == ["loss", "evaluation", "epoch 1/1"]
 
 
 def test_a_distiller_moves_only_what_a_run_wrote(cache_file, tmp_path, capsys):

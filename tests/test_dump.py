@@ -41,7 +41,7 @@ def test_the_seeds_of_a_batch_are_computed_once(dump, data, tmp_path, monkeypatc
     assert sum(asked) == 2 * len(data.train) + len(data.held_out)
 
 
-@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [20, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_any_write_it_ends_in_the_same_bytes(tmp_path, stride):
     found = killing(tmp_path, "steps", stride)
     assert (found["files"], found["left"]) == (1, [])

@@ -112,7 +112,7 @@ def test_a_name_that_is_missing_and_unexpected_is_told_apart(place):
     save_file({(key if key != name else key[5:]): tensor for key, tensor in state.items()}, "mixed.safetensors")
     with pytest.raises(TeacherError) as caught:
         load_teacher("tiny-3", "mixed.safetensors", Data.open("synthetic:64,4,16", None))
-    assert f"1 missing (first: {name}), 1 unexpected (first: {name[5:]})" in caught.value.found
+    assert f"1 missing ({name} [3]), 1 unexpected ({name[5:]} [3])" in caught.value.found
 
 
 # Numbers that are logits or probabilities

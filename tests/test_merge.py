@@ -58,7 +58,7 @@ def test_a_shard_that_an_earlier_version_began(pair, tmp_path, which):
     assert ("logits" in merged.canaries) == (which == 1)  # as in the first shard
 
 
-@pytest.mark.parametrize("stride", [40, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [90, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_any_write_both_dumps_and_merge_end_in_the_same_bytes(tmp_path, stride):
     found = killing(tmp_path, "merging", stride)
     assert (found["files"], found["left"]) == (1, [])

@@ -18,8 +18,7 @@ TAP = "logits.dist"
 def with_second_head(network: Network, seed: int = 0) -> Network:
     """The same network with a second head, made anew from the seed, and the tap `logits.dist`. It is saved with it.
 
-    >>> network = with_second_head(build("resnet20", 10, mean, std))
-    >>> network.arch["heads"]
+    >>> with_second_head(network).arch["heads"]
     2
     """
     if network.arch.get("heads") == 2:

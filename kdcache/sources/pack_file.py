@@ -53,6 +53,8 @@ REMEDY = "copy it again, or pack again"
 def is_pack(file: str | os.PathLike) -> bool:
     """Whether a file begins as a pack does."""
     try:
+        if not Path(file).is_file():  # to open a pipe would wait for whoever writes into it
+            return False
         with open(file, "rb") as found:
             return found.read(len(MAGIC)) == MAGIC
     except OSError:
