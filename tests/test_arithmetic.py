@@ -38,7 +38,7 @@ def assert_no_false_exact(answers):
 @pytest.mark.parametrize(
     "processor",
     [
-        pytest.param(name, marks=() if name in ("this one", "oneDNN SSE4.1") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "this one" else pytest.mark.slow)
         for name in PROCESSORS  # make test-arithmetic runs "this one" under all of them
     ],
 )
@@ -46,6 +46,7 @@ def test_what_is_measured_holds(processor):
     assert_no_false_exact(found(SMALL, PROCESSORS[processor]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [(2, "f32", "contiguous"), (1, "bf16", "channels_last")], ids=str)
 def test_what_is_measured_holds_with_other_settings(settings):
     assert_no_false_exact(found(SMALL, {}, *settings))

@@ -48,7 +48,7 @@ def test_killed_before_any_write_it_ends_in_the_same_bytes(tmp_path, stride):
     assert found["writes"] > 40
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(80, marks=pytest.mark.slow)])
 def test_killed_at_random_times_it_ends_in_the_same_bytes(tmp_path, kills):
     found = killing(tmp_path, "times", kills, 1)
     assert (found["files"], found["left"]) == (1, [])

@@ -57,7 +57,7 @@ def cached(in_tmp, pictures):
     return make
 
 
-@pytest.mark.parametrize("mixing", ["", "+mixup"])
+@pytest.mark.parametrize("mixing", ["", pytest.param("+mixup", marks=pytest.mark.slow)])
 def test_cached_equals_live(cached, mixing):
     _, network, cache, augment = cached(mixing=mixing)
     opened = Data.of_cache(cache, None, augment)
