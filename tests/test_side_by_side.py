@@ -49,7 +49,7 @@ seeds = 1
 DIES = """
 [[student]]
 name = "dies"
-model = "nets:dies"
+model = "dying:dies"
 seeds = 1
 """
 
@@ -64,11 +64,11 @@ def weights(root: str) -> dict[str, bytes]:
 
 
 def test_others_go_on_and_end_as_one_by_one():
-    Path("nets.py").write_text(NETS)
+    Path("dying.py").write_text(NETS)
     Path("alone.toml").write_text(RECIPE)
     good(f"run alone.toml {CPU} --runs one")
     Path("some.toml").write_text(RECIPE + DIES + DIVERGES)
-    said = kdcache(f"run some.toml {CPU} -j 2 --code nets:dies --json")
+    said = kdcache(f"run some.toml {CPU} -j 2 --code dying:dies --json")
     assert said.code == 1, said.err
     found = json.loads(said.out)
     assert {one["name"]: one["problem"] for one in found["failed"]}.keys() == {"dies", "diverges"}
