@@ -11,28 +11,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kdcache.cache.creation import (
+from kdcache.checks import short as shortened
+from kdcache.checks import sync_folder
+from kdcache.durable import (
+    Words,
     alone_in,
     clear_leftovers,
     fill_in,
     name_it,
     private_file,
+    publish,
     refused,
     require_room,
     reserve,
     write,
 )
-from kdcache.checks import short as shortened
-from kdcache.checks import sync_folder
 from kdcache.errors import CacheError, OtherRequest, SourceError, difference
 from kdcache.proof.canaries import library_versions
 from kdcache.sources import Source
@@ -53,11 +53,9 @@ from kdcache.sources.pack_file import (
     word_of,
     words_in,
 )
+from kdcache.threads import in_threads
 from kdcache.types import quiet
 from kdcache.views.resize import resize_each
-
-SYNC_SECONDS = 5.0
-TOGETHER, AHEAD = 16, 4  # rows that a thread takes at a time, and how often that many are given to each
 
 
 class Packing:
@@ -79,7 +77,7 @@ class Packing:
             for split in SPLITS:
                 self.sources[split].expect(found.splits[split].tables["digests"])
                 self.fill(file, found, split, progress)
-            finish(file, self.part, self.path)
+            publish(file, self.part, self.path)
         return self.path
 
     def request(self) -> dict:
@@ -147,43 +145,26 @@ class Packing:
             write(file.fileno(), image.reshape(-1), int(starts[row]))
             return row, word_of(name, row, image.reshape(-1))
 
-        with Words(file, split.places["words"][0], self.path) as words:
-            each = in_workers(pack, todo.tolist(), self.workers)
+        with marking(file, self.path) as words:
+            each = in_threads(pack, todo.tolist(), self.workers)
             for row, word in progress(each, total=len(todo), desc=f"packing {name}", unit="images"):
-                words.put(row, word)
+                words.put(split.places["words"][0] + 8 * row, word)
+                words.sync()
 
 
-class Words:
-    """Marks rows done, once their pixels are on the disk. A context: what was put is kept, however it is left."""
-
-    def __init__(self, file, offset: int, path: Path):
-        self.file, self.offset, self.path = file, offset, path
-        self.waiting: list[tuple[int, int]] = []
-        self.synced = time.monotonic()
-
-    def put(self, row: int, word: int) -> None:
-        self.waiting.append((row, word))
-        if time.monotonic() - self.synced > SYNC_SECONDS:
-            self.sync()
-
-    def sync(self) -> None:
-        waiting, self.waiting = self.waiting, []  # after an error nobody knows what became of them
-        os.fsync(self.file.fileno())
-        for row, word in waiting:
-            write(self.file.fileno(), word.to_bytes(8, "little"), self.offset + 8 * row)
-        self.synced = time.monotonic()
-
-    def __enter__(self) -> Words:
-        return self
-
-    def __exit__(self, kind, error, _) -> None:
-        try:
-            self.sync()
-        except OSError as failed:
-            if kind is None:
-                raise refused(self.path, failed) from None
+@contextmanager
+def marking(file, path: Path) -> Iterator[Words]:
+    """Marks of what is done: those that were put are kept, however the context is left."""
+    words = Words(file, path)
+    try:
+        yield words
+    except BaseException as error:
+        with suppress(CacheError):
+            words.sync(always=True)
         if isinstance(error, OSError):
-            raise refused(self.path, error) from None
+            raise refused(path, error) from None
+        raise
+    words.sync(always=True)
 
 
 @contextmanager
@@ -201,16 +182,6 @@ def locked(part: Path) -> Iterator:
             yield file
     except OSError as error:
         raise refused(part, error) from None
-
-
-def finish(file, part: Path, path: Path) -> None:
-    """Gives the file its final name."""
-    os.fsync(file.fileno())
-    if not part.exists() or not os.path.samestat(os.stat(part), os.fstat(file.fileno())):
-        raise CacheError(part, "the file that was opened", "another one under its name", "run it again")
-    os.rename(part, path)
-    sync_folder(path)
-    clear_leftovers(part)
 
 
 def facts_of(source: Source, short: int | None) -> dict:
@@ -234,7 +205,7 @@ def sizes_of(source: Source, workers: int, progress=quiet) -> np.ndarray:
     if not isinstance(source, EncodedSource):
         images = (image for row in range(len(source)) for image in source.read([row]))
         return np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2)
-    looks = in_workers(lambda row: size_of(source.place(row), source.encoded(row)), range(len(source)), workers)
+    looks = in_threads(lambda row: size_of(source.place(row), source.encoded(row)), range(len(source)), workers)
     return np.array(list(progress(looks, total=len(source), desc="reading sizes")), np.int64).reshape(-1, 2)
 
 
@@ -253,17 +224,3 @@ def scaled(image: torch.Tensor, short: int | None) -> torch.Tensor:
         return image
     whole = (np.zeros(1, np.int64), np.zeros(1, np.int64), *size.T)
     return resize_each([image], whole, np.zeros(1, np.int64), (height, width))[0]
-
-
-def in_workers(function, rows: Iterable[int], workers: int) -> Iterator:
-    """function(row) of each, in order, in so many threads: decoders and disks let go of Python's lock."""
-    rows, pool = list(rows), ThreadPoolExecutor(max(1, workers))
-    ahead = TOGETHER * AHEAD * max(1, workers)
-    try:
-        for start in range(0, len(rows), ahead):  # no more of them, or an interruption would wait long
-            some = rows[start : start + ahead]
-            parts = [some[at : at + TOGETHER] for at in range(0, len(some), TOGETHER)]
-            for part in pool.map(lambda part: [function(row) for row in part], parts):
-                yield from part
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import torch
 
-from kdcache.cache import layout, open_cache, writer
+from kdcache import durable
+from kdcache.cache import layout, open_cache
 from kdcache.cache.parts import merge
 from kdcache.errors import KdcacheError
 from kdcache.jobs import Data, DumpOptions, make_dump
@@ -39,7 +40,7 @@ SAID = tempfile.TemporaryFile()  # noqa: SIM115 - the children inherit it
 
 
 def dump(path: Path, shard: tuple[int, int] | None = None) -> None:
-    layout.BLOCK_ROWS, writer.SYNC_SECONDS = 32, 0.0  # many small blocks, each with its word at once
+    layout.BLOCK_ROWS, durable.SYNC_SECONDS = 32, 0.0  # many small blocks, each with its word at once
     pictures = path.with_name("pictures")
     if pictures.exists():
         data, workers = Data.open(f"folder:{pictures}", "resized-crop:16"), 2

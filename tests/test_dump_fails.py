@@ -13,7 +13,8 @@ import torch
 from conftest import fresh_teacher, killing
 
 from kdcache import dump as dumping
-from kdcache.cache import Writer, create, creation
+from kdcache import durable
+from kdcache.cache import Writer, create
 from kdcache.cache.layout import read_layout
 from kdcache.cache.writer import blocks_done
 from kdcache.errors import CacheError, TeacherError, UsageError
@@ -201,9 +202,9 @@ def test_leftovers_of_a_creation_that_was_killed_are_removed(dump, tmp_path):
 
 
 def test_a_creation_at_work_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(creation, "PATIENCE", 0.1)
-    with creation.alone_in(tmp_path) as alone, creation.private_file(tmp_path / "x.h5.part") as (private, _):
-        creation.clear_leftovers(tmp_path / "x.h5.part")
+    monkeypatch.setattr(durable, "PATIENCE", 0.1)
+    with durable.alone_in(tmp_path) as alone, durable.private_file(tmp_path / "x.h5.part") as (private, _):
+        durable.clear_leftovers(tmp_path / "x.h5.part")
         assert (alone, private.exists()) == (True, True)
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "kdcache"
 LAYERS = [
-    {"types", "errors", "checks", "seeds", "user_code", "lazy_torch", "on_demand", "limits", "wording"},
+    {
+        "types",
+        "errors",
+        "checks",
+        "seeds",
+        "user_code",
+        "lazy_torch",
+        "on_demand",
+        "limits",
+        "wording",
+        "durable",
+        "threads",
+    },
     {"sources", "views", "models", "methods", "codecs", "measures", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
     {"proof", "train", "audit", "packing"},
@@ -21,6 +33,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "checks": {"errors"},
     "user_code": {"errors"},
     "limits": {"errors"},
+    "durable": {"checks", "errors"},
     "on_demand": {"errors"},
     "batches": {"cache"},
     "teachers": {"batches", "cache"},

@@ -188,7 +188,7 @@ def test_what_was_interrupted_goes_on_to_the_same_bytes(at, pack, spec, tmp_path
 def test_what_was_killed_goes_on_to_the_same_bytes(moment, tmp_path):
     """At the moment when the file appears, and when the first rows are marked done."""
     data, path, part = "synthetic:1000,2,80", tmp_path / "a.kdp", tmp_path / "a.kdp.part"
-    code = f"from kdcache import jobs, packing; packing.SYNC_SECONDS = 0; jobs.make_pack({data!r}, {str(path)!r})"
+    code = f"from kdcache import durable, jobs; durable.SYNC_SECONDS = 0; jobs.make_pack({data!r}, {str(path)!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
         until = time.monotonic() + 60

@@ -9,7 +9,8 @@ import pytest
 from cli_cases import DUMP, STUDENT, good, kdcache, refused
 from hostile_cases import array_in, mark
 
-from kdcache.cache import create, creation, open_cache, writer
+from kdcache import durable
+from kdcache.cache import create, open_cache, writer
 from kdcache.cache.layout import part_of, read_layout, shard_of
 from kdcache.cache.ranks import turns
 from kdcache.errors import CacheError
@@ -78,7 +79,7 @@ def test_a_disk_that_lacks_a_share_leaves_nothing(cache, tmp_path, monkeypatch):
         if offset > 10**6:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(creation.os, "posix_fallocate", full)
+    monkeypatch.setattr(durable.os, "posix_fallocate", full)
     with pytest.raises(CacheError, match="No space left on device"):
         create(tmp_path / "x.h5", *large(cache, shard={"number": 3, "of": 10}))
     assert list(tmp_path.iterdir()) == []

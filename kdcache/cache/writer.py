@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
-import time
 from pathlib import Path
 
 import numpy as np
 
 from kdcache import lazy_torch as torch
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.creation import clear_leftovers, refused, write
 from kdcache.cache.intact import require_seal_if_any
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
 from kdcache.cache.ranks import Ranks
-from kdcache.checks import sync_folder
+from kdcache.durable import Words, publish, refused, require_name, write
 from kdcache.errors import CacheError
-
-SYNC_SECONDS = 5.0
 
 
 class Writer(Blocks):
@@ -31,14 +26,13 @@ class Writer(Blocks):
 
     def __init__(self, path: Path, ranks: Ranks = Ranks()):  # noqa: B008 - frozen
         self.path, self.part = path, part_of(path)
-        self.waiting: list[tuple[int, int]] = []  # (offset, word) of blocks written but not yet synced
-        self.synced = time.monotonic()
         try:
             self.file = open(self.part, "r+b")  # noqa: SIM115 - held while the dump runs
         except FileNotFoundError:
             raise
         except OSError as error:
             raise refused(self.part, error) from None
+        self.marks = Words(self.file, path)
         try:
             self.layout: Layout = read_layout(self.part)
             self.lock(ranks)
@@ -54,7 +48,7 @@ class Writer(Blocks):
 
     def __exit__(self, kind, *_) -> None:
         try:
-            if self.waiting:
+            if self.marks.waiting:
                 self.sync(always=True)
         except CacheError:
             if kind is None:
@@ -74,13 +68,7 @@ class Writer(Blocks):
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 remedy = "wait for it, or name another file with `out`"
                 raise CacheError(self.part, "no other dump at work on it", "one", remedy) from None
-        self.require_name()
-
-    def require_name(self) -> None:
-        """Refuses to go on where somebody has put another file in the place of the one that is being filled."""
-        if not self.part.exists() or not os.path.samestat(os.stat(self.part), os.fstat(self.file.fileno())):
-            found = "another one under its name" if self.part.exists() else "none"
-            raise CacheError(self.part, "the file that was opened", found, "run it again")
+        require_name(self.part, self.file)
 
     def complete(self) -> bool:
         return not any(self.missing(name) for name in self.layout.filled())
@@ -100,23 +88,11 @@ class Writer(Blocks):
         data = memoryview(np.ascontiguousarray(data)).cast("B")
         assert len(data) == length, (dataset, len(data), length)
         self._write(data, offset)
-        self.waiting.append(
-            (self.layout.word_offset(dataset, view, block), self.layout.word(dataset, view, block, data))
-        )
+        self.marks.put(self.layout.word_offset(dataset, view, block), self.layout.word(dataset, view, block, data))
 
     def sync(self, always: bool = False) -> None:
         """Flushes the blocks that were put to the disk, then marks them done."""
-        if not always and time.monotonic() - self.synced < SYNC_SECONDS:
-            return
-        try:
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            self.waiting.clear()  # nobody knows what became of it, and the next fsync would not say
-            raise refused(self.path, error) from None
-        for offset, word in self.waiting:
-            self._write(word.to_bytes(8, "little"), offset)
-        self.waiting.clear()
-        self.synced = time.monotonic()
+        self.marks.sync(always)
 
     def finish(self) -> None:
         """Gives the file its final name, once every block is done; seals it where an earlier version began it."""
@@ -126,11 +102,7 @@ class Writer(Blocks):
             seal = sealed_crc(self.layout, self.file).to_bytes(4, "little")
             self._write(seal, self.layout.places["seal"].offset)
         try:
-            os.fsync(self.file.fileno())
-            self.require_name()
-            os.rename(self.part, self.path)
-            sync_folder(self.path)
-            clear_leftovers(self.part)
+            publish(self.file, self.part, self.path)
         except OSError as error:
             raise refused(self.path, error) from None
         self.close()

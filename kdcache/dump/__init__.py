@@ -18,7 +18,7 @@ from kdcache import codecs
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, create
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.creation import bytes_of, require_room
+from kdcache.cache.creation import bytes_of
 from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import block_rows, part_of, read_layout
 from kdcache.cache.meta import FORMAT, VERSION
@@ -28,6 +28,7 @@ from kdcache.codecs import Codec
 from kdcache.dump.filling import encoded, fill
 from kdcache.dump.fitting import fitted
 from kdcache.dump.stale import is_stale, remove_stale
+from kdcache.durable import require_room
 from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_digests, require_pixels
 from kdcache.seeds import PROBE, sample_views

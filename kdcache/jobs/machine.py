@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.threads import cores
 
 if TYPE_CHECKING:
     from kdcache.jobs.data import Data
@@ -42,11 +43,6 @@ def own_gpu() -> str:
         found = f"{text!r}, and {count} GPUs"
         raise UsageError("LOCAL_RANK", "a GPU of this machine for every rank", found, "start fewer ranks on it")
     return f"cuda:{int(text)}"
-
-
-def cores() -> int:
-    """Those that this process may use; macOS does not tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_for(data: Data, wanted: int | None) -> int:

@@ -12,13 +12,14 @@ import numpy as np
 from kdcache.checks import require_kind
 from kdcache.errors import SourceError
 from kdcache.jobs.data import DEFAULT_DATA, opener
-from kdcache.jobs.machine import cores, require_place
+from kdcache.jobs.machine import require_place
 from kdcache.packing import SPLITS, Packing, scaled, sizes_of
 from kdcache.proof.verdicts import Check
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source, open_source
 from kdcache.sources.pack import Pixels
 from kdcache.sources.pack_file import PackFile, done, padding, read_pack, words_in
+from kdcache.threads import cores
 from kdcache.types import quiet
 
 COMPARED = 64  # images of each split that `verify` decodes again

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from kdcache.errors import DataChanged, SourceError
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources.arrays import ArraySource, Source, blake, digest
 from kdcache.sources.decode import FORMATS, PACKAGES, check_whole, decode, size_of
+from kdcache.threads import in_threads
 from kdcache.types import quiet
 
 SMALL = 64  # images up to this side are decoded once and kept in memory,
@@ -21,7 +21,6 @@ SMALL_TOTAL = 1 << 30  # if all of them fit into this many bytes
 NAMED = 10  # bad images in a message
 PEEKS = 64  # images whose size is looked at when a source is opened
 PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SPAN = 64  # rows that a thread takes at a time: handing over each alone would cost as much as decoding it
 
 
 class EncodedSource(Source):
@@ -115,7 +114,7 @@ def require_whole(source: EncodedSource, progress=quiet) -> np.ndarray:
             return 0
         return digest(data)
 
-    looks = progress(in_threads(look, len(source)), total=len(source), desc="checking images")
+    looks = progress(in_threads(look, range(len(source))), total=len(source), desc="checking images")
     digests = np.fromiter(looks, np.uint64, len(source))
     if len(bad) == 1:
         raise bad.popitem()[1]
@@ -140,7 +139,7 @@ def in_memory(source: EncodedSource, size: tuple[int, int]) -> Source:
         images[row] = image
         return True
 
-    if not all(in_threads(load, len(source))):
+    if not all(in_threads(load, range(len(source)))):
         source.size = None
         return source
     view = "crop-flip" if size == (32, 32) else f"resized-crop:{min(size)}"
@@ -149,14 +148,3 @@ def in_memory(source: EncodedSource, size: tuple[int, int]) -> Source:
     )
     held.names = source.names
     return held
-
-
-def in_threads(function, rows: int) -> Iterator:
-    """function(0), function(1), … in order, spread over the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:
-        for start in range(0, rows, 64 * SPAN):  # map() would queue every row at once
-            stop = min(start + 64 * SPAN, rows)
-            spans = [range(s, min(s + SPAN, stop)) for s in range(start, stop, SPAN)]
-            for part in pool.map(lambda span: [function(row) for row in span], spans):
-                yield from part
