@@ -75,14 +75,14 @@ def test_of_two_strangers_at_once_one_makes_the_file(tmp_path):
 
 
 def test_every_rank_has_its_blocks_whatever_is_done_by_now(interrupted, tmp_path):
-    from kdcache.cache.ranks import Ranks
+    from kdcache.cache.share import Shard
 
     with writer.Writer(interrupted(tmp_path / "x.h5")) as made:
         done = np.zeros((3, 2), dtype=bool)
         made.done = lambda name: done
-        shares = [filling.undone(made, ["seeds"], Ranks(0, 2))]
+        shares = [filling.undone(made, ["seeds"], Shard(0, 2))]
         done[0, 0] = True
-        shares.append(filling.undone(made, ["seeds"], Ranks(1, 2)))
+        shares.append(filling.undone(made, ["seeds"], Shard(1, 2)))
     assert sorted(sum(shares, [])) == [(v, b) for v in range(3) for b in range(2)]  # noqa: RUF017
 
 
@@ -188,11 +188,11 @@ def test_it_does_not_give_way_while_somebody_is_at_work_on_it(dump, begun, cache
 def test_other_ranks_wait_until_it_has_given_way(dump, begun, monkeypatch):
     waited = []
 
-    def ready(self, condition, sign=None):
+    def ready(ranks, condition, sign=None):
         waited.append(condition())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kdcache.cache.ranks.Ranks.wait_for", ready)
+    monkeypatch.setattr("kdcache.dump.wait_for", ready)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for codec in ("f32", "f16"):

@@ -15,7 +15,7 @@ from train_cases import assert_same_weights, dumped, measured, teacher_of
 from kdcache import CachedDataset
 from kdcache.batches import Loader, straight_plan
 from kdcache.cache import Writer, open_cache
-from kdcache.cache.ranks import Ranks
+from kdcache.cache.share import Shard
 from kdcache.errors import CacheError, UsageError
 from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.models import build as build_network
@@ -169,7 +169,7 @@ def test_ranks_make_the_file_of_one(tmp_path, spec):
         dump.begin()
         with Writer(options.path) as writer:
             for rank in (2, 0, 1):
-                dump.fill(writer, Ranks(rank, 3))
+                dump.fill(writer, Shard(rank, 3))
             writer.finish()
     assert one.path.read_bytes() == options.path.read_bytes()
 

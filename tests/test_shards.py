@@ -12,7 +12,7 @@ from hostile_cases import array_in, mark
 from kdcache import durable
 from kdcache.cache import create, open_cache, writer
 from kdcache.cache.layout import part_of, read_layout, shard_of
-from kdcache.cache.ranks import turns
+from kdcache.cache.share import turns
 from kdcache.errors import CacheError
 from kdcache.teachers import LiveTeacher
 

@@ -12,7 +12,7 @@ from kdcache.errors import CacheError
 def require_finished(layout: Layout) -> int:
     """Refuses a shard, and a file with open blocks or a wrong seal, whatever its name; its seal."""
     if "shard" in layout.meta:
-        found = f"a shard, {layout.shard.rank + 1} of {layout.shard.world}"
+        found = f"a shard, {layout.shard.number + 1} of {layout.shard.of}"
         remedy = f"merge them first: {merging(layout.path, layout.shard)}"
         raise CacheError(layout.path, "a finished cache", found, remedy)
     return require_intact(layout)

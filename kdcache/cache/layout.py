@@ -33,7 +33,7 @@ import numpy as np
 from kdcache import codecs
 from kdcache.cache.hdf5 import SIGNATURE, Place, read_structure
 from kdcache.cache.meta import LONGEST, REMEDY, read_header
-from kdcache.cache.ranks import Ranks
+from kdcache.cache.share import Shard
 from kdcache.checks import short
 from kdcache.codecs import Codec
 from kdcache.errors import CacheError
@@ -73,10 +73,10 @@ class Layout:
         return self.meta["block_rows"]
 
     @property
-    def shard(self) -> Ranks:
+    def shard(self) -> Shard:
         """Which shard of a dump it is; 0 of 1 is all of it."""
         shard = self.meta.get("shard", {"number": 1, "of": 1})
-        return Ranks(shard["number"] - 1, shard["of"])
+        return Shard(shard["number"] - 1, shard["of"])
 
     def filled(self) -> list[str]:
         """The datasets that are filled in block by block."""
@@ -234,7 +234,7 @@ def shard_of(path: Path, number: int | str, of: int) -> Path:
     return path.with_name(f"{path.stem}.shard{number}of{of}{path.suffix}")
 
 
-def merging(path: Path, shard: Ranks) -> str:
+def merging(path: Path, shard: Shard) -> str:
     """The command that makes one file of a shard and the others."""
-    whole = path.with_name(path.name.removesuffix(".part").replace(f".shard{shard.rank + 1}of{shard.world}", ""))
-    return f"kdcache merge {shard_of(whole, '*', shard.world)} -o {whole}"
+    whole = path.with_name(path.name.removesuffix(".part").replace(f".shard{shard.number + 1}of{shard.of}", ""))
+    return f"kdcache merge {shard_of(whole, '*', shard.of)} -o {whole}"

@@ -19,9 +19,9 @@ from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import create
 from kdcache.cache.intact import require_finished, require_intact, require_seal_if_any
 from kdcache.cache.layout import part_of, place_of, read_layout
-from kdcache.cache.ranks import turns
 from kdcache.cache.rowwise import RowReading, of_rows, with_canaries_of
 from kdcache.cache.same import LOGIT_TOLERANCE, require_same
+from kdcache.cache.share import turns
 from kdcache.cache.writer import Writer
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
 from kdcache.types import quiet
@@ -47,7 +47,7 @@ def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
     require_apart(path, paths)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(Blocks(read_layout(one))) for one in paths]
-        files.sort(key=lambda file: file.layout.shard.rank)
+        files.sort(key=lambda file: file.layout.shard.number)
         first = files[0]
         for file in files:
             require_begun(file)
@@ -217,16 +217,16 @@ def gathered(files: Sequence[Blocks], path: Path) -> tuple[dict[str, np.ndarray]
 
 def require_none_missing(files: Sequence[Blocks], missing: Mapping[str, np.ndarray], path: Path) -> None:
     """Names the shards whose blocks are in no file."""
-    world = max(file.layout.shard.world for file in files)
-    given = {file.layout.shard.rank + 1 for file in files if file.layout.shard.world == world}
-    counts = Counter(int(rank) + 1 for lost in missing.values() for rank in turns(lost.shape, world)[lost])
+    of = max(file.layout.shard.of for file in files)
+    given = {file.layout.shard.number + 1 for file in files if file.layout.shard.of == of}
+    counts = Counter(int(turn) + 1 for lost in missing.values() for turn in turns(lost.shape, of)[lost])
     found = [
         f"{count} blocks of shard {number} missing" if number in given else f"no shard {number}"
         for number, count in sorted(counts.items())
     ]
     if found:
         remedy = "name them all, and finish first those that are unfinished"
-        raise CacheError(path, f"all of {world} shards, finished", ", ".join(found), remedy)
+        raise CacheError(path, f"all of {of} shards, finished", ", ".join(found), remedy)
 
 
 def known(file: Blocks, views: Sequence[int] | None = None) -> dict[str, np.ndarray]:

@@ -12,9 +12,9 @@ from kdcache import lazy_torch as torch
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.intact import require_seal_if_any
 from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
-from kdcache.cache.ranks import Ranks
 from kdcache.durable import Words, publish, refused, require_name, write
 from kdcache.errors import CacheError
+from kdcache.ranks import Ranks
 
 
 class Writer(Blocks):

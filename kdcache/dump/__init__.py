@@ -22,15 +22,17 @@ from kdcache.cache.creation import bytes_of
 from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import block_rows, part_of, read_layout
 from kdcache.cache.meta import FORMAT, VERSION
-from kdcache.cache.ranks import Ranks
 from kdcache.cache.same import require_same
+from kdcache.cache.share import Shard
 from kdcache.codecs import Codec
 from kdcache.dump.filling import encoded, fill
 from kdcache.dump.fitting import fitted
 from kdcache.dump.stale import is_stale, remove_stale
+from kdcache.dump.waiting import wait_for
 from kdcache.durable import require_room
 from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_digests, require_pixels
+from kdcache.ranks import Ranks
 from kdcache.seeds import PROBE, sample_views
 from kdcache.teachers import Dumped, require_finite
 from kdcache.types import quiet
@@ -53,7 +55,7 @@ class Dump:
     method: str
     codec: str = "f16"  # of the logits; other knowledge has f16, f32 beside f32, or what its method wants
     first_view: int = 0
-    shard: Ranks | None = None  # of a dump by machines that share no files; `path` is then the shard's own
+    shard: Shard | None = None  # of a dump by machines that share no files; `path` is then the shard's own
 
     def request(self) -> dict:
         """The identity of what was asked for: what a resumed dump must agree with."""
@@ -71,7 +73,7 @@ class Dump:
             "method": self.method,
             "codec": self.codec,
             "first_view": self.first_view,
-            **({"shard": {"number": self.shard.rank + 1, "of": self.shard.world}} if self.shard else {}),
+            **({"shard": {"number": self.shard.number + 1, "of": self.shard.of}} if self.shard else {}),
         }
 
     def run(self, progress=quiet) -> Path:
@@ -80,12 +82,12 @@ class Dump:
         begun_here, was_finished = False, self.path.exists()
         if not was_finished:
             request = self.request()
-            if ranks.rank == 0:
+            if ranks.first:
                 remove_stale(self.path, request)
                 if not part.exists():
                     self.begin(progress)
                     begun_here = True
-            ranks.wait_for(lambda: self.path.exists() or (part.exists() and not is_stale(part, request)))
+            wait_for(ranks, lambda: self.path.exists() or (part.exists() and not is_stale(part, request)))
             try:
                 writer = Writer(self.path, ranks)
             except FileNotFoundError:  # another dump has just finished it
@@ -95,9 +97,9 @@ class Dump:
                 if not begun_here:
                     self.require_unchanged(writer, exact=True)
                 self.teacher.method.use(writer.constants())
-                self.fill(writer, self.shard or ranks, progress)
-                ranks.wait_for(writer.complete if ranks.rank == 0 else self.path.exists, writer.progress)
-                if ranks.rank == 0:
+                self.fill(writer, self.shard or Shard(ranks.rank, ranks.world), progress)
+                wait_for(ranks, writer.complete if ranks.first else self.path.exists, writer.progress)
+                if ranks.first:
                     writer.finish()
         finished = read_layout(self.path)
         require_intact(finished)
@@ -174,6 +176,6 @@ class Dump:
             measured |= {name: table} if table else {}
         return chosen, measured
 
-    def fill(self, writer: Writer, ranks: Ranks, progress=quiet) -> None:
-        """Every block that is not done yet and falls to this rank."""
-        fill(writer, self.teacher, self.loader, self.held_out, ranks, progress)
+    def fill(self, writer: Writer, share: Shard, progress=quiet) -> None:
+        """Every block of a share that is not done yet."""
+        fill(writer, self.teacher, self.loader, self.held_out, share, progress)

@@ -16,7 +16,7 @@ from torch import Tensor
 from kdcache.batches import Loader
 from kdcache.cache import Writer
 from kdcache.cache.layout import Layout
-from kdcache.cache.ranks import Ranks
+from kdcache.cache.share import Shard
 from kdcache.codecs import Codec
 from kdcache.errors import CacheError, UsageError
 from kdcache.teachers import Dumped, require_finite
@@ -99,16 +99,16 @@ def encoded(codec: Codec, name: str, values: Tensor, rows: np.ndarray, views: np
 
 
 def fill(
-    writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | None, ranks: Ranks,
+    writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | None, share: Shard,
     progress=quiet,
 ) -> None:  # fmt: skip
-    """Fills every block of this rank that is not done yet, of the training images and of the evaluation images."""
+    """Fills every block of this share that is not done yet, of the training images and of the evaluation images."""
     names = writer.layout.codecs
     with WriterThread() as thread:
-        todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], ranks)
+        todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], share)
         fill_blocks(writer, teacher, loader, "knowledge", todo, thread, progress)
         if held_out:
-            todo = undone(writer, [f"eval/{name}" for name in names], ranks)
+            todo = undone(writer, [f"eval/{name}" for name in names], share)
             fill_blocks(writer, teacher, held_out, "eval", todo, thread, progress)
     writer.sync(always=True)
 
@@ -130,10 +130,10 @@ def fill_blocks(
         thread.do(block.store)
 
 
-def undone(writer: Writer, datasets: list[str], ranks: Ranks) -> list[tuple[int, int]]:
-    """(view, block) of every missing block of this rank. Which blocks are its own does not depend on what is done."""
+def undone(writer: Writer, datasets: list[str], share: Shard) -> list[tuple[int, int]]:
+    """(view, block) of every missing block of a share. Which blocks are in it does not depend on what is done."""
     done = np.logical_and.reduce([writer.done(name) for name in datasets])
-    return [tuple(place) for place in np.argwhere(ranks.share(done.shape) & ~done).tolist()]
+    return [tuple(place) for place in np.argwhere(share.share(done.shape) & ~done).tolist()]
 
 
 def block_rows(layout: Layout, block: int, rows: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdcache.batches import Loader, Seeded
 from kdcache.cache.layout import shard_of
-from kdcache.cache.ranks import Ranks
+from kdcache.cache.share import Shard
 from kdcache.dump import Dump
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
@@ -17,6 +17,7 @@ from kdcache.jobs.pseudo import in_words, pseudo_teacher
 from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, shapes
+from kdcache.ranks import Ranks
 from kdcache.teachers import Forward, KnownTeacher, LiveTeacher, describe
 from kdcache.teachers.known import require_unmixed
 from kdcache.types import quiet
@@ -54,7 +55,7 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
     seeds = Seeded(view, options.seed, len(data.train), options.first_view)
     loader = Loader(data.train, view, seeds, options.device, options.workers)
     held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
-    shard = options.shard and Ranks(options.shard[0] - 1, options.shard[1])
+    shard = options.shard and Shard(options.shard[0] - 1, options.shard[1])
     path = shard_of(options.path, *options.shard) if options.shard else options.path
     described = describe(network) | {"shapes": {tap: list(shape) for tap, shape in every.items()}}
     with LiveTeacher(network, method, options.forward, options.device) as teacher:
