@@ -76,6 +76,7 @@ def check(codec, values):
     assert decoded.dtype == torch.float32
     assert decoded.shape == values.shape
     np.testing.assert_array_equal(decoded.numpy(), numpy_decode(codec, records.numpy()))
+    np.testing.assert_array_equal(decoded.numpy(), codec.decode_numpy(records.numpy()))
     error = (decoded.double() - codec.ideal(values)).abs()
     assert torch.isfinite(error).all()
     assert (error <= codec.bound(values)).all(), (error - codec.bound(values)).max()

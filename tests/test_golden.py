@@ -1,12 +1,11 @@
 """Files and pixels of the past: `golden/make.py` made them with the code of their time, and today's has to agree."""
 
-import zipfile
-
 import numpy as np
 import pytest
 import torch
 from cli_cases import good
 from golden import make
+from golden_cases import folder_of_old
 
 from kdcache.cache import open_cache
 
@@ -17,9 +16,7 @@ LOGITS = ["f16", "int8", "logp8", "topk"]
 @pytest.fixture(scope="module", params=VERSIONS)
 def old(request, tmp_path_factory):
     """A folder with the files of one version, and everything that was in them."""
-    folder = tmp_path_factory.mktemp("golden") / request.param
-    with zipfile.ZipFile(make.PLACE / f"{request.param}.zip") as archive:
-        archive.extractall(folder)
+    folder = folder_of_old(request.param, tmp_path_factory.mktemp("golden"))
     with np.load(make.PLACE / f"{request.param}.npz") as stored:
         return folder, dict(stored)
 

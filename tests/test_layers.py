@@ -23,7 +23,7 @@ LAYERS = [
     },
     {"sources", "views", "models", "methods", "codecs", "measures", "runs", "pseudo"},
     {"cache", "batches", "teachers", "report"},
-    {"proof", "train", "audit", "packing"},
+    {"proof", "train", "audit", "packing", "read"},
     {"dump"},
     {"jobs", "recipe", "api"},
     {"bench"},
@@ -134,6 +134,10 @@ HEAVY = ("albumentations", "torchvision", "timm", "datasets", "sklearn", "matplo
 def test_the_door_opens_without_heavy_packages():
     for code in ("import kdcache", "from kdcache.cli import main; main(['--help'], standalone_mode=False)"):
         assert loaded(code, "torch", "numpy", "h5py", "tqdm", *HEAVY) == "loaded"
+
+
+def test_a_cache_is_read_without_torch():
+    assert loaded("import kdcache.read", "torch", "h5py", "click", "tqdm", *HEAVY) == "loaded"
 
 
 def test_the_core_does_without():

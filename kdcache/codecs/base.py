@@ -86,9 +86,13 @@ class Codec:
         """Bytes [n, record size] to f32 [n, *shape]; the same floats on every device."""
         raise NotImplementedError
 
+    def decode_numpy(self, records: np.ndarray) -> np.ndarray:
+        """`decode` without torch: uint8 [n, record size] to the same f32 [n, *shape]."""
+        raise NotImplementedError
+
     def top1(self, records: np.ndarray) -> np.ndarray:
         """Where the greatest value of each row is, of bytes [n, record size]; read off them, without torch."""
-        return self.decode(torch.from_numpy(records)).flatten(1).argmax(1).numpy()
+        return self.decode_numpy(records).reshape(len(records), self.count).argmax(1)
 
     def fault(self, records: np.ndarray) -> str:
         """What no encoder has written in these bytes [n, record size]; empty where nothing speaks against them."""
@@ -159,6 +163,11 @@ def from_bytes(records: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> T
     if not records.is_contiguous() or records.storage_offset() % dtype.itemsize:
         records = records.clone(memory_format=torch.contiguous_format)
     return records.view(dtype).reshape(len(records), *shape)
+
+
+def numbers(records: np.ndarray, dtype: str) -> np.ndarray:
+    """The bytes of every record as numbers of one type, where NumPy is to read them."""
+    return np.ascontiguousarray(records).view(dtype)
 
 
 def half(values: Tensor, name: str) -> Tensor:

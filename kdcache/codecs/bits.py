@@ -39,8 +39,9 @@ class Bits(Codec):
         bits = eights.view(torch.uint8).view(len(records), self.size * 8)
         return bits[:, : self.count].float().view(len(records), *self.shape)
 
-    def top1(self, records):
-        return np.unpackbits(records, axis=1, bitorder="little")[:, : self.count].argmax(1)
+    def decode_numpy(self, records):
+        bits = np.unpackbits(records, axis=1, bitorder="little", count=self.count)
+        return bits.astype(np.float32).reshape(len(records), *self.shape)
 
     def ideal(self, values):
         return (values > 0).double()

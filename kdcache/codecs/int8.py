@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from kdcache import lazy_torch as torch
-from kdcache.codecs.base import Codec, field, float_error, half, half_below, power_of_two, sample
+from kdcache.codecs.base import Codec, field, float_error, half, half_below, numbers, power_of_two, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +68,12 @@ class Int8(Codec):
         if self.unit != 1:
             values *= self.unit
         return values.view(len(records), *self.shape)
+
+    def decode_numpy(self, records):
+        grid = numbers(records[:, :4], "<f2").astype(np.float32)
+        with np.errstate(invalid="ignore"):  # a stranger's records may hold infinities
+            values = grid[:, 1:] + grid[:, :1] * records[:, 4:]
+            return (values * np.float32(self.unit)).reshape(len(records), *self.shape)
 
     def top1(self, records):
         return records[:, 4:].argmax(1)

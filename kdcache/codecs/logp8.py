@@ -63,6 +63,9 @@ class Logp8(Codec):
         table = _table(self, records.device)
         return table.index_select(0, records.flatten().int()).view(len(records), *self.shape)
 
+    def decode_numpy(self, records):
+        return (-self.depths).astype(np.float32).take(records)
+
     def top1(self, records):
         return records.argmin(1)  # level 0 is nearest to probability 1
 
@@ -82,11 +85,15 @@ class Logp8(Codec):
         return -torch.log_softmax(values.double(), 1)
 
     @property
-    def levels(self) -> Tensor:
+    def depths(self) -> np.ndarray:
         """All 256 levels as depths below zero, in f64, from additions and products alone: the same everywhere."""
         between = np.arange(SPACING) / SPACING
         low, high = np.array(self.knots[:-1])[:, None], np.array(self.knots[1:])[:, None]
-        return torch.from_numpy(np.append(low + (high - low) * between, self.knots[-1]))
+        return np.append(low + (high - low) * between, self.knots[-1])
+
+    @property
+    def levels(self) -> Tensor:
+        return torch.from_numpy(self.depths)
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from kdcache import lazy_torch as torch
-from kdcache.codecs.base import Codec, as_bytes, float_error, from_bytes, half, half_error
+from kdcache.codecs.base import Codec, as_bytes, float_error, from_bytes, half, half_error, numbers
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class F32(Codec):
     def decode(self, records):
         return from_bytes(records, torch.float32, self.shape)
 
-    def top1(self, records):
-        return records.view("<f4").argmax(1)
+    def decode_numpy(self, records):
+        return numbers(records, "<f4").reshape(len(records), *self.shape)
 
     def bound(self, values):
         exact = values.dtype != torch.float64
@@ -50,6 +50,9 @@ class F16(Codec):
 
     def decode(self, records):
         return from_bytes(records, torch.float16, self.shape).float()
+
+    def decode_numpy(self, records):
+        return numbers(records, "<f2").astype(np.float32).reshape(len(records), *self.shape)
 
     def top1(self, records):
         return records.view("<f2").argmax(1)

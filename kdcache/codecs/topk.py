@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 REACH = 65535  # the deepest gap in units
 LOWEST = -65504.0  # of f16
 STEPS = np.array([c + (c**3 * (REACH - 255) + 255**3 // 2) // 255**3 for c in range(256)], dtype=np.float64)
+FLOAT_STEPS = STEPS.astype(np.float32)
 SIZES = (5, 10, 16, 32, 64, 100, 128, 256)
 """The k that `auto` tries."""
 
@@ -169,6 +170,14 @@ class TopK(Codec):
             dense.copy_(level)
         return dense.scatter_(1, ids, logits)
 
+    def decode_numpy(self, records):
+        ids, logits, level = self.pairs_in_numpy(records)
+        dense = np.zeros((len(records), self.count), np.float32)
+        if level is not None:
+            dense[:] = level
+        np.put_along_axis(dense, ids, logits, 1)
+        return dense
+
     def decode_pairs(self, records: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Ids and f32 logits [n, k] from the greatest down, and the level [n, 1] of each class that is not kept."""
         if records.device.type != "cpu":
@@ -186,7 +195,7 @@ class TopK(Codec):
         if self.wide:
             steps[:, 1 : self.wide + 1] = np.ascontiguousarray(records[:, wide:gaps]).view("<u2")
         if ids > gaps:
-            steps[:, self.wide + 1 :] = _steps(torch.device("cpu")).numpy().take(records[:, gaps:ids])
+            steps[:, self.wide + 1 :] = FLOAT_STEPS.take(records[:, gaps:ids])
         floats = np.ascontiguousarray(records[:, :wide]).view("<f2").astype(np.float32)
         with np.errstate(invalid="ignore"):  # a stranger's records may hold infinities
             logits = floats[:, :1] - steps.cumsum(1, dtype=np.float32) * np.float32(self.unit)
@@ -282,4 +291,4 @@ def _places(codec: TopK, device: torch.device) -> tuple[Tensor, Tensor, torch.dt
 
 @lru_cache(maxsize=16)
 def _steps(device: torch.device) -> Tensor:
-    return torch.from_numpy(STEPS).float().to(device)
+    return torch.from_numpy(FLOAT_STEPS).to(device)

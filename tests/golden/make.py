@@ -102,8 +102,8 @@ def content(cache: Cache) -> dict[str, np.ndarray]:
         found[f"records/{name}"] = np.stack([cache.records(name, view, rows) for view in range(cache.views)])
         found[f"knowledge/{name}"] = np.stack([cache.read(view, rows, [name])[name] for view in range(cache.views)])
         if cache.has_eval(name):
-            found[f"eval/{name}"] = cache.read_eval(np.arange(cache.meta["eval"]["rows"]), [name])[name].numpy()
-    found |= {f"constants/{name}": value.numpy() for name, value in cache.constants.items()}
+            found[f"eval/{name}"] = np.asarray(cache.read_eval(np.arange(cache.meta["eval"]["rows"]), [name])[name])
+    found |= {f"constants/{name}": np.asarray(value) for name, value in cache.constants.items()}
     return found | {f"canaries/{name}": value for name, value in cache.canaries.items()}
 
 
