@@ -1,5 +1,6 @@
 """Every command as a stranger would use it, when nothing goes wrong."""
 
+import importlib.metadata
 import json
 import re
 import shlex
@@ -56,7 +57,9 @@ def test_every_example_can_be_typed(command):
 
 
 def test_version_and_no_arguments():
-    assert good("--version").out == f"kdcache, version {__version__}\n"
+    lines = good("--version").out.splitlines()
+    assert lines[0] == f"kdcache {__version__}"
+    assert f"torch {importlib.metadata.version('torch')}" in lines
     said = kdcache("")
     assert said.code == 2
     assert "Commands:" in said.err

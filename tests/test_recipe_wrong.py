@@ -156,7 +156,8 @@ def test_a_file_that_was_made_before():
 
 
 def test_files_that_are_no_recipes(tmp_path):
-    refused("run none.toml", 2, "none.toml", "pipelines/")
+    refused("run none.toml", 2, "none.toml", "kdcache list recipes")
+    refused("run dmeo", 2, "did you mean demo?")
     refused(f"run {tmp_path}", 2, "a recipe")
     Path("list.toml").write_text("student = [1]\n[teacher]\nmodel = 'tiny'")
     refused("run list.toml", 2, "list.toml:1, [[student]]", "a table")

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
+
 import click
 
 from kdcache import __version__
 from kdcache.cli import checkup, files, inspection, labels, make, pack, plan, study, tune
 from kdcache.cli.frame import Commands
+
+LIBRARIES = ("torch", "torchvision", "numpy", "h5py", "albumentations", "opencv-python-headless", "pillow")
+VERSIONS = "Print the version, and those of what pixels and answers depend on."
+
+
+def versions(ctx, param, wanted):
+    if wanted:
+        click.echo(f"kdcache {__version__}\npython {platform.python_version()}")
+        for name in LIBRARIES:
+            try:
+                click.echo(f"{name} {importlib.metadata.version(name)}")
+            except importlib.metadata.PackageNotFoundError:
+                click.echo(f"{name} is not installed")
+        ctx.exit()
 
 
 @click.group(
@@ -19,7 +36,7 @@ from kdcache.cli.frame import Commands
         eval "$(_KDCACHE_COMPLETE=bash_source kdcache)"  # completion; or zsh_source
     """,
 )
-@click.version_option(__version__, prog_name="kdcache")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=versions, help=VERSIONS)
 def main():
     """Run the teacher once, train any number of students from its stored answers, on exactly the pixels it saw.
 

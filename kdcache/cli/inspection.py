@@ -159,7 +159,7 @@ def audit(file, sheet, top, views, data, augment, as_json):
 
 
 WIDTH = 100
-TABLES = ("sources", "views", "codecs", "methods", "models")
+TABLES = ("sources", "views", "codecs", "recipes", "methods", "models")
 
 
 @click.command(
@@ -182,7 +182,7 @@ TABLES = ("sources", "views", "codecs", "methods", "models")
 )
 @json_option
 def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
-    """List sources, views, codecs, methods, models or rows."""
+    """List models, methods, sources, recipes and the like."""
     from kdcache import jobs
 
     if what == "rows":

@@ -17,11 +17,11 @@ from kdcache.wording import count, duration, readable
     cls=Command,
     goes_on=GOES_ON,
     example="""
-        kdcache run pipelines/demo.toml
-        kdcache run pipelines/demo.toml --dry-run    # what would be made
-        kdcache run pipelines/cifar10.toml --tiny    # whether it runs
-        kdcache run pipelines/demo.toml --data synthetic:1000,10,32 --seeds 1
-        kdcache run mine.toml --code my_nets:make    # a network of yours in it
+        kdcache run demo                     # a recipe of `kdcache list recipes`
+        kdcache run demo --dry-run           # what would be made
+        kdcache run cifar10 --tiny           # whether it runs
+        kdcache run demo --data synthetic:1000,10,32 --seeds 1
+        kdcache run mine.toml --code my_nets:make    # a network of yours
     """,
 )
 @click.argument("recipe", type=common.FILE)
@@ -40,6 +40,8 @@ from kdcache.wording import count, duration, readable
 @json_option
 def run(recipe, data, seeds, code, tiny, processes, dry_run, device, workers, runs, as_json):
     """Run a recipe: teachers, caches, students, table.
+
+    RECIPE is a TOML file, or the name of one that comes with the package.
 
     Interrupted or killed, the same command goes on where it was. After a change of the recipe, it makes what the change
     concerns. docs/recipes.md explains every key.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kdcache import methods, models
 from kdcache.codecs import CODECS
 from kdcache.errors import UsageError
+from kdcache.jobs.shipped import titles
 from kdcache.models.figures import CLASSES, IMAGE, figures
 from kdcache.sources import SOURCES, open_source
 from kdcache.views import lines as views
@@ -32,6 +33,7 @@ LINES = {
     "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
     "views": views,
     "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},
+    "recipes": titles,
     "methods": lambda: [*methods.PLACES],
     "models": lambda: {family.name: ", ".join(filter(None, (family.help, family.rule))) for family in models.MODELS},
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdcache.errors import UsageError
+from kdcache.jobs.shipped import located
 from kdcache.limits import read_text
 from kdcache.recipe import checks, matrix
 from kdcache.recipe import tiny as small
@@ -22,6 +23,8 @@ from kdcache.runs import ROOT
 from kdcache.train import Settings
 from kdcache.types import quiet
 from kdcache.views import runs_user_code
+
+SEE = "see `kdcache list recipes`"
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,13 @@ class Recipe:
     def load(
         cls, path: str, data: str | None = None, seeds: int | None = None, code: Sequence[str] = (), tiny: bool = False
     ) -> Recipe:  # fmt: skip
-        """Reads and checks a file; `data` and `seeds` overrule it; `tiny` makes it small, for a quick look.
+        """Reads and checks a file, or a recipe that comes with the package, by its name.
+
+        `data` and `seeds` overrule it; `tiny` makes it small, for a quick look.
 
         A recipe may be somebody else's: each MODULE:FACTORY in it is imported only if `code` names it, too.
         """
+        path = located(path)
         text, table = read(path)
         lines = Lines(path, text)
         check_keys(lines, table)
@@ -132,9 +138,9 @@ def read(path: str) -> tuple[str, dict]:
         text = read_text(path)
         return text, tomllib.loads(text)
     except OSError as error:
-        raise UsageError(path, "a recipe", error.strerror or str(error), "see pipelines/") from None
+        raise UsageError(path, "a recipe", error.strerror or str(error), SEE) from None
     except RecursionError:
-        raise UsageError(path, "a TOML file", "tables or lists nested too deeply", "see pipelines/") from None
+        raise UsageError(path, "a TOML file", "tables or lists nested too deeply", SEE) from None
     except ValueError as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
         raise UsageError(path, "a TOML file", str(error), "correct that line") from None
 

@@ -1,0 +1,45 @@
+"""What is installed without a checkout: the wheel holds what commands read."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kdcache.jobs.shipped import recipes
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (found,) = folder.glob("*.whl")
+    return zipfile.ZipFile(found)
+
+
+def test_the_wheel_holds_the_package_its_data_and_the_recipes(wheel):
+    held = set(wheel.namelist())
+    code = {str(path.relative_to(ROOT)) for path in (ROOT / "kdcache").rglob("*") if path.suffix in (".py", ".npz")}
+    wanted = code | {f"kdcache/pipelines/{path.name}" for path in recipes().values()} | {"kdcache/py.typed"}
+    assert wanted <= held
+    assert not {name.partition("/")[0] for name in held} - {"kdcache", f"kdcache-{version()}.dist-info"}
+
+
+def test_extras_all_are_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    wanted = [
+        *project["dependencies"],
+        *(one for several in project["optional-dependencies"].values() for one in several),
+    ]
+    names = {one.partition("[")[0].partition(">")[0].partition("<")[0].lower() for one in wanted} - {"kdcache"}
+    assert names <= pinned
+
+
+def version() -> str:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
