@@ -25,7 +25,7 @@ class ArrayCache(Mapped):
     >>> cache = open_cache("logits.h5")
     >>> cache.names, cache.shapes["logits"], len(cache.labels)
     (['logits'], (10,), 1437)
-    >>> cache.read_eval([0, 1])["logits"].dtype
+    >>> cache.read(0, [5])["logits"].dtype
     dtype('float32')
     """
 
