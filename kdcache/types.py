@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -38,9 +38,15 @@ class Batch:
     shares: Tensor | None = None  # and f32 [n], how much of each is its own
     seeds: np.ndarray | None = None  # int64 [n], what they were rendered with
     epochs: int | None = None  # how many there are; None: nobody knows
+    whole: tuple[Tensor, int] | None = None  # of a part of a batch: the labels in all of it, and its rows
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def part(self, rows: slice) -> Batch:
+        """Some of its rows, as they follow each other."""
+        each = ("images", "targets", "items", "others", "shares", "seeds")
+        return replace(self, **{name: value[rows] for name in each if (value := getattr(self, name)) is not None})
 
     @property
     def rows(self) -> np.ndarray:

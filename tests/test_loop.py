@@ -50,7 +50,8 @@ def test_clipped_terms_never_pull_harder_than_the_rest(same, text):
         assert held.keys() == {text.removesuffix(":1e6").split("+")[-1]}
         rest = sum(value for name, value in terms.items() if name not in held)
         plain = torch.autograd.grad(rest, trainer.trained, retain_graph=True)
-        trainer.backward(terms, set(held), batch)
+        trainer.gradients.add(terms, set(held), 1.0, "main")
+        trainer.gradients.finish(batch.epoch)
     for parameter, gradient in zip(trainer.trained, plain, strict=True):
         added = (parameter.grad - gradient).norm()
         assert added <= 0.5 * gradient.norm() * (1 + 1e-4)  # the ramp of the first epoch
@@ -242,7 +243,7 @@ def test_a_clipped_gradient_has_the_layout_of_its_parameter(same, monkeypatch, o
         def gradients(first, second, epoch, layout=layout):
             return [g.contiguous(memory_format=layout) if g is not None and g.ndim == 4 else g for g in first]
 
-        monkeypatch.setattr("kdcache.train.trainer.clipped_gradients", gradients)
+        monkeypatch.setattr("kdcache.train.gradients.clipped_gradients", gradients)
         with trainer.watching():
             trainer.step(batch, answers(batch))
         weights.append(trainer.students[0])

@@ -228,3 +228,31 @@ def test_what_is_left_without_labels(text):
         for value in method.loss(look, taught(method, draw(2)), batch, stage).values()
     ]
     assert method.needs_labels == (not any(bool(value) for value in terms))
+
+
+def losses_of(method, stage, rows, whole):
+    """The terms of rows of one batch, in f64; two of the eight have no label."""
+    labels = torch.tensor([0, 1, -1, 3, 4, 5, 0, -1])
+    batch = Batch(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), labels, torch.arange(8).numpy(), 8, 3, epochs=30)
+    batch.whole = whole
+    part = [
+        {name: value[rows] for name, value in side.items()}
+        for side in (draw(1, 8, torch.float64), taught(method, draw(2, 8, torch.float64)))
+    ]
+    return method.loss(*part, batch.part(rows), stage)
+
+
+@every_method
+def test_a_loss_says_whether_it_is_the_mean_of_those_of_its_parts(text):
+    """By their rows, labelled or not. Batch statistics of connectors are left out: those of evaluation are taken."""
+    method = made(text).double().eval()
+    parts = (slice(0, 3), slice(3, 4), slice(4, 8))
+    equal = []
+    for stage in stages_of(method):
+        expected = losses_of(method, stage, slice(0, 8), None)
+        found = dict.fromkeys(expected, 0.0)
+        for rows in parts:
+            for name, value in losses_of(method, stage, rows, (torch.tensor(6), 8)).items():
+                found[name] = found[name] + (rows.stop - rows.start) / 8 * value
+        equal += [torch.allclose(found[name], value, rtol=1e-5, atol=1e-9) for name, value in expected.items()]
+    assert all(equal) is not method.batch_matters

@@ -26,7 +26,7 @@ from kdcache.train.trainer import Trainer
 
 @pytest.fixture(scope="module")
 def wider(tmp_path_factory):
-    return Fixture(tmp_path_factory.mktemp("wider"), "wrn-16-2", ["st", "at", "vid", "ab", "fitnet/paper"])
+    return Fixture(tmp_path_factory.mktemp("wider"), "wrn-16-2", ["st", "at", "vid", "ab", "fitnet/paper", "queue"])
 
 
 class Stopped(Exception):
@@ -66,6 +66,7 @@ CASES = {
     "two stages": ("fitnet/paper:init_share=0.5", {}),
     "two stages, adamw": ("ab:init_share=0.5", {"optimizer": "adamw", "lr": 1e-3}),
     "two students": ("dml", {}),
+    "in parts": ("queue+st", {"accumulate": 3}),
     "a plain student": ("none", {"dtype": "bf16"}),
 }
 STOPS = {"in the first epoch": [(1, 1)], "in the third": [(3, 0)], "twice": [(2, 2), (4, 1)]}

@@ -104,11 +104,13 @@ normalisation_options = options(
 
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "onecycle")  # as in kdcache.train, unimported
 FROZEN = "backbone: only the head is trained."
+ACCUMULATED = "Parts that a batch is learnt in, for memory: --batch stays what a step sees."
 OR_SCHEDULES = "cosine, step or onecycle."
 
 training_options = options(
     training("--epochs", type=COUNT, default=30, show_default=True),
     training("--batch", type=Number(whole=True, least=2), default=128, show_default=True),
+    training("--accumulate", type=COUNT, default=1, show_default=True, help=ACCUMULATED),
     training("--optimizer", type=OneOf(OPTIMIZERS), default="sgd", show_default=True),
     training("--lr", type=Number(above=0), help="The highest.  [default: 0.1 for sgd, else 0.001]"),
     training("--momentum", type=Number(least=0, below=1), default=0.9, show_default=True),

@@ -19,6 +19,8 @@ from kdcache.wording import count, readable
 if TYPE_CHECKING:
     from kdcache.jobs.student import Student
 
+IN_PARTS = "`accumulate`: a method that compares the images of a batch compares those of each part of it"
+
 
 class Ready(NamedTuple):
     """What trainings of one pipeline work with."""
@@ -101,6 +103,8 @@ def train(
             for network in course.trainer.students:
                 if network.begun:
                     course.remark(network.begun)
+            if course.settings.accumulate > 1 and course.trainer.method.batch_matters:
+                course.remark(IN_PARTS)
         for note in (*notes, first.said_of_evaluation()):
             remark(note)
         if len(students) > 1:

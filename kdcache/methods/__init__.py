@@ -9,7 +9,7 @@ from kdcache.on_demand import on_demand
 __getattr__, __dir__ = on_demand(  # as names need no torch
     __name__,
     {
-        "base": "Method",
+        "base": "Method labelled",
         "compose": "Part build described parse split",
         "names": "ALIASES PLACES",
         "sums": "Asked RawTaps Sum",

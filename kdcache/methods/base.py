@@ -42,6 +42,8 @@ class Method(nn.Module):
     """Whether adding a constant to a row's logits changes the loss; codecs that lose it are refused if so."""
     tail_matters = False
     """Whether each class counts, however improbable; codecs that model some of them are refused if so."""
+    batch_matters = False
+    """Whether a row's part in the loss depends on the other rows of its batch: if not, a batch can be had in parts."""
     codecs: Mapping[str, str] = {}
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
     variants: Mapping[str, Mapping[str, object]] = {}
@@ -77,7 +79,7 @@ class Method(nn.Module):
         """Takes the labels of all rows that will come, -1 where there is none, before the first `loss`."""
 
     def stepped(self) -> None:
-        """After a step of the optimiser: changes what is kept from step to step. A loss alone changes nothing."""
+        """After a batch, or a part of one, was learnt from: changes what is kept. A loss alone changes nothing."""
 
     def held(self, rows: int) -> int:
         """Bytes that it keeps from step to step of data of so many rows, in training."""
@@ -200,7 +202,8 @@ def cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tenso
     if batch.shares is not None:
         return mixed_cross_entropy(logits, batch, smoothing)
     total = F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
-    return total / (batch.targets >= 0).sum().clamp(min=1)
+    count = label_count(batch, (batch.targets >= 0).sum())
+    return total / count.where(count > 0, 1)
 
 
 def mixed_cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
@@ -210,7 +213,19 @@ def mixed_cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) ->
     for targets, share in zip(labels, (shares, 1 - shares), strict=True):
         total = total + (share * F.cross_entropy(logits, targets, **how)).sum()
         weight = weight + (share * (targets >= 0)).sum()
+    weight = label_count(batch, weight)
     return total / weight.where(weight > 0, 1)
+
+
+def label_count(batch: Batch, own: Tensor) -> Tensor:
+    """How many labels a mean is over: its own; of a part of a batch, as many as an even share of all would be.
+
+    So the parts' means, weighed by their rows, sum up to the mean over the labels of the whole.
+    """
+    if batch.whole is None:
+        return own
+    labels, rows = batch.whole
+    return labels * (len(batch) / rows)
 
 
 def labelled(batch: Batch) -> Tensor:

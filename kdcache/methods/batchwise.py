@@ -20,6 +20,7 @@ class ProbabilisticTransfer(Method):
     paper = "PKT, Passalis & Tefas 2018, Learning Deep Representations with Probabilistic Knowledge Transfer"
     taps = ("emb",)
     term = "pkt"
+    batch_matters = True
 
     def __init__(self, student=None, teacher=None, *, weight: float = 30000.0, ce: float | None = None):
         super().__init__(student, teacher, ce=ce)
@@ -49,6 +50,7 @@ class Correlation(Method):
     paper = "CC, Peng et al. 2019, Correlation Congruence"
     taps = ("emb",)
     term = "cc"
+    batch_matters = True
 
     def __init__(self, student=None, teacher=None, *, weight: float = 0.02, width: int = 128, ce: float | None = None):
         super().__init__(student, teacher, ce=ce)

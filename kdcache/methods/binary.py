@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdcache.methods.base import Method, labelled
+from kdcache.methods.base import Method, label_count, labelled
 from kdcache.types import Batch
 
 
@@ -35,9 +35,10 @@ class Binary(Method):
         kept = labelled(batch).to(mine)
         wanted = soft_labels(batch, mine) / kept.where(kept > 0, 1)[:, None]
         right = (F.binary_cross_entropy_with_logits(mine, wanted, reduction="none").mean(1) * kept).sum()
+        total = label_count(batch, kept.sum())
         taught = F.binary_cross_entropy_with_logits(mine, knowledge["logits"].softmax(1).to(mine))
         return {
-            "bce": self.weight * self.labels * right / kept.sum().where(kept.sum() > 0, 1),
+            "bce": self.weight * self.labels * right / total.where(total > 0, 1),
             "bkd": self.weight * taught,
         }
 

@@ -20,6 +20,7 @@ class Correlations(Method):
     paper = "DIST, Huang et al. 2022, Knowledge Distillation from A Stronger Teacher"
     taps = ("logits",)
     tail_matters = True
+    batch_matters = True
     variants: ClassVar = {"imagenet": {"T": 1.0}}
 
     def __init__(

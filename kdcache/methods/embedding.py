@@ -63,6 +63,7 @@ class SimpleRecipe(Method):
 
     paper = "SRD, Miles & Mikolajczyk 2024, Understanding the Role of the Projector"
     taps = ("emb", "logits")
+    batch_matters = True
 
     def __init__(self, student=None, teacher=None, *, weight: float = 1.0, kd: float = 1.0, ce: float | None = None):
         super().__init__(student, teacher, ce=ce)

@@ -61,6 +61,7 @@ class FSP(Method):
             expected = "pool avg or max, form mean, sum or squared"
             raise UsageError("method fsp", expected, f"{pool}, {form}", "try pool=avg:form=mean")
         self.weight, self.pool, self.form, self.mean = weight, pool, form, mean
+        self.batch_matters = form == "squared"  # divided by the rows twice
         self.init_share = type(self).init_share if init_share is None else init_share
         stages = STAGES[first:]
         self.taps = tuple(f"{stage}.{version}" for stage in stages)

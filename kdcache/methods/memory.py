@@ -36,6 +36,7 @@ class Contrastive(Method):
     taps = ("emb",)
     term = "crd"
     one_label = True
+    batch_matters = True
     variants: ClassVar = {"nolabel": {"classes": False}}
 
     def __init__(
@@ -145,6 +146,7 @@ class Queue(Method):
     paper = "SEED, Fang et al. 2021, Self-supervised Distillation for Visual Representation"
     taps = ("emb",)
     term = "queue"
+    batch_matters = True
 
     def __init__(
         self,

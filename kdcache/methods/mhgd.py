@@ -29,6 +29,7 @@ class Graph(Method):
     paper = "MHGD, Lee & Song 2019, Graph-based Knowledge Distillation by Multi-head Attention Network"
     term = "mhgd"
     taps = TAPS
+    batch_matters = True
     clips_to_ce = True
     clipped = frozenset({"mhgd"})
 

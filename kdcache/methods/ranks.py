@@ -25,6 +25,7 @@ class Ranks(Method):
 
     paper = "USKD, Yang et al. 2023, From Knowledge Distillation to Self-Knowledge Distillation"
     one_label = needs_labels = True
+    batch_matters = True
     variants: ClassVar = {"meant": {"meant": True}}
 
     def __init__(

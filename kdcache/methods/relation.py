@@ -24,6 +24,7 @@ class Relational(Method):
 
     paper = "RKD, Park et al. 2019, Relational Knowledge Distillation"
     taps = ("emb",)
+    batch_matters = True
     variants: ClassVar = {
         "author": {"distance": 1.0, "angle": 2.0, "normalise": "teacher"},  # for metric learning
         "tf1": {"normalise": "both", "diagonal": True},

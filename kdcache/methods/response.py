@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdcache.checks import one_of
 from kdcache.errors import UsageError
-from kdcache.methods.base import Method, labelled
+from kdcache.methods.base import Method, label_count, labelled
 from kdcache.types import Batch, Knowledge, Look
 
 
@@ -178,7 +178,7 @@ def relative_entropy(teacher: Tensor, student: Tensor) -> Tensor:
 def over_labelled(values: Tensor, batch: Batch) -> Tensor:
     """Mean over the labelled rows, as of the cross-entropy; 0 where no row has a label."""
     weights = labelled(batch)
-    total = weights.sum()
+    total = label_count(batch, weights.sum())
     return (values.where(weights > 0, 0) * weights).sum() / total.where(total > 0, 1)
 
 

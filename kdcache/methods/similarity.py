@@ -16,6 +16,7 @@ class SimilarityPreserving(Method):
     paper = "SP, Tung & Mori 2019"
     taps = ("f3.raw",)
     term = "sp"
+    batch_matters = True
 
     def __init__(self, student=None, teacher=None, *, weight: float = 3000.0, ce: float | None = None):
         super().__init__(student, teacher, ce=ce)

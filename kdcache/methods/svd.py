@@ -58,6 +58,7 @@ class SingularVectors(Method):
         self.term = f"kd{vectors}"
         same_channels(f"method {self.term}", student, teacher)
         self.weight, self.mean, self.clips_to_ce = weight, mean, clip
+        self.batch_matters = not mean  # a sum, which grows with the batch
         self.clipped = frozenset({self.term} if clip else ())
 
     def project(self, look):

@@ -69,6 +69,7 @@ LISTS = {"numbers", "text, or a list", "whole number, or a list"}
 MEANINGS = {  # of the training settings
     "epochs": "passes over the training images",
     "batch": "images in a step",
+    "accumulate": "parts that a batch is learnt in, one after the other, for memory; a step still sees all of it",
     "optimizer": "sgd, adam or adamw",
     "lr": "the highest learning rate; 0.1 for sgd, else 0.001",
     "momentum": "of sgd",

@@ -18,7 +18,7 @@ SCHEDULES = ("cosine", "step", "onecycle")
 CHOICES = {
     "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16"), "freeze": ("nothing", "backbone"),
 }  # fmt: skip
-LATER = ("init_from", "freeze", "backbone_lr")  # runs of before do not tell: as usual, they are left out
+LATER = ("init_from", "freeze", "backbone_lr", "accumulate")  # runs of before do not tell: as usual, they are left out
 
 
 WATCHING = ("eval_every", "tensorboard")  # settings that decide nothing of the weights
@@ -35,6 +35,7 @@ NUMBERS = {
     "warmup": Range(least=0),
     "gamma": Range(above=0),
     "clip": Range(least=0),
+    "accumulate": Range(least=1, whole=True),
     "backbone_lr": Range(above=0, remedy="try 0.1; `freeze` backbone trains the head alone"),
     "eval_every": Range(least=1, most=10**9, whole=True),
     "seed": Range(least=0, below=2**63, whole=True),
@@ -53,6 +54,7 @@ class Settings:
 
     epochs: int = 30
     batch: int = 128
+    accumulate: int = 1  # parts that the gradient of a batch is computed in, one after the other
     optimizer: str = "sgd"
     lr: float | None = None  # None: 0.1 for sgd, 0.001 for adam and adamw
     momentum: float = 0.9
@@ -89,6 +91,9 @@ class Settings:
             object.__setattr__(self, name, values)
         if self.warmup > self.epochs:
             raise UsageError("`warmup`", f"at most all {self.epochs} epochs", f"{self.warmup:g}", "try 1")
+        if self.accumulate > self.batch // 2:
+            found = f"{self.accumulate} of a `batch` of {self.batch}"
+            raise UsageError("`accumulate`", "parts of two images or more", found, "take fewer")
         if len(self.betas) != 2:
             raise UsageError("`betas`", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
         if self.freeze != "nothing" and self.backbone_lr != 1:

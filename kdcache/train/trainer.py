@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.measures import answered
-from kdcache.methods import Method, clipped_gradients
+from kdcache.methods import Method, labelled
 from kdcache.models.heads import TAP
 from kdcache.models.network import Network, watch
+from kdcache.train.gradients import Gradients
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.tuning import Backbone
 from kdcache.types import Batch, Knowledge
@@ -52,6 +53,7 @@ class Trainer:
         method.to(device)
         self.backbone = Backbone(self.students, settings)
         self.trained = [p for _, p in self.parameters() if p.requires_grad and not self.backbone.holds(p)]
+        self.gradients = Gradients(self.trained)
         self.looks: list[Callable] = []
         self.draws = Draws(device)
         self.epoch, self.lr = 0, 0.0
@@ -125,6 +127,22 @@ class Trainer:
 
     def step(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         """One step of the optimiser; the terms of the loss, free of their graph."""
+        found: list[tuple[float, dict[str, Tensor]]] = []
+        for part, known in parts(batch, knowledge, self.settings.accumulate):
+            terms, clipped = self.terms(part, known)
+            weight = len(part) / len(batch)
+            self.gradients.add(terms, clipped, weight, self.stage.name)
+            self.method.stepped()
+            found.append((weight, {name: value.detach() for name, value in terms.items()}))
+        self.gradients.finish(batch.epoch)
+        if self.settings.clip:
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
+        self.optimizer.step()
+        self.gradients.clear()
+        return mean(found)
+
+    def terms(self, batch: Batch, knowledge: Knowledge) -> tuple[dict[str, Tensor], set[str]]:
+        """The terms of the loss, and which of them are clipped to the others."""
         images = batch.images
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -139,35 +157,7 @@ class Trainer:
             found = self.method.loss(look, {**knowledge, **peers}, batch, self.stage.name)
             terms |= {name + suffix: value for name, value in found.items()}
             clipped |= {name + suffix for name in self.method.clipped}
-        self.backward(terms, clipped, batch)
-        if self.settings.clip:
-            nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
-        self.optimizer.step()
-        self.method.stepped()
-        for parameter in self.trained:
-            parameter.grad = None
-        return {name: value.detach() for name, value in terms.items()}
-
-    def backward(self, terms: dict[str, Tensor], clipped: set[str], batch: Batch) -> None:
-        """Gradients of the sum; those of the clipped terms are held to the size of all others'."""
-        held = [value for name, value in terms.items() if name in clipped]
-        rest = [value for name, value in terms.items() if name not in clipped]
-        if not rest:
-            found = "nothing" if not held else f"only {', '.join(terms)}, clipped against it"
-            place, remedy = f"stage {self.stage.name}", "give cross-entropy a weight, as with ce=1"
-            raise UsageError(place, "a loss to minimise", found, remedy)
-        if not any(value.requires_grad for value in rest):
-            found, remedy = "none", "train the whole network, or take a method whose loss reads the logits"
-            raise UsageError(f"stage {self.stage.name}", "a loss that trained weights have a part in", found, remedy)
-        if not held:
-            sum(rest).backward()
-            return
-        first = torch.autograd.grad(sum(rest), self.trained, retain_graph=True, allow_unused=True)
-        second = torch.autograd.grad(sum(held), self.trained, allow_unused=True)
-        for parameter, gradient in zip(self.trained, clipped_gradients(first, second, batch.epoch), strict=True):
-            if gradient is not None and gradient.stride() != parameter.stride():
-                gradient = torch.empty_like(parameter).copy_(gradient)  # fused optimisers do not look at strides
-            parameter.grad = gradient
+        return terms, clipped
 
     def require_finite(self, total: float) -> None:
         """Refuses to go on, and so to save, once a loss or a weight is lost."""
@@ -185,6 +175,26 @@ class Trainer:
         for number, student in enumerate(self.students):
             yield from ((f"student{number}/{name}", value) for name, value in student.state_dict().items())
         yield from ((f"method/{name}", value) for name, value in self.method.state_dict().items())
+
+
+def parts(batch: Batch, knowledge: Knowledge, count: int) -> Iterator[tuple[Batch, Knowledge]]:
+    """A batch in so many parts, or in fewer: of less than two rows, batch norm has no statistics."""
+    n = len(batch)
+    count = max(1, min(count, n // 2))
+    if count == 1:
+        yield batch, knowledge
+        return
+    batch = replace(batch, whole=(labelled(batch).sum(), n))
+    ends = [n * number // count for number in range(count + 1)]
+    for rows in map(slice, ends, ends[1:]):
+        yield batch.part(rows), {name: value[rows] for name, value in knowledge.items()}
+
+
+def mean(found: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """Of the terms of parts, by their weights."""
+    if len(found) == 1:
+        return found[0][1]
+    return {name: sum(weight * terms[name] for weight, terms in found) for name in found[0][1]}
 
 
 def others(looks: list[dict], number: int) -> Tensor:
