@@ -181,14 +181,18 @@ def identity(batch):
     return batch
 
 
-def training_plan(rows: int, views: int, epoch: int, batch: int, seed: int) -> list[np.ndarray]:
+def training_plan(rows: int, views: int, epoch: int, batch: int, seed: int, together: int = 1) -> list[np.ndarray]:
     """Item numbers of one epoch (from 1) in a keyed order; epoch e shows view e-1, starting over after the last.
 
-    A last batch of one is left out: batch norm cannot use it, and a forward of one row rounds differently.
+    Where a step shows several views `together`, an epoch shows the next so many: each batch of rows in one view after
+    the other. A last batch of one row is left out: batch norm cannot use it, and a forward of it rounds differently.
     """
-    items = (epoch - 1) % views * rows + permutation(rows, seed, epoch)
-    batches = [items[start : start + batch] for start in range(0, rows, batch)]
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+    order = permutation(rows, seed, epoch)
+    batches = [order[start : start + batch] for start in range(0, rows, batch)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches.pop()
+    first = (epoch - 1) % (views // together) * together
+    return [np.concatenate([view * rows + part for view in range(first, first + together)]) for part in batches]
 
 
 def straight_plan(rows: Iterable[int], batch: int) -> list[np.ndarray]:

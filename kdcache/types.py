@@ -43,8 +43,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.items)
 
-    def part(self, rows: slice) -> Batch:
-        """Some of its rows, as they follow each other."""
+    def part(self, rows: slice | np.ndarray) -> Batch:
+        """Some of its rows."""
         each = ("images", "targets", "items", "others", "shares", "seeds")
         return replace(self, **{name: value[rows] for name in each if (value := getattr(self, name)) is not None})
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from kdcache.methods import build
 
-MINE = ["dist", "nkd", "wsld", "ttm", "ctkd", "rld", "wkd", "bkd", "hard", "uskd"]
+MINE = ["dist", "nkd", "wsld", "ttm", "ctkd", "rld", "wkd", "bkd", "hard", "uskd", "mlkd"]
 APART = torch.rand(5, 5, generator=torch.Generator().manual_seed(9)).double()
 CONSTANTS = {"wkd.cka100": APART, "wkd.fc": APART}
 
@@ -93,6 +93,15 @@ def uskd(meant):
     return terms
 
 
+def mlkd(T, weight, masked=False, std=False):
+    def terms(s, t, y):
+        found = ref.levels(s["logits"], t["logits"], [T, 3, 5, 2, 6], masked, std)
+        names = ("mlkd.rows", "mlkd.batch", "mlkd.classes")
+        return {name: weight * value for name, value in zip(names, found, strict=True)}
+
+    return terms
+
+
 EXPECTED = {  # text: (weight of the cross-entropy, terms)
     "st/std": (0.1, st_std),
     "dkd/std": (1.0, dkd_std),
@@ -120,4 +129,8 @@ EXPECTED = {  # text: (weight of the cross-entropy, terms)
     "hard/one": (0.5, hard("logits")),
     "uskd": (1.0, uskd(False)),
     "uskd/meant": (1.0, uskd(True)),
+    "mlkd": (0.2, mlkd(4, 0.9)),
+    "mlkd/code": (0.2, mlkd(4, 0.9)),
+    "mlkd/paper": (0.2, mlkd(4, 0.9, masked=True)),
+    "mlkd/std": (0.2, mlkd(2, 9.0, std=True)),
 }

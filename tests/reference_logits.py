@@ -142,3 +142,40 @@ def ranks(s, emb, targets, weight, bias, meant, smoothing=0.1):
         zipf = without([1 / (1 + order.index(c)) for c in range(len(a))], y)
         rest.append(-sum(z / sum(zipf) * torch.log(p) for z, p in zip(zipf, others(a, y, 1.0), strict=True)))
     return tuple(sum(values) / len(values) for values in (right, rest, weak))
+
+
+def levels(s, t, temperatures, masked, std):
+    """The KL of two views, with T², and the Gram matrices of rows and of classes of the first; without a weight."""
+    half = len(s) // 2
+    sure = [max(softmax(row)) for row in t[:half]]
+    given = [sum(softmax(row)[c] for row in t[:half]) for c in range(t.shape[1])]
+    unsure, rare = ([float(v <= median(values)) for v in values] for values in (sure, given))
+    m, n = sum(unsure) / half, sum(rare) / len(rare)
+    mine, theirs = (standardised(z) if std else z for z in (s, t))
+    rows = batch = classes = 0
+    for number, T in enumerate(temperatures):
+        kl = [T * T * divergence(softmax(b, T), softmax(a, T)) for a, b in zip(mine, theirs, strict=True)]
+        if masked:
+            rows += sum(u * v for u, v in zip(unsure, kl[:half], strict=True)) / half + sum(kl[half:]) / half
+        else:
+            rows += m * sum(kl[:half]) / half + sum(kl[:half] if number > 2 else kl[half:]) / half
+        q, p = ([softmax(row, T) for row in z[:half]] for z in (s, t))
+        batch += m * gram_distance(p, q) / half
+        classes += n * gram_distance(*(list(zip(*z, strict=True)) for z in (p, q))) / len(rare)
+    return rows, batch, classes
+
+
+def median(values):
+    values = sorted(float(v) for v in values)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+
+def gram_distance(a, b):
+    """Squared, of the matrices of all inner products."""
+    total = 0
+    for i in range(len(a)):
+        for j in range(len(a)):
+            one, other = (sum(x * y for x, y in zip(z[i], z[j], strict=True)) for z in (a, b))
+            total += (one - other) ** 2
+    return total

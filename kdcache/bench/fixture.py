@@ -45,7 +45,7 @@ def stepper(student: Student, batch: int, stack: contextlib.ExitStack) -> Callab
     [trainer], feed, _ = stack.enter_context(student.ready())
     trainer.begin(trainer.stages[-1].first)  # the main one, where there is an initialisation before
     stack.enter_context(trainer.watching())
-    plan = training_plan(len(student.data.train), 2, 1, batch, 0)
+    plan = training_plan(len(student.data.train), 2, 1, batch, 0, trainer.method.views)
     turn = iter(range(1 << 30))
 
     def step() -> dict:

@@ -37,8 +37,10 @@ def ready(students: Sequence[Student]) -> Iterator[Ready]:
     data, settings = first.data, first.settings
     made = [student.networks() for student in students]
     methods = [method for _, method in made]
-    rows, views = len(data.train), first.views or settings.epochs
+    rows, together = len(data.train), methods[0].views
+    views = first.views or settings.epochs * together
     shown = first.teacher.sample_views(Drawn(data.view, settings.seed, rows, views))
+    require_views(first.method, together, shown.views)
     loader = Loader(data.train, data.view, shown, first.device, first.workers)
     require_pixels(shown, loader)
     text = "+".join(dict.fromkeys(one.method for one, method in zip(students, methods, strict=True) if method.taps))
@@ -51,6 +53,13 @@ def ready(students: Sequence[Student]) -> Iterator[Ready]:
             for student, (networks, method) in zip(students, made, strict=True)
         ]
         yield Ready(trainers, Feed(loader, answers, shown.views), notes)
+
+
+def require_views(text: str, together: int, views: int) -> None:
+    """Refuses a method that is to show more views of a row in a step than there are."""
+    if views < together:
+        expected, remedy = f"{together} views or more, for a step shows {together} of each row", "dump more `views`"
+        raise UsageError(f"`method` {text}", expected, count(views, "view"), remedy)
 
 
 def asked(students: Sequence[Student], methods: Sequence[Method]) -> Method:

@@ -16,7 +16,7 @@ from kdcache.jobs.machine import choose_device, workers_for
 from kdcache.jobs.pipeline import Ready, ready, train
 from kdcache.jobs.pseudo import schedule_note
 from kdcache.jobs.teacher import SMOOTHING, result
-from kdcache.methods import Method, parse
+from kdcache.methods import Method, parse, together
 from kdcache.methods import build as build_method
 from kdcache.models import find
 from kdcache.models.heads import with_second_head
@@ -101,7 +101,7 @@ class Student:
         """What students must have in common to be shown the same batches; the seed orders them, and draws views."""
         same = self.settings
         asked = (id(self.data), id(self.teacher), self.views, self.mix, self.device, self.workers)
-        return (*asked, same.batch, same.epochs, same.seed, same.dtype)
+        return (*asked, together(self.method), same.batch, same.epochs, same.seed, same.dtype)
 
     def another(self, number: int) -> Network:
         """A further student, for those that learn from each other."""
@@ -155,7 +155,7 @@ class Student:
             yield f"labels: none in {self.data.train.spec}, so that cross-entropy adds nothing"
         facts = self.teacher.facts()
         asked = facts["pseudo"] or (facts["teacher"] or {}).get("asked")
-        if text := schedule_note(asked, views, self.settings.epochs):
+        if text := schedule_note(asked, views, self.settings.epochs * together(self.method)):
             yield f"teacher: {text}"
 
     def said_of_evaluation(self) -> str:

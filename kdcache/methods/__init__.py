@@ -10,7 +10,7 @@ __getattr__, __dir__ = on_demand(  # as names need no torch
     __name__,
     {
         "base": "Method labelled",
-        "compose": "Part build described parse split",
+        "compose": "Part build described parse split together",
         "names": "ALIASES PLACES",
         "sums": "Asked RawTaps Sum",
         "svd": "clipped_gradients",

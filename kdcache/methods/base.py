@@ -58,6 +58,8 @@ class Method(nn.Module):
     """Whether the terms take an image to be of one class, so that they mean nothing for mixed ones."""
     needs_labels = False
     """Whether nothing is left of its terms for images without labels."""
+    views = 1
+    """How many views of each row a step shows; of several, a batch is one view of some rows after the other."""
     students = 1
     """How many networks learn together; with more than one, knowledge["peers"] is [n, students - 1, C]."""
 

@@ -83,6 +83,11 @@ def described(text: str) -> str:
     return build(text, shapes, shapes).described()
 
 
+def together(text: str) -> int:
+    """How many views of a row the method of a text is shown in a step."""
+    return max(METHODS[part.name].views for part in parse(text))
+
+
 def parse(text: str) -> list[Part]:
     """The parts of a text, checked against the table.
 

@@ -6,6 +6,7 @@ PLACES = {
     "logits": "response:Logits",
     "dkd": "response:Decoupled",
     "dist": "correlation:Correlations",
+    "mlkd": "levels:MultiLevel",
     "nkd": "target:Normalised",
     "wsld": "target:WeightedSoftLabels",
     "ttm": "temperature:TransformedTeacher",

@@ -39,6 +39,7 @@ class Sum(Method):
         self.clips_to_ce = any(part.clips_to_ce for part in parts)
         self.init_share = max(part.init_share for part in parts)
         self.students = max(part.students for part in parts)
+        self.views = max(part.views for part in parts)
         self.one_label = any(part.one_label for part in parts)
         self.needs_labels = any(part.needs_labels for part in parts)
         names = numbered(dict.fromkeys([*part.weights(), *part.clipped]) for part in parts)

@@ -14,6 +14,7 @@ from kdcache.batches import Loader
 from kdcache.dump.fitting import record_sizes
 from kdcache.jobs.packs import estimate
 from kdcache.methods import build as build_method
+from kdcache.methods import together
 from kdcache.recipe.networks import BYTES
 from kdcache.recipe.stages import DumpStage, StudentStage, TeacherStage
 from kdcache.train import Settings
@@ -44,7 +45,8 @@ class Cost:
         step = 1 / rate
         if isinstance(stage, StudentStage) and stage.teacher:
             step += 1 / self.answering(stage.teacher.model)
-        shown, judged = settings.epochs * len(stage.data.train), evaluations * len(stage.data.held_out)
+        views = together(stage.method) if isinstance(stage, StudentStage) else 1
+        shown, judged = settings.epochs * views * len(stage.data.train), evaluations * len(stage.data.held_out)
         seconds = self.rendered(shown, shown * step) + self.rendered(judged, judged / rate / 3)
         return {"bytes": BYTES * weights, "seconds": seconds}
 

@@ -149,7 +149,7 @@ def fit(
 
 
 def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = quiet) -> None:
-    """Runs trainings whose settings agree in batch, epochs and seed. One that fails has an error; the others go on.
+    """Runs trainings that agree in batch, epochs, seed and views of a step. One that fails has an error; others go on.
 
     `progress` wraps the batches of an epoch, as tqdm does.
     """
@@ -192,7 +192,8 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
 def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable) -> None:
     """One pass over the data, of which each training that comes through has a record."""
     settings = courses[0].settings
-    plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed)
+    together = courses[0].trainer.method.views
+    plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed, together)
     for course in courses:
         course.spent, course.judged = 0.0, None
         with course.alone():

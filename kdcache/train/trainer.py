@@ -6,7 +6,9 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from kdcache.models.network import Network, watch
 from kdcache.train.gradients import Gradients
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.tuning import Backbone
-from kdcache.types import Batch, Knowledge
+from kdcache.types import Batch, Knowledge, Look
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Trainer:
     def step(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
         """One step of the optimiser; the terms of the loss, free of their graph."""
         found: list[tuple[float, dict[str, Tensor]]] = []
-        for part, known in parts(batch, knowledge, self.settings.accumulate):
+        for part, known in parts(batch, knowledge, self.settings.accumulate, self.method.views):
             terms, clipped = self.terms(part, known)
             weight = len(part) / len(batch)
             self.gradients.add(terms, clipped, weight, self.stage.name)
@@ -147,7 +149,7 @@ class Trainer:
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16"):
-            looks = [look(images) for look in self.looks]
+            looks = [by_views(look, images, self.method.views) for look in self.looks]
         self.seen += answered(looks[0]["logits"].detach(), batch)
         terms: dict[str, Tensor] = {}
         clipped: set[str] = set()
@@ -177,16 +179,21 @@ class Trainer:
         yield from ((f"method/{name}", value) for name, value in self.method.state_dict().items())
 
 
-def parts(batch: Batch, knowledge: Knowledge, count: int) -> Iterator[tuple[Batch, Knowledge]]:
-    """A batch in so many parts, or in fewer: of less than two rows, batch norm has no statistics."""
-    n = len(batch)
+def parts(batch: Batch, knowledge: Knowledge, count: int, views: int) -> Iterator[tuple[Batch, Knowledge]]:
+    """A batch in so many parts, or in fewer: of less than two rows, batch norm has no statistics.
+
+    Each has its rows in every one of the views that follow each other in the batch.
+    """
+    n = len(batch) // views
     count = max(1, min(count, n // 2))
     if count == 1:
         yield batch, knowledge
         return
-    batch = replace(batch, whole=(labelled(batch).sum(), n))
+    batch = replace(batch, whole=(labelled(batch).sum(), len(batch)))
     ends = [n * number // count for number in range(count + 1)]
-    for rows in map(slice, ends, ends[1:]):
+    for start, end in pairwise(ends):
+        each = [np.arange(start, end) + view * n for view in range(views)]
+        rows = slice(start, end) if views == 1 else np.concatenate(each)
         yield batch.part(rows), {name: value[rows] for name, value in knowledge.items()}
 
 
@@ -195,6 +202,14 @@ def mean(found: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
     if len(found) == 1:
         return found[0][1]
     return {name: sum(weight * terms[name] for weight, terms in found) for name in found[0][1]}
+
+
+def by_views(look: Callable[[Tensor], Look], images: Tensor, views: int) -> Look:
+    """What a network shows of images, one view after the other: the statistics of BatchNorm are of one at a time."""
+    if views == 1:
+        return look(images)
+    parts = [look(part) for part in images.tensor_split(views)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def others(looks: list[dict], number: int) -> Tensor:
