@@ -31,7 +31,7 @@ def taught(tmp_path_factory):
     save(network, place / "teacher.safetensors")
 
     def dumped(method: str) -> Path:
-        path = place / f"{method}.h5"
+        path = place / f"{method.replace('/', '-')}.h5"
         with make_dump(network, data, DumpOptions(path, 2, method=method)) as dump:
             return dump.run()
 

@@ -25,6 +25,7 @@ from test_methods import (
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, build, described, parse
 from kdcache.methods.base import cross_entropy
+from kdcache.methods.options import with_option
 
 F64 = torch.float64
 ONE_LABEL = [text for text in ALL if build(text, SHAPES, SHAPES).one_label]
@@ -279,6 +280,18 @@ def test_kdeid_is_a_variant_and_a_name():
     assert build("kdeid+kdsvd").clipped == {"kdeid", "kdsvd"}
     with pytest.raises(UsageError, match=r"a variant of kdeid .it has none., found 'rep'"):
         build("kdeid/rep")
+
+
+def test_wkdf_is_another_name_of_a_name_with_a_slash():
+    for other, text in (("wkdf", "wkd/f"), ("wkdf/wrn:2:grid=2", "wkd/f/wrn:2:grid=2")):
+        assert parse(other) == parse(text)
+        assert parse(text)[0].name == "wkd/f"
+    assert with_option("st+wkdf", "wkdf.weight", 2) == "st+wkdf:weight=2"
+    assert [part.name for part in parse("wkd/f, wkd/fc, st+wkd/f")] == ["wkd/f", "wkd", "st", "wkd/f"]
+    with pytest.raises(UsageError, match=r"a variant of wkd out of wrn, imagenet, fc, f, found 'x'"):
+        build("wkd/x")
+    with pytest.raises(UsageError, match=r"a variant of wkd/f out of wrn, imagenet, found 'x'"):
+        build("wkd/f/x")
 
 
 def remedy_of(build_it):

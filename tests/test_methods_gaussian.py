@@ -14,10 +14,10 @@ TAPS = ("f3.post", "f3.raw")
 STUDENT = {"logits": (CLASSES,), **dict.fromkeys(TAPS, (3, 7, 5))}
 TEACHER = {"logits": (CLASSES,), **dict.fromkeys(TAPS, (4, 6, 6))}
 CASES = {
-    "wkdf": (0.08, 1, 4),
-    "wkdf:grid=3": (0.08, 3, 4),
-    "wkdf/wrn:grid=2": (0.3, 2, 3),
-    "wkdf/imagenet:grid=2": (0.02, 2, 2),
+    "wkd/f": (0.08, 1, 4),
+    "wkd/f:grid=3": (0.08, 3, 4),
+    "wkd/f/wrn:grid=2": (0.3, 2, 3),
+    "wkd/f/imagenet:grid=2": (0.02, 2, 2),
 }
 
 
@@ -64,7 +64,7 @@ def test_a_cell_of_one_pixel_is_that_pixel_and_deviates_by_nothing():
 
 
 def test_its_weight_falls_to_nothing_in_the_last_epoch():
-    method, look = build("wkdf", STUDENT, STUDENT).double(), draw(STUDENT, 1)
+    method, look = build("wkd/f", STUDENT, STUDENT).double(), draw(STUDENT, 1)
     knowledge, found = method.project(draw(STUDENT, 2)), []
     for epoch in (1, 150, 195, 240):
         batch = batch_of(epoch=epoch)

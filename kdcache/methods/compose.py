@@ -113,13 +113,13 @@ def parse_part(text: str, place: str) -> Part:
     if re.search(COMMA, text):
         raise UsageError(place, "options joined by colons", repr(text), f"write {re.sub(COMMA, ':', text)}")
     head, *settings = text.split(":")
-    name, slash, variant = head.partition("/")
-    known(place, "a method", name, [*METHODS, *ALIASES])
-    method = METHODS[ALIASES[name][0] if name in ALIASES else name]
-    if slash:
-        known(place, f"a variant of {name}", variant, () if name in ALIASES else method.variants)
-    if name in ALIASES:
-        name, variant = ALIASES[name]
+    typed, variant = named(head)
+    known(place, "a method", typed, [*METHODS, *ALIASES])
+    name, stands_for = ALIASES.get(typed, (typed, None))
+    method = METHODS[name]
+    if variant is not None:
+        known(place, f"a variant of {typed}", variant, () if stands_for else variants_of(name))
+    variant = stands_for or variant
     options: dict[str, object] = dict(method.variants[variant]) if variant else {}
     parameters = inspect.signature(method).parameters
     allowed = {key: p for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -139,6 +139,19 @@ def parse_part(text: str, place: str) -> Part:
         stated.add(key)
         options[key] = converted(place, key, value, allowed[key])
     return Part(name, variant or None, options, frozenset(stated), text)
+
+
+def named(head: str) -> tuple[str, str | None]:
+    """Name and variant of NAME/VARIANT, where a name may have a slash, too; None: no variant."""
+    longest = "/".join(head.split("/")[:2])
+    name = longest if longest in METHODS else head.partition("/")[0]
+    return name, head[len(name) + 1 :] if len(head) > len(name) else None
+
+
+def variants_of(name: str) -> list[str]:
+    """What may stand behind a name and a slash."""
+    further = (other.removeprefix(f"{name}/") for other in METHODS if other.startswith(f"{name}/"))
+    return [*METHODS[name].variants, *further]
 
 
 def require_own_word(place: str, key: str, value: str, options: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from kdcache.methods.base import Method
 from kdcache.methods.bridges import ConvNorm, row_shape, stored
 from kdcache.methods.transport import faded
 
-PLACE = "method wkdf"
+PLACE = "method wkd/f"
 EPS = 1e-5  # beside the variance, as the authors have it
 NARROW = 256  # channels inside a bottleneck
 

@@ -36,11 +36,11 @@ PLACES = {
     "feat": "embedding:Feature",
     "vkd": "embedding:Orthogonal",
     "srd": "embedding:SimpleRecipe",
-    "wkdf": "gaussian:Gaussians",
+    "wkd/f": "gaussian:Gaussians",
     "crd": "memory:Contrastive",
     "queue": "memory:Queue",
 }
 """Name -> MODULE:CLASS, as text: whoever only wants the names need not import torch."""
 
-ALIASES = {"kdeid": ("kdsvd", "eid"), "wttm": ("ttm", "weighted")}
-"""Names that stand for a variant."""
+ALIASES = {"kdeid": ("kdsvd", "eid"), "wttm": ("ttm", "weighted"), "wkdf": ("wkd/f", None)}
+"""Names that stand for a variant, or for another name."""

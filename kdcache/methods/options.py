@@ -7,6 +7,7 @@ import inspect
 from kdcache.checks import advice
 from kdcache.errors import UsageError
 from kdcache.methods.compose import parse, split
+from kdcache.methods.names import ALIASES
 from kdcache.methods.table import METHODS
 
 CALLED = {"T": "temperature"}
@@ -20,7 +21,7 @@ def with_option(method: str, name: str, value: object) -> str:
     """
     whose, _, option = name.rpartition(".")
     texts, parts = split(method), parse(method)
-    called = CALLED.get(option, option)
+    called, (whose, *_) = CALLED.get(option, option), ALIASES.get(whose, (whose,))
     takes = [option in options_of(part.name) and whose in ("", part.name) for part in parts]
     if not any(takes):
         known = dict.fromkeys(option for part in parts for option in options_of(part.name))
