@@ -21,6 +21,7 @@ _PLACES = {
     "cache": "Cache open_cache",
     "cache.summary": "summary",
     "pseudo": "PseudoTeacher",
+    "sources.arrays": "digest",
     "train": "Settings",
     "methods": "METHODS",
     "codecs": "CODECS",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
+from kdcache.cache.lookup import Lookup
 from kdcache.checks import array_of, whole_numbers
 from kdcache.errors import UsageError
 from kdcache.types import Shapes
@@ -160,6 +162,23 @@ class Store(abc.ABC):
     def seeds(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The augmentation seeds of these rows in a view (or in one view each)."""
         return self.seeds_of(self.items(view, rows))
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """Its rows by the digests of their images: sorted once, 12 bytes a row."""
+        return Lookup(self.digests)
+
+    def rows_of(self, digests: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The rows of images, by the digests of their encoded bytes: int64 [n], -1 where it knows no such image.
+
+        `kdcache.digest` makes one of the bytes of a file. Images of the same bytes share the first row.
+
+        >>> import kdcache
+        >>> cache = kdcache.open_cache("logits.h5")
+        >>> cache.rows_of([kdcache.digest(b"another image"), *cache.digests[[5, 3]]])
+        array([-1,  5,  3])
+        """
+        return self.lookup.rows_of(digests)
 
     def items(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The item numbers of rows in a view, or in one view each."""
