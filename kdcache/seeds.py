@@ -20,7 +20,7 @@ MASK = 0xFFFFFFFF
 # streams of one rendering: a new draw never shifts another
 GEOMETRY, COLOUR, ERASING, MIXING, LIBRARY, POLICY = range(6)
 # what a run key is used for, in the last counter word
-SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE, ENUMERATION, ERRING, ANSWER, SPREAD, PARTNER, HELD_OUT = range(12)
+SEEDS, ORDER, PART, CANARY, SYNTHETIC, PROBE, ENUMERATION, ERRING, ANSWER, SPREAD, PARTNER, HELD_OUT, VISIT = range(13)
 
 
 def philox(counter, key):

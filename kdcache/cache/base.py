@@ -13,11 +13,14 @@ import numpy as np
 from kdcache.cache.lookup import Lookup
 from kdcache.checks import array_of, whole_numbers
 from kdcache.errors import UsageError
+from kdcache.seeds import VISIT, below, keyed
 from kdcache.types import Shapes
 from kdcache.wording import count
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kdcache.cache.render import Renderer
 
 Held: TypeAlias = "Callable[[Tensor], dict[str, Tensor]]"
 """The knowledge of one view that lies on a device: rows there -> decoded."""
@@ -179,6 +182,38 @@ class Store(abc.ABC):
         array([-1,  5,  3])
         """
         return self.lookup.rows_of(digests)
+
+    def view_at(self, row: int | np.ndarray, visit: int | np.ndarray, seed: int = 0) -> int | np.ndarray:
+        """The view to show of a row on a visit, counted from 0: each once in so many visits as there are views.
+
+        Nothing else decides on it, so that no worker of a stream has to know what others have shown.
+
+        >>> import kdcache
+        >>> cache = kdcache.open_cache("logits.h5")
+        >>> sorted(cache.view_at(5, visit) for visit in range(cache.views)) == list(range(cache.views))
+        True
+        """
+        return (visit + below(keyed(seed, row, use=VISIT)[0], self.views)) % self.views
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        from kdcache.cache.render import Renderer
+
+        return Renderer(self)
+
+    def render(self, row: int, view: int, data: bytes | np.ndarray | Tensor, augment: str | None = None) -> Tensor:
+        """What the teacher saw of a row in a view, uint8 [3, h, w], from the bytes of its image as they are stored.
+
+        It may be called from any thread and process. Of images without files, `data` is their pixels, uint8 [3, h, w].
+        Bytes of another image are refused. `augment` names the view where it is code of yours.
+
+        >>> import kdcache
+        >>> data = kdcache.CachedDataset("logits.h5")
+        >>> pixels = data.source.read([5])[0]  # for the digits have no files
+        >>> torch.equal(data.cache.render(5, 3, pixels), data.view(3)[5][0])
+        True
+        """
+        return self.renderer.render(row, view, data, augment)
 
     def items(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """The item numbers of rows in a view, or in one view each."""

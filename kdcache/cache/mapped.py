@@ -200,22 +200,22 @@ class Mapped(Store):
 
     def _gather(self, dataset: str, items: np.ndarray) -> np.ndarray:
         table = self._table(dataset)
-        if table.unchecked is not None:
-            self._look_at(dataset, table, items)
+        if (unchecked := table.unchecked) is not None:  # another thread may have looked at the last one meanwhile
+            self._look_at(dataset, table, unchecked, items)
         return table.flat.take(items)
 
-    def _look_at(self, dataset: str, table: MappedDataset, items: np.ndarray) -> None:
+    def _look_at(self, dataset: str, table: MappedDataset, unchecked: np.ndarray, items: np.ndarray) -> None:
         """Checks the CRC of every block that is touched for the first time."""
         per_view = self.layout.blocks(dataset)[1]
         views, rows = np.divmod(items, self.layout.places[dataset].shape[-1])
         blocks = views * per_view + rows // self.layout.block_rows
-        for block in np.unique(blocks[table.unchecked.take(blocks)]).tolist():
+        for block in np.unique(blocks[unchecked.take(blocks)]).tolist():
             if fault := self.fault(dataset, block // per_view, block % per_view):
                 found = f"{fault} in block {block % per_view} of view {block // per_view}"
                 remedy = "`kdcache verify` shows the extent; copy or dump it again"
                 raise CacheError(f"{self.path}:/{dataset}", "intact data", found, remedy)
-            table.unchecked[block] = False
-        if not table.unchecked.any():
+            unchecked[block] = False
+        if not unchecked.any():
             table.unchecked = None
 
     def _open(self) -> mmap.mmap:
