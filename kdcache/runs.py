@@ -1,7 +1,7 @@
 """A run's folder: what was asked, and what was measured.
 
 runs/<kind>-<data>-<model>[-...]/run.json  metrics.jsonl  evaluation.json
-                                 last.safetensors  best.safetensors  state.safetensors
+                                 last.safetensors  best.safetensors  ema.safetensors  state.safetensors
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from kdcache.types import quiet
 
 ROOT = Path("runs")
 EVENTS = "events.out.tfevents.kdcache"  # for TensorBoard
-RESULTS = ("metrics.jsonl", "evaluation.json", EVENTS, "last.safetensors", "best.safetensors", "state.safetensors")
+WEIGHTS = ("last.safetensors", "best.safetensors", "ema.safetensors")
+RESULTS = ("metrics.jsonl", "evaluation.json", EVENTS, *WEIGHTS, "state.safetensors")
 LONGEST_NAME = 120  # characters of a folder, before its key
 
 

@@ -66,6 +66,7 @@ CASES = {
     "two stages": ("fitnet/paper:init_share=0.5", {}),
     "two stages, adamw": ("ab:init_share=0.5", {"optimizer": "adamw", "lr": 1e-3}),
     "two students": ("dml", {}),
+    "a mean of the weights": ("st", {"ema": 0.9}),
     "in parts": ("queue+st", {"accumulate": 3}),
     "a plain student": ("none", {"dtype": "bf16"}),
 }
@@ -82,7 +83,8 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(wider, tmp_path, text, se
     for mine, theirs in zip(parts, whole, strict=True):
         assert_same_weights(mine, theirs)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
-    assert files(tmp_path / "whole").keys() == {f"{name}.safetensors" for name in ("last", "best", "state")}
+    names = ("last", "best", "state", *(["ema"] if "ema" in settings else []))
+    assert files(tmp_path / "whole").keys() == {f"{name}.safetensors" for name in names}
 
 
 def test_what_a_live_teacher_prepares_is_prepared_again(wider, tmp_path):

@@ -105,6 +105,7 @@ normalisation_options = options(
 OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "onecycle")  # as in kdcache.train, unimported
 FROZEN = "backbone: only the head is trained."
 ACCUMULATED = "Parts that a batch is learnt in, for memory: --batch stays what a step sees."
+AVERAGED = "Decay of a mean of the weights, evaluated and saved beside them, such as 0.999."
 OR_SCHEDULES = "cosine, step or onecycle."
 
 training_options = options(
@@ -122,6 +123,7 @@ training_options = options(
     training("--milestones", type=Shares(), default="0.5,0.75", show_default=True, help="Of step: when, as shares."),
     training("--gamma", type=Number(above=0), default=0.1, show_default=True, help="Of step: the factor then."),
     training("--clip", type=Number(least=0), default=0.0, show_default=True, help="Largest gradient norm; 0: none."),
+    training("--ema", type=Number(least=0, below=1), default=0.0, show_default=True, help=AVERAGED),
     training("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast."),
     training("--channels-last", is_flag=True, help="Memory layout."),
     training("--compile", is_flag=True, help="torch.compile it: about a minute at first, faster steps."),

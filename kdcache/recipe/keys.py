@@ -81,6 +81,7 @@ MEANINGS = {  # of the training settings
     "milestones": "of step: when the learning rate falls, as shares of the epochs",
     "gamma": "of step: the factor by which it falls",
     "clip": "largest norm of the gradient; 0: no limit",
+    "ema": "decay of a running mean of the weights: a second network, evaluated and saved beside the first; 0: none",
     "dtype": "f32, or bf16 for autocast",
     "channels_last": "memory layout of images and weights",
     "compile": "torch.compile: about a minute at first, faster steps",

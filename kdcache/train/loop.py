@@ -27,7 +27,7 @@ from kdcache.train.callbacks import Listeners
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.made import made
 from kdcache.train.optim import Settings
-from kdcache.train.records import figures, line, peak_bytes, time_left
+from kdcache.train.records import EMA, figures, line, peak_bytes, time_left
 from kdcache.train.state import read_state, restore, save_state
 from kdcache.train.trainer import Trainer
 from kdcache.types import quiet
@@ -92,6 +92,8 @@ class Course:
         if self.evaluation and self.settings.evaluates(record["epoch"]):
             self.judged = self.evaluated()
             record |= {name: self.judged[name] for name in NUMBERS if name in self.judged}
+            if average := self.trainer.average:
+                record |= {f"{EMA}{name}": value for name, value in self.evaluation(average.network).items()}
 
     def evaluated(self) -> dict:
         return self.evaluation.page(self.evaluation.outcome(self.trainer.students[0]))
@@ -112,6 +114,9 @@ class Course:
         score, student = record.get("top1", -record["total"]), self.trainer.students[0]
         facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
         save(student, self.run.path("last.safetensors"), **facts)
+        if average := self.trainer.average:
+            of_mean = {name: record[EMA + name] for name in ("top1", "agreement") if EMA + name in record}
+            save(average.network, self.run.path("ema.safetensors"), epoch=record["epoch"], ema=average.decay, **of_mean)
         judged = self.evaluation is None or self.settings.evaluates(record["epoch"])
         if judged and (self.best is None or score > self.best):
             self.best = score

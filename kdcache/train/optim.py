@@ -18,7 +18,13 @@ SCHEDULES = ("cosine", "step", "onecycle")
 CHOICES = {
     "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16"), "freeze": ("nothing", "backbone"),
 }  # fmt: skip
-LATER = ("init_from", "freeze", "backbone_lr", "accumulate")  # runs of before do not tell: as usual, they are left out
+LATER = (
+    "init_from",
+    "freeze",
+    "backbone_lr",
+    "accumulate",
+    "ema",
+)  # runs of before do not tell: as usual, they are left out
 
 
 WATCHING = ("eval_every", "tensorboard")  # settings that decide nothing of the weights
@@ -36,6 +42,7 @@ NUMBERS = {
     "gamma": Range(above=0),
     "clip": Range(least=0),
     "accumulate": Range(least=1, whole=True),
+    "ema": Range(least=0, below=1, remedy="try 0.999; 0 keeps no mean"),
     "backbone_lr": Range(above=0, remedy="try 0.1; `freeze` backbone trains the head alone"),
     "eval_every": Range(least=1, most=10**9, whole=True),
     "seed": Range(least=0, below=2**63, whole=True),
@@ -66,6 +73,7 @@ class Settings:
     milestones: tuple[float, ...] = (0.5, 0.75)  # of `step`, as shares of the epochs
     gamma: float = 0.1
     clip: float = 0.0  # largest gradient norm; 0: none
+    ema: float = 0.0  # decay of a running mean of the weights, a network of its own; 0: none
     dtype: str = "f32"
     channels_last: bool = False
     compile: bool = False

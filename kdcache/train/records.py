@@ -11,7 +11,8 @@ import torch
 from kdcache.measures import NUMBERS
 from kdcache.wording import duration
 
-FIGURES = (*NUMBERS, "train_top1")
+EMA = "ema_"  # begins the names of what is measured of the mean of the weights
+FIGURES = (*NUMBERS, *(EMA + name for name in NUMBERS), "train_top1")
 """Of the last epoch, what a run ends in."""
 
 
@@ -41,6 +42,7 @@ def line(record: dict, epochs: int, left: float) -> str:
     if "train_top1" in record:
         found.append(f"train top1 {record['train_top1']:.4f}")
     found += [f"{name} {record[name]:.4f}" for name in ("top1", "agreement") if name in record]
+    found += [f"ema top1 {record[EMA + 'top1']:.4f}"] if EMA + "top1" in record else []
     found.append(f"{record['images_per_second']:,.0f} images/s")
     if record["epoch"] < epochs:
         found.append(f"{duration(left)} left")

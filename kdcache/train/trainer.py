@@ -17,6 +17,7 @@ from kdcache.measures import answered
 from kdcache.methods import Method, labelled
 from kdcache.models.heads import TAP
 from kdcache.models.network import Network, watch
+from kdcache.train.average import Average
 from kdcache.train.gradients import Gradients
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.tuning import Backbone
@@ -56,6 +57,7 @@ class Trainer:
         self.backbone = Backbone(self.students, settings)
         self.trained = [p for _, p in self.parameters() if p.requires_grad and not self.backbone.holds(p)]
         self.gradients = Gradients(self.trained)
+        self.average = Average(self.students[0], settings.ema) if settings.ema else None
         self.looks: list[Callable] = []
         self.draws = Draws(device)
         self.epoch, self.lr = 0, 0.0
@@ -141,6 +143,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         self.optimizer.step()
         self.gradients.clear()
+        if self.average:
+            self.average.follow()
         return mean(found)
 
     def terms(self, batch: Batch, knowledge: Knowledge) -> tuple[dict[str, Tensor], set[str]]:
@@ -173,10 +177,12 @@ class Trainer:
         raise KdcacheError("training", expected, found, "try a smaller `lr`, a longer `warmup` or `clip` 1")
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the students and the method, by name."""
+        """Every tensor of the students and the method, by name; and of the mean of a student's weights."""
         for number, student in enumerate(self.students):
             yield from ((f"student{number}/{name}", value) for name, value in student.state_dict().items())
         yield from ((f"method/{name}", value) for name, value in self.method.state_dict().items())
+        if self.average:
+            yield from self.average.tensors()
 
 
 def parts(batch: Batch, knowledge: Knowledge, count: int, views: int) -> Iterator[tuple[Batch, Knowledge]]:
