@@ -15,13 +15,13 @@ EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/
 demo: $(READY)
 	$(KDCACHE) run pipelines/demo.toml
 
-# the tests that take seconds
+# the tests that take seconds; a process that has done its part takes half of another's
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 # all tests, the slow ones too
 test-all: $(READY)
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile -m ""
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal -m ""
 
 # cached equals live, and files read as before, in the arithmetic of other processors; EQUALITY=tests for all tests
 test-arithmetic: $(READY)

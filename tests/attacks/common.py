@@ -1,6 +1,6 @@
 """What the attacks share: their options, their table, and commands as children of one process that has torch already.
 
-    --count N --seed N      how many trials, and which
+    --count N --seed N      how many trials, and which: the seed also says with which of the names they begin
     --keep FOLDER           what was wrong is kept there, each trial in a folder of its own
     --json                  one JSON object instead of the table: what -> outcome -> count
 
@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,21 +40,36 @@ def options(doc: str, count: int, arguments: Callable[[argparse.ArgumentParser],
     return parser.parse_args()
 
 
+def table(found: Counter) -> dict[str, dict[str, int]]:
+    """what -> outcome -> count, of how often each (what, outcome) was met."""
+    rows = {}
+    for (what, outcome), count in sorted(found.items()):
+        rows.setdefault(what, {})[outcome] = count
+    return rows
+
+
+def wrong(found: Counter, good: Iterable[str]) -> int:
+    good = set(good)
+    return sum(count for (_, outcome), count in found.items() if outcome not in good)
+
+
 def report(found: Counter, good: Iterable[str], as_json: bool) -> int:
     """Prints how often each (what, outcome) was met; the exit code."""
-    good, table = set(good), {}
-    for (what, outcome), count in sorted(found.items()):
-        table.setdefault(what, {})[outcome] = count
-    wrong = sum(count for (_, outcome), count in found.items() if outcome not in good)
+    good, rows, bad = set(good), table(found), wrong(found, good)
     if as_json:
-        print(json.dumps(table))
-        return int(wrong > 0)
-    width = max(len(what) for what in table)
-    for what, outcomes in table.items():
+        print(json.dumps(rows))
+        return int(bad > 0)
+    width = max(len(what) for what in rows)
+    for what, outcomes in rows.items():
         counts = (f"{count} {name}{'' if name in good else ' (WRONG)'}" for name, count in outcomes.items())
         print(f"{what:<{width}}  {', '.join(counts)}")
-    print(f"{wrong} of {sum(found.values())} trials went wrong")
-    return int(wrong > 0)
+    print(f"{bad} of {sum(found.values())} trials went wrong")
+    return int(bad > 0)
+
+
+def in_turn(names: Sequence[str], count: int, seed: int) -> list[str]:
+    """The name of each of so many trials."""
+    return [names[(seed + number) % len(names)] for number in range(count)]
 
 
 @contextlib.contextmanager

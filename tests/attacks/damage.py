@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import TRACEBACK, clear, command, contents, keep, must, options, ran, report, workplace
+from common import TRACEBACK, clear, command, contents, in_turn, keep, must, options, ran, report, workplace
 from kills import COMMANDS, DATA, DUMP, again
 from kills import prepare as make_inputs
 
@@ -253,9 +253,10 @@ def outcome(scene: Scene, path: Path) -> tuple[str, str]:
 def run(count: int, seed: int, victims: list[str], kinds: list[str], kept: Path | None) -> Counter:
     found = Counter()
     prepare()
-    scenes = {name: scene(VICTIMS[name]) for name in victims[:count]}
-    for number in range(count):
-        name, draw = victims[number % len(victims)], random.Random(f"{seed}:{number}")
+    chosen = in_turn(victims, count, seed)
+    scenes = {name: scene(VICTIMS[name]) for name in dict.fromkeys(chosen)}
+    for number, name in enumerate(chosen):
+        draw = random.Random(f"{seed}:{number}")
         restored(scenes[name])
         path, kind = damaged(scenes[name], kinds, draw)
         result, words = outcome(scenes[name], path)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import TRACEBACK, command, keep, must, options, ran, report, workplace
+from common import TRACEBACK, command, in_turn, keep, must, options, ran, report, workplace
 
 DATA, HOW = "--data folder:photos", "--device cpu --workers 0"
 CODE = "--augment torchvision:my_view:make"
@@ -235,18 +235,19 @@ def trial(drift: Drift, draw: random.Random) -> tuple[str, str]:
     return ("unnoticed" if "nothing" in (said, trained) else "misnamed"), words
 
 
+def unchanged(file: str, more: str, live: str) -> None:
+    """What the commands say of a drift that is none."""
+    outcome, words = trial(Drift("nothing", file=file, more=more.replace(OTHER, ""), live=live), random.Random(0))
+    assert outcome == "named", words
+
+
 def run(count: int, seed: int, names: list[str], kept: Path | None) -> Counter:
     found = Counter()
     prepare()
-    for drift in (
-        Drift("nothing"),
-        Drift("nothing", file="coded.h5", more=CODE),
-        Drift("nothing", more=TEACHER, live="--live"),
-    ):
-        outcome, words = trial(drift, random.Random(0))
-        assert outcome == "named", words
-    for number in range(count):
-        name = names[number % len(names)]
+    chosen = in_turn(names, count, seed)
+    for asked in {(DRIFTS[name].file, DRIFTS[name].more, DRIFTS[name].live) for name in chosen}:
+        unchanged(*asked)
+    for number, name in enumerate(chosen):
         outcome, words = trial(DRIFTS[name], random.Random(f"{seed}:{number}"))
         found[name, outcome] += 1
         if outcome not in GOOD:

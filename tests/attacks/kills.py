@@ -20,6 +20,7 @@ last to its end. Outcomes:
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import subprocess
@@ -29,7 +30,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common import Child, child, clear, contents, keep, must, options, ran, report, workplace
+from common import Child, child, clear, contents, in_turn, keep, must, options, ran, report, workplace
 
 DATA = "--data synthetic:300,4,8"
 HOW = "--device cpu --workers 0"
@@ -59,6 +60,7 @@ IMPORTING = "from kdcache.cli import"  # in a traceback
 GOOD = ("same", "early")
 
 
+@functools.cache
 def prepare() -> None:
     import numpy as np
 
@@ -69,15 +71,13 @@ def prepare() -> None:
     np.save("logits.npy", np.random.default_rng(0).normal(size=(300, 4)).astype("f4"))
 
 
-def undisturbed(name: str) -> tuple[float, dict]:
+@functools.cache
+def undisturbed(line: str) -> tuple[float, dict]:
     """The seconds of a command, and what it makes."""
-    seconds = []
-    for _ in range(2):  # the first one warms up what all others find warm
-        clear("out*")
-        started = time.monotonic()
-        must(COMMANDS[name])
-        seconds.append(time.monotonic() - started)
-    return min(seconds), contents("out*")
+    clear("out*")
+    started = time.monotonic()
+    must(line)
+    return time.monotonic() - started, contents("out*")
 
 
 def again(name: str) -> str:
@@ -142,10 +142,9 @@ def trial(name: str, seconds: float, truth: dict, draw: random.Random, begin) ->
 def run(count: int, seed: int, names: list[str], fresh_ones: int, kept: Path | None) -> Counter:
     found = Counter()
     prepare()
-    truths = {name: undisturbed(name) for name in names[:count]}
-    for number in range(count):
-        name, draw = names[number % len(names)], random.Random(f"{seed}:{number}")
-        seconds, truth = truths[name]
+    for number, name in enumerate(in_turn(names, count, seed)):
+        draw = random.Random(f"{seed}:{number}")
+        seconds, truth = undisturbed(COMMANDS[name])
         begin, more = (fresh, 3.0) if number < fresh_ones else (child, 0.0)
         clear("out*")
         outcome, words = trial(name, seconds + more, truth, draw, begin)

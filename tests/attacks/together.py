@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from common import TRACEBACK, Child, child, clear, command, contents, keep, must, options, ran, report, workplace
-from kills import COMMANDS, DUMP, prepare
+from common import TRACEBACK, Child, child, clear, command, contents, in_turn, keep, options, ran, report, workplace
+from kills import COMMANDS, DUMP, prepare, undisturbed
 
 OUT = f"{DUMP} -o out.h5"
 GOOD = ("together", "refused")
@@ -165,20 +165,11 @@ def trial(case: Callable, line: str, whole: float, truth: dict, draw: random.Ran
 
 
 def run(count: int, seed: int, names: list[str], kept: Path | None) -> Counter:
-    found, truths = Counter(), {}
+    found = Counter()
     prepare()
-    for name in names[:count]:
-        line = CASES[name][1]
-        clear("out*")
-        must(line)
-        clear("out*")
-        started = time.monotonic()
-        must(line)
-        truths[name] = time.monotonic() - started, contents("out*")
-    for number in range(count):
-        name = names[number % len(names)]
+    for number, name in enumerate(in_turn(names, count, seed)):
         case, line = CASES[name]
-        outcome, words = trial(case, line, *truths[name], random.Random(f"{seed}:{number}"))
+        outcome, words = trial(case, line, *undisturbed(line), random.Random(f"{seed}:{number}"))
         found[name, outcome] += 1
         if outcome not in GOOD:
             keep(kept, f"{number}-{name}-{outcome}", words, "out*")
