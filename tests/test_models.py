@@ -12,7 +12,8 @@ from model_cases import MEAN, NETWORKS, STAGES, STD, hooks, make, refusal, see, 
 from kdcache.errors import UsageError
 from kdcache.models import build, weights
 from kdcache.models.figures import figures
-from kdcache.models.network import Normalize, check_output, shapes, watch
+from kdcache.models.network import check_output, shapes, watch
+from kdcache.models.normalize import Normalize
 from kdcache.models.outline import outline
 
 # names and sizes

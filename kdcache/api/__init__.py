@@ -1,6 +1,15 @@
 """The Python face: the same engine that the commands use."""
 
-from kdcache.api.dataset import CachedDataset, CachedView, Epochs, EvaluationImages
+from kdcache.api.dataset import CachedDataset, CachedView, Epochs, EvaluationImages, NumberedImages
 from kdcache.api.distiller import Distiller
+from kdcache.api.loss import KnowledgeLoss
 
-__all__ = ["CachedDataset", "CachedView", "Distiller", "Epochs", "EvaluationImages"]
+__all__ = [
+    "CachedDataset",
+    "CachedView",
+    "Distiller",
+    "Epochs",
+    "EvaluationImages",
+    "KnowledgeLoss",
+    "NumberedImages",
+]

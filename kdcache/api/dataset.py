@@ -91,6 +91,10 @@ class CachedDataset(Dataset):
         """The evaluation images, un-augmented: (uint8 image, label, the teacher's answer), or the first two."""
         return EvaluationImages(self, answers)
 
+    def numbered(self) -> NumberedImages:
+        """The images of an epoch for a trainer that makes its own loader: (uint8 image, [label, item number])."""
+        return NumberedImages(self)
+
     def __len__(self) -> int:
         return len(self.source) * self.views
 
@@ -182,6 +186,47 @@ class CachedView(Dataset):
 
     def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
         return self.data.__getitems__(self.number * len(self) + within(rows, len(self), "rows"))
+
+
+class NumberedImages(Dataset):
+    """The images of an epoch, each with an int64 tensor [label, item number], by which a `KnowledgeLoss` finds answers.
+
+    Epoch e, from 0, is view e modulo the number of views; most trainers call `set_epoch` themselves.
+
+    >>> images = CachedDataset("logits.h5").numbered()
+    >>> images.set_epoch(2)
+    >>> image, (label, item) = images[7]
+    >>> int(item) == 2 * len(images) + 7
+    True
+    """
+
+    def __init__(self, data: CachedDataset):
+        self.data = data
+        self.shown = torch.full((1,), -1).share_memory_()  # -1: none yet; workers that live on see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes on to an epoch, from 0, in every process that reads this data set."""
+        self.data.cache.require_unchanged()
+        self.shown.fill_(epoch)
+
+    @property
+    def epoch(self) -> int | None:
+        """From 0; None before the first `set_epoch`."""
+        epoch = int(self.shown)
+        return epoch if epoch >= 0 else None
+
+    def __len__(self) -> int:
+        return len(self.data.source)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        view = (self.epoch or 0) % self.data.views
+        items = view * len(self) + within(rows, len(self), "rows")
+        batch = self.data.loader.show(items)
+        targets = torch.stack([batch.targets, torch.from_numpy(items)], 1)
+        return list(zip(batch.images, targets, strict=True))
 
 
 def within(numbers: Sequence[int], stop: int, what: str) -> np.ndarray:

@@ -21,37 +21,9 @@ from torch import Tensor, nn
 
 from kdcache.errors import TeacherError, UsageError
 from kdcache.models.elsewhere import Layout
+from kdcache.models.normalize import Normalize
 from kdcache.types import Look
 from kdcache.user_code import user_fault
-
-
-class Normalize(nn.Module):
-    """uint8 [n, c, h, w] to floats, with a mean and a std per channel in units of 0..1; keeps the memory format."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        super().__init__()
-        assert len(mean) == len(std)
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-        self.register_buffer("scale", None, persistent=False)
-        self.register_buffer("shift", None, persistent=False)
-        _rescale(self, None)
-        self.register_load_state_dict_post_hook(_rescale)
-
-    def forward(self, images: Tensor) -> Tensor:
-        assert images.dtype == torch.uint8, images.dtype
-        if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
-            scale, shift = self.scale.view(-1, 1, 1), self.shift.view(-1, 1, 1)
-            return images.to(scale.dtype).mul_(scale).add_(shift)
-        width = images.shape[3]  # whole rows of pixels at once: three channels inside is 8 times as slow
-        rows = images.permute(0, 2, 3, 1).flatten(2).to(self.scale.dtype)
-        rows.mul_(self.scale.repeat(width)).add_(self.shift.repeat(width))
-        return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
-
-
-def _rescale(normalize: Normalize, _) -> None:
-    normalize.scale = 1 / (255 * normalize.std)
-    normalize.shift = -normalize.mean / normalize.std
 
 
 class Network(nn.Module):
@@ -72,7 +44,7 @@ class Network(nn.Module):
         self.assumed_normalisation = False  # True: the weights came without mean and std, and somebody guessed
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body(self.normalize(images))
+        return logits_in(self.body(self.normalize(images)))
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -120,6 +92,11 @@ def _never_negative(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
+def logits_in(answer):
+    """The logits that a body answers with: a tensor, or an object which has them as `logits`, as in transformers."""
+    return getattr(answer, "logits", answer)
+
+
 def own_names(body: nn.Module, attribute: str) -> dict:
     """What a body names itself; an attribute of another kind has nothing to do with us."""
     found = getattr(body, attribute, None)
@@ -146,27 +123,39 @@ def watch(network: Network, names: Iterable[str]) -> Iterator[Callable[[Tensor],
     >>> with watch(network, ["f2.pre", "logits"]) as look:
     ...     seen = look(images)  # {"f2.pre": ..., "logits": ...}
     """
-    places = {name: _place(network, name) for name in names}
-    seen: dict[Place, Seen] = {}
-    hooks = []
+    watched = Watched(network, names)
 
     def look(images: Tensor) -> Look:
-        seen.update(dict.fromkeys(places.values(), NOTHING))
+        watched.begin()
         try:
-            seen[OUTPUT] = kept(network(images))
-            shown = {name: seen[place] for name, place in places.items()}
+            return watched.look(network(images), images.shape[2:])
         finally:
-            seen.clear()  # or the graph of this batch would live until the next; hooks fill in only what is asked for
-        size = images.shape[2:]
-        return {name: as_map(network.layout, name, _as_seen(network, name, one), size) for name, one in shown.items()}
+            watched.seen.clear()  # or the graph of this batch would live until the next
 
     try:
-        for place in set(places.values()) - {OUTPUT}:
-            hooks.append(_listen(network, place, seen))
         yield look
     finally:
-        for hook in hooks:
+        for hook in watched.hooks:
             hook.remove()
+
+
+class Watched:
+    """The named taps of a network that anybody runs; between `begin` and `look`, whatever passes there is kept."""
+
+    def __init__(self, network: Network, names: Iterable[str]):
+        self.network = network
+        self.places = {name: _place(network, name) for name in names}
+        self.seen: dict[Place, Seen] = {}  # hooks fill in only what is asked for
+        self.hooks = [_listen(network, place, self.seen) for place in set(self.places.values()) - {OUTPUT}]
+
+    def begin(self) -> None:
+        self.seen.update(dict.fromkeys(self.places.values(), NOTHING))
+
+    def look(self, logits: Tensor, size: Sequence[int]) -> Look:
+        """What passed, for images of this height and width, beside the logits that came of it."""
+        self.seen[OUTPUT] = kept(logits)
+        shown = {name: _as_seen(self.network, name, self.seen[place]) for name, place in self.places.items()}
+        return {name: as_map(self.network.layout, name, tensor, size) for name, tensor in shown.items()}
 
 
 Seen: TypeAlias = tuple[Tensor | None, int]
@@ -226,7 +215,8 @@ def _place(network: Network, name: str) -> Place:
         raise UsageError(network.arch["model"], expected, name, remedy)
     place = OUTPUT if name == "logits" else network.places[name]
     match place:
-        case (str(), "in" | "out"):
+        case (str(path), "in" | "out"):
+            _submodule(network, path, ADVICE)  # before the first hook, which nobody would take away
             return tuple(place)
     raise UsageError(network.arch["model"], f"a path and a side for tap {name}", repr(place), ADVICE)
 
@@ -242,7 +232,7 @@ def _listen(network: Network, place: Place, seen: dict[Place, Seen]):
         if place in seen:
             seen[place] = kept(output)
 
-    module = _submodule(network, path, ADVICE)
+    module = network.body.get_submodule(path)
     return module.register_forward_pre_hook(keep_input) if side == "in" else module.register_forward_hook(keep_output)
 
 
