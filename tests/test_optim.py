@@ -79,7 +79,7 @@ TRAINED = """
 import sys, torch
 from kdcache.train import Settings
 from kdcache.train.optim import make_optimizer
-for name in ("sgd", "adam", "adamw"):
+for name in ("sgd", "adam", "adamw", "dot"):
     p = torch.nn.Parameter(torch.zeros(2, 2))
     p.grad = torch.ones(2, 2)
     make_optimizer([p], Settings(optimizer=name)).step()
@@ -152,7 +152,7 @@ def test_a_rate_rises_once_falls_afterwards_and_is_never_zero(schedule, epochs, 
     assert top <= len(found) // 2
 
 
-@pytest.mark.parametrize(("optimizer", "expected"), [("sgd", 0.1), ("adam", 0.001), ("adamw", 0.001)])
+@pytest.mark.parametrize(("optimizer", "expected"), [("sgd", 0.1), ("dot", 0.1), ("adam", 0.001), ("adamw", 0.001)])
 def test_the_rate_depends_on_the_optimiser_unless_it_is_told(optimizer, expected):
     settings = Settings(optimizer=optimizer)
     assert settings.top_lr == expected

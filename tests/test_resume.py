@@ -63,6 +63,8 @@ CASES = {
     "adamw, onecycle, clipped": ("at", {"optimizer": "adamw", "schedule": "onecycle", "lr": 1e-3, "clip": 0.1}),
     "channels last": ("st", {"channels_last": True}),
     "connectors": ("vid+st", {"optimizer": "adam", "lr": 1e-3}),
+    "dot, connectors, in parts": ("vid+st", {"optimizer": "dot", "accumulate": 2}),
+    "two stages, dot": ("fitnet/paper:init_share=0.5", {"optimizer": "dot"}),
     "two stages": ("fitnet/paper:init_share=0.5", {}),
     "two stages, adamw": ("ab:init_share=0.5", {"optimizer": "adamw", "lr": 1e-3}),
     "two students": ("dml", {}),

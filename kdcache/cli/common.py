@@ -102,10 +102,12 @@ normalisation_options = options(
     click.option("--std", type=Numbers(), metavar="R,G,B", help="In units of 0..1, like --mean."),
 )
 
-OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw"), ("cosine", "step", "onecycle")  # as in kdcache.train, unimported
+# as in kdcache.train, unimported
+OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw", "dot"), ("cosine", "step", "onecycle")
 FROZEN = "backbone: only the head is trained."
 ACCUMULATED = "Parts that a batch is learnt in, for memory: --batch stays what a step sees."
 AVERAGED = "Decay of a mean of the weights, evaluated and saved beside them, such as 0.999."
+DELTA = "Of dot: what the teacher's terms have more of, and cross-entropy less."
 OR_SCHEDULES = "cosine, step or onecycle."
 
 training_options = options(
@@ -113,8 +115,9 @@ training_options = options(
     training("--batch", type=Number(whole=True, least=2), default=128, show_default=True),
     training("--accumulate", type=COUNT, default=1, show_default=True, help=ACCUMULATED),
     training("--optimizer", type=OneOf(OPTIMIZERS), default="sgd", show_default=True),
-    training("--lr", type=Number(above=0), help="The highest.  [default: 0.1 for sgd, else 0.001]"),
+    training("--lr", type=Number(above=0), help="The highest.  [default: 0.1 for sgd and dot, else 0.001]"),
     training("--momentum", type=Number(least=0, below=1), default=0.9, show_default=True),
+    training("--delta", type=Number(least=0, below=1), default=0.075, show_default=True, help=DELTA),
     training("--nesterov/--no-nesterov", default=True, show_default=True),
     training("--weight-decay", type=Number(least=0), default=5e-4, show_default=True),
     training("--betas", type=(Number(least=0, below=1),) * 2, default=(0.9, 0.999), show_default=True),

@@ -129,6 +129,8 @@ class Student:
             expected = f"parts without connectors beside {method.students} students"
             found = f"{self.method}, whose connectors belong to one student"
             raise UsageError("`method`", expected, found, "take st or at, which have no connectors")
+        if self.settings.optimizer == "dot":
+            self.data.require_labels("`optimizer`", "dot")
         method.smooth(self.label_smoothing)
         return method
 

@@ -12,19 +12,15 @@ from torch import nn
 
 from kdcache.checks import Range, one_of
 from kdcache.errors import UsageError
+from kdcache.train.dot import Dot
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
 SCHEDULES = ("cosine", "step", "onecycle")
 CHOICES = {
     "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16"), "freeze": ("nothing", "backbone"),
 }  # fmt: skip
-LATER = (
-    "init_from",
-    "freeze",
-    "backbone_lr",
-    "accumulate",
-    "ema",
-)  # runs of before do not tell: as usual, they are left out
+# runs of before do not tell: as usual, they are left out
+LATER = ("init_from", "freeze", "backbone_lr", "accumulate", "ema", "delta")
 
 
 WATCHING = ("eval_every", "tensorboard")  # settings that decide nothing of the weights
@@ -37,6 +33,7 @@ NUMBERS = {
     "batch": Range(least=2, below=1 << 31, whole=True),
     "lr": Range(above=0, remedy="try 0.1 for sgd, 0.001 for adam"),
     "momentum": Range(least=0, below=1),
+    "delta": Range(least=0, below=1),
     "weight_decay": Range(least=0),
     "warmup": Range(least=0),
     "gamma": Range(above=0),
@@ -63,8 +60,9 @@ class Settings:
     batch: int = 128
     accumulate: int = 1  # parts that the gradient of a batch is computed in, one after the other
     optimizer: str = "sgd"
-    lr: float | None = None  # None: 0.1 for sgd, 0.001 for adam and adamw
+    lr: float | None = None  # None: 0.1 for sgd and dot, 0.001 for adam and adamw
     momentum: float = 0.9
+    delta: float = 0.075  # of dot: the teacher's terms have so much more momentum, cross-entropy so much less
     nesterov: bool = True
     weight_decay: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -102,6 +100,8 @@ class Settings:
         if self.accumulate > self.batch // 2:
             found = f"{self.accumulate} of a `batch` of {self.batch}"
             raise UsageError("`accumulate`", "parts of two images or more", found, "take fewer")
+        if self.optimizer == "dot":
+            self.require_two_momenta()
         if len(self.betas) != 2:
             raise UsageError("`betas`", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
         if self.freeze != "nothing" and self.backbone_lr != 1:
@@ -114,9 +114,19 @@ class Settings:
             if not isinstance(value := getattr(self, name), bool):
                 raise UsageError(f"`{name}`", "true or false", repr(value), f"try {getattr(Settings, name)}")
 
+    def require_two_momenta(self) -> None:
+        """Refuses momenta of dot that are none, and what it has no rule for."""
+        if self.delta > self.momentum or self.momentum + self.delta >= 1:
+            expected = "`momentum` - delta from 0 on, and `momentum` + delta below 1"
+            found = f"{self.delta:g} beside a momentum of {self.momentum:g}"
+            raise UsageError("`delta`", expected, found, "try 0.075 beside 0.9")
+        if self.clip:
+            found = f"{self.clip:g} beside two gradients, each with a momentum"
+            raise UsageError("`clip`", "0 with `optimizer` dot", found, "leave one of them out")
+
     @property
     def top_lr(self) -> float:
-        return self.lr if self.lr is not None else (0.1 if self.optimizer == "sgd" else 1e-3)
+        return self.lr if self.lr is not None else (0.1 if self.optimizer in ("sgd", "dot") else 1e-3)
 
     def evaluates(self, epoch: int) -> bool:
         """Whether this epoch, from 1, is followed by an evaluation."""
@@ -162,6 +172,8 @@ def make_optimizer(
     if settings.optimizer == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return SGD(groups, lr, settings.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+    if settings.optimizer == "dot":
+        return Dot(groups, lr, settings.momentum, settings.delta, decay)
     kind = Adam if settings.optimizer == "adam" else AdamW
     return kind(groups, lr, settings.betas, weight_decay=decay, fused=True)
 

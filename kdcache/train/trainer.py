@@ -18,6 +18,7 @@ from kdcache.methods import Method, labelled
 from kdcache.models.heads import TAP
 from kdcache.models.network import Network, watch
 from kdcache.train.average import Average
+from kdcache.train.dot import Dot
 from kdcache.train.gradients import Gradients
 from kdcache.train.optim import Settings, lr_at, make_optimizer
 from kdcache.train.tuning import Backbone
@@ -43,6 +44,14 @@ def stages(method: Method, epochs: int) -> list[Stage]:
     return [Stage("init", 1, init), Stage("main", init + 1, epochs - init)]
 
 
+def require_two_losses(method: Method) -> None:
+    """Refuses a method without cross-entropy, or with nothing beside it, where each has a momentum of its own."""
+    if not (method.ce and method.weights()):
+        remedy = "take sgd, or a method such as st" if method.ce else "give cross-entropy a weight, as with ce=0.1"
+        expected = "a loss of cross-entropy and of other terms"
+        raise UsageError("`optimizer` dot", expected, method.described(), remedy)
+
+
 class Trainer:
     """Students, a method and an optimiser, a step at a time."""
 
@@ -56,7 +65,9 @@ class Trainer:
         method.to(device)
         self.backbone = Backbone(self.students, settings)
         self.trained = [p for _, p in self.parameters() if p.requires_grad and not self.backbone.holds(p)]
-        self.gradients = Gradients(self.trained)
+        self.gradients = Gradients(self.trained, two=settings.optimizer == "dot")
+        if self.gradients.two:
+            require_two_losses(method)
         self.average = Average(self.students[0], settings.ema) if settings.ema else None
         self.looks: list[Callable] = []
         self.draws = Draws(device)
@@ -141,6 +152,8 @@ class Trainer:
         self.gradients.finish(batch.epoch)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
+        if isinstance(self.optimizer, Dot):
+            self.optimizer.taught = self.gradients.taught
         self.optimizer.step()
         self.gradients.clear()
         if self.average:
