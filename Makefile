@@ -9,7 +9,7 @@ PROCESSORS = ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILIT
 	MKL_CBWR=COMPATIBLE
 EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/test_prune.py tests/test_arithmetic.py
 
-.PHONY: demo test test-all test-arithmetic bench lint pseudo-teacher
+.PHONY: demo test test-all test-arithmetic bench lint docs pseudo-teacher
 
 # a teacher, its cache, a plain and a distilled student with five seeds, a table and a contact sheet; about a minute
 demo: $(READY)
@@ -37,6 +37,10 @@ bench: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# README and docs/ as a site, in site/; a link that leads nowhere is an error
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir site
 
 # soft labels without a teacher: student accuracy over the accuracy of a teacher that never existed
 pseudo-teacher: $(READY)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from kdcache.errors import KdcacheError
 
 
-def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package: of each of its modules, the names that it lends, with blanks between.
 
     >>> __getattr__, __dir__ = on_demand("kdcache", {"errors": "KdcacheError"})
@@ -29,7 +30,7 @@ def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], 
     return getattr_, dir_
 
 
-def extra(package: str, name: str, place: object):
+def extra(package: str, name: str, place: object) -> Any:
     """A package that comes with `kdcache[NAME]` alone; `place` is what needs it."""
     try:
         return importlib.import_module(package)

@@ -39,6 +39,7 @@ SHORTER = {  # the one rule: a command of the text has these options added, so t
 }
 FEWER = {
     "epochs=200": "epochs=1",
+    "epochs=20)": "epochs=1)",
     "epochs = 30": "epochs = 1",
     "views = 30": "views = 2",
     '"resnet20", teacher=': '"tiny-2", teacher=',
