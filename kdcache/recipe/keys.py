@@ -86,6 +86,7 @@ MEANINGS = {  # of the training settings
     "dtype": "f32, or bf16 for autocast",
     "channels_last": "memory layout of images and weights",
     "compile": "torch.compile: about a minute at first, faster steps",
+    "grad_checkpoint": "feature maps are computed again for the gradient: less memory, a third more time",
     "eval_every": "epochs between evaluations; the last epoch always has one",
     "tensorboard": "an event file for TensorBoard beside each training's records",
     "init_from": "weights to begin with: a file, or pretrained, those of its library; a head of other classes is new",

@@ -17,6 +17,7 @@ from kdcache.measures import answered
 from kdcache.methods import Method, labelled
 from kdcache.models.heads import TAP
 from kdcache.models.network import Network, watch
+from kdcache.models.recompute import recomputed
 from kdcache.train.average import Average
 from kdcache.train.dot import Dot
 from kdcache.train.gradients import Gradients
@@ -95,6 +96,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             looks = [stack.enter_context(watch(student, taps)) for student in self.students]
             self.looks = [torch.compile(look) for look in looks] if self.settings.compile else looks
+            for student in self.students if self.settings.grad_checkpoint else ():
+                stack.enter_context(recomputed(student))
             self.backbone.hold()
             try:
                 yield
