@@ -39,6 +39,17 @@ def made(text, student=STUDENT, teacher=TEACHER):
     return method
 
 
+def gradients(term, inputs):
+    """Of one term, over all that is trained."""
+    parts = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
+    zeros = [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts, strict=True)]
+    return torch.cat([part.double().flatten() for part in zeros])
+
+
+def differing(look):
+    return {name: value.clone().requires_grad_() for name, value in look.items()}
+
+
 def crd(m, s, t):
     chosen = m.drawn(batch_of()).tolist()
     return {"crd": 0.8 * ref.crd(m.mine, m.theirs, m.mine_kept, m.theirs_kept, s["emb"], t["emb"], chosen)}

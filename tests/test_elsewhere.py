@@ -14,7 +14,8 @@ from kdcache.jobs import Data, Student, load_teacher, taught_by
 from kdcache.methods import build as build_method
 from kdcache.models import foreign, runs_user_code, weights
 from kdcache.models.begin import begin
-from kdcache.models.network import check_output, grid_of, shapes
+from kdcache.models.maps import grid_of
+from kdcache.models.network import check_output, shapes
 from kdcache.models.stages import head_of
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings

@@ -19,7 +19,7 @@ from train_cases import (
 )
 
 from kdcache.cache import open_cache
-from kdcache.errors import TeacherChanged
+from kdcache.errors import TeacherChanged, UsageError
 from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
 from kdcache.methods import METHODS, build
 from kdcache.models.network import shapes
@@ -81,7 +81,16 @@ def test_cached_equals_online_for_a_wider_teacher(wider, text, constants_come_fr
 
 
 def test_every_method_that_asks_a_teacher_is_among_them():
-    assert {name_of(text) for text in CACHEABLE} == METHODS.keys() - {"none", "ls", "uskd", "dml"}
+    assert {name_of(text) for text in CACHEABLE} == METHODS.keys() - {"none", "ls", "uskd", "dml", "reviewkd"}
+
+
+def test_what_is_live_only_trains_beside_a_cache_and_is_not_looked_for_in_it(same, tmp_path):
+    _, records = same.student("reviewkd", live=True, epochs=1).train()
+    assert records[0]["loss"]["reviewkd"] > 0
+    with pytest.raises(UsageError, match="bytes of every sample-view"):
+        same.student("reviewkd").train()
+    with pytest.raises(UsageError, match="bytes of every sample-view"):
+        dumped(tmp_path / "a.h5", same.data, same.network, "st+reviewkd")
 
 
 @pytest.mark.parametrize("batch", [2, 17, 48, 49])

@@ -115,6 +115,14 @@ def test_a_teacher_with_other_taps_is_the_same_teacher(cache, dump, teacher, tmp
         taught_by(joined, copy.deepcopy(teacher))
 
 
+def test_a_teacher_whose_classes_were_mapped_is_the_same_teacher(cache, dump, tmp_path):
+    """Files that no method of these maps was dumped into do not list them, and are those of older versions."""
+    later = open_cache(dump(tmp_path / "x.h5", method="st+cat", views=1, first_view=VIEWS))
+    assert "cam" in later.meta["teacher"]["shapes"]
+    assert "cam" not in cache.meta["teacher"]["shapes"]
+    assert isinstance(join([cache, later]), MoreViews)
+
+
 @pytest.fixture(scope="session")
 def kinds(dump, data, tmp_path_factory):
     """A cache of every kind, all of the same images, view and seeds."""

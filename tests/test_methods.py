@@ -14,7 +14,7 @@ from kdcache.types import Batch
 CLASSES, ROWS = 6, 4
 STAGES = {"f0": (4, 8, 8), "f1": (4, 8, 8), "f2": (6, 4, 4), "f3": (8, 2, 2)}
 MAPS = {f"{stage}.{version}": shape for stage, shape in STAGES.items() for version in ("raw", "pre", "post")}
-SHAPES = {"logits": (CLASSES,), "logits.dist": (CLASSES,), "emb": (8,), **MAPS}
+SHAPES = {"logits": (CLASSES,), "logits.dist": (CLASSES,), "emb": (8,), **MAPS, "cam": (CLASSES, 2, 2)}
 ALL = [name + v for name, method in METHODS.items() for v in ("", *(f"/{variant}" for variant in method.variants))]
 every_method = pytest.mark.parametrize("text", ALL)
 

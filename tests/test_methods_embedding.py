@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from embedding_cases import ALL, EXPECTED, STUDENT, TEACHER, batch_of, draw, made
+from embedding_cases import ALL, EXPECTED, STUDENT, TEACHER, batch_of, differing, draw, gradients, made
 from reference_relation import cross_entropy
 
 from kdcache.errors import UsageError
@@ -19,17 +19,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def gradients(term, inputs):
-    """Of one term, over all that is trained."""
-    parts = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
-    zeros = [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts, strict=True)]
-    return torch.cat([part.double().flatten() for part in zeros])
-
-
-def differing(look):
-    return {name: value.clone().requires_grad_() for name, value in look.items()}
 
 
 def test_expected_names_every_method_and_variant():

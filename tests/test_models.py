@@ -222,6 +222,7 @@ def test_shapes_of_the_taps(name, widths):
     expected = {"logits": (100,), "emb": (widths[3],)}
     for tap, width, size in zip(("f0", *STAGES), widths, (32, 32, 16, 8), strict=True):
         expected |= {f"{tap}.{version}": (width, size, size) for version in ("raw", "pre", "post")}
+    expected["cam"] = (100, 8, 8)
     assert set(network.taps) == set(expected)
     assert shapes(network, expected, (3, 32, 32)) == expected
 
@@ -235,6 +236,8 @@ def test_signs_of_the_taps(name, images):
     taps = sorted({tap[:2] for tap in network.taps if tap[0] == "f"})
     assert taps[-3:] == ["f1", "f2", "f3"]
     seen = see(network, network.taps, images)
+    if "cam" in seen:
+        torch.testing.assert_close(seen["cam"].mean((2, 3)) + network.body.fc.bias, seen["logits"])
     for tap in taps:
         raw, pre, post = (seen[f"{tap}.{version}"] for version in ("raw", "pre", "post"))
         assert (pre < 0).any()

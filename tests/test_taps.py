@@ -91,6 +91,27 @@ def test_a_module_without_an_activation_at_its_end_is_raw_alone(nets, images):
     assert torch.allclose(seen["emb"], seen["f1.raw"].relu().mean((2, 3)))
 
 
+@pytest.mark.parametrize(("text", "place"), [(TEXT, ("layer4", "out")), (f"{TEXT},cam=layer4.1", ("layer4.1", "out"))])
+def test_the_map_whose_mean_the_last_layer_reads_shows_the_classes(text, place):
+    network = name_taps(make(RESNET18).eval(), text, (3, 64, 64))
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad(), watch(network, ["cam", "logits"]) as look:
+        seen = look(images)
+    assert network.places["cam"] == place
+    assert seen["cam"].shape == (2, 10, 2, 2)
+    torch.testing.assert_close(seen["cam"].mean((2, 3)) + network.body.fc.bias, seen["logits"])
+
+
+def test_a_single_pixel_is_no_map_and_without_one_linear_layer_there_is_none(nets):
+    assert "cam" not in resnet18(TEXT).taps
+    found, deeper, without = (make(f"{nets}:small").eval() for _ in range(3))
+    assert "cam" in name_taps(found, "f3=2", IMAGE).taps
+    deeper.body[5] = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    assert "cam" not in name_taps(deeper, "f3=2", IMAGE).taps
+    without.body[3], without.body[5] = torch.nn.Conv2d(8, 10, 4), torch.nn.Identity()
+    assert "ends in one linear layer" in str(refusal(name_taps, without, "cam=2", IMAGE))
+
+
 def test_what_a_text_names_goes_before_what_the_body_names():
     network = name_taps(make("resnet8"), "f1=layer1.0.conv2", IMAGE)
     assert [tap for tap in network.taps if tap.startswith("f1")] == ["f1.raw"]
@@ -176,8 +197,9 @@ def test_list_methods_of_networks_with_taps_by_path():
         found = good(f"list methods --json {' '.join(pair)}").json()["methods"]
         return {name for name, facts in found.items() if facts["refused"]}
 
-    assert refused_of() > refused_of(f"--taps {TEXT}", f"--student-taps {TEXT}") == {"fsp"}  # it asks for f0, too
-    assert refused_of(f"--taps f0=maxpool,{TEXT}", f"--student-taps f0=maxpool,{TEXT}") == set()
+    whole = f"{TEXT},cam=layer4"  # a single pixel of these images: it is named, or none is found
+    assert refused_of() > refused_of(f"--taps {whole}", f"--student-taps {whole}") == {"fsp"}  # it asks for f0, too
+    assert refused_of(f"--taps f0=maxpool,{whole}", f"--student-taps f0=maxpool,{whole}") == set()
 
 
 def test_a_distiller_takes_modules_with_taps(nets, in_tmp):

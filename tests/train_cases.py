@@ -37,7 +37,8 @@ def dumped(path: Path, data: Data, network: Network, method: str, views: int = 2
 
 def asks(text: str) -> bool:
     """Whether the method reads what a teacher left behind."""
-    return bool(build(text, shown(), shown()).taps)
+    method = build(text, shown(), shown())
+    return bool(method.taps) and not method.live_only
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def asks(name: str, network: Network, data: Data) -> bool:
     """Whether a teacher is asked, who could be cached."""
     every = shapes(network, network.taps, data.image)
     method = build_method(name, every, every)
-    return bool(method.taps) and method.students == 1
+    return bool(method.taps) and method.students == 1 and not method.live_only
 
 
 def quick(name: str) -> str:

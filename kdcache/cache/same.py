@@ -27,8 +27,8 @@ def differing(meta: dict, request: dict) -> tuple[str, object, object] | None:
 
 
 def teacher_of(meta: dict) -> dict:
-    """Who answered, whatever its taps are called: naming them changes no answer."""
-    return {key: value for key, value in meta["teacher"].items() if key != "taps"}
+    """Who answered, whatever its taps are called and which are listed: that changes no answer."""
+    return {key: value for key, value in meta["teacher"].items() if key not in ("taps", "shapes")}
 
 
 def require_same(path: Path, meta: dict, request: dict, remedy: str, where: str = "in the file") -> None:

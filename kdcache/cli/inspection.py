@@ -221,6 +221,7 @@ def methods_page(rows: dict[str, dict]) -> str:
     parts = []
     for name, facts in rows.items():
         stored = f"stores {', '.join(facts['stores'])}: {facts['bytes']:,} bytes a row" if facts["stores"] else ""
+        stored = f"live only: {facts['bytes']:,} bytes a row" if facts["live_only"] else stored
         refused = f"not for this pair: {facts['refused']}" if facts["refused"] else ""
         images = ["needs labels"] * facts["needs_labels"] + ["no mixed images"] * (not facts["mixes"])
         options = " ".join(f"{option}={value}" for option, value in facts["defaults"].items())

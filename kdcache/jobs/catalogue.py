@@ -71,6 +71,7 @@ def methods_table(rows: dict[str, dict]) -> str:
     lines = ["| method | minimises, beside cross-entropy | caches | labels | mixed images |", "|---|---|---|---|---|"]
     for name, facts in rows.items():
         stored = f"{', '.join(facts['stores'])}: {facts['bytes']:,} B" if facts["stores"] else "nothing"
+        stored = f"live only: {facts['bytes']:,} B" if facts["live_only"] else stored
         named = f"`{name}` {' '.join(f'`/{variant}`' for variant in facts['variants'])}".strip()
         labels, mixes = ("needed" if facts["needs_labels"] else "", "" if facts["mixes"] else "refused")
         lines.append(f"| {named} | {facts['says']} | {stored} | {labels} | {mixes} |")
@@ -85,7 +86,12 @@ def methods_for(teacher: tuple[str, str | None], student: tuple[str, str | None]
     found = {}
     for name, kind in methods.METHODS.items():
         facts = {"paper": kind.paper, "says": first_sentences(kind), "stores": [], "bytes": 0, "stages": "main"}
-        facts |= {"refused": "", "needs_labels": kind.needs_labels, "mixes": not kind.one_label}
+        facts |= {
+            "refused": "",
+            "needs_labels": kind.needs_labels,
+            "mixes": not kind.one_label,
+            "live_only": kind.live_only,
+        }
         try:
             method = methods.build(name, shown[student], shown[teacher])
             facts |= {"needs_labels": method.needs_labels, "mixes": not method.one_label}  # some by their options

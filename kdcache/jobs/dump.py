@@ -16,6 +16,7 @@ from kdcache.jobs.data import Data
 from kdcache.jobs.pseudo import in_words, pseudo_teacher
 from kdcache.methods import RawTaps
 from kdcache.methods import build as build_method
+from kdcache.models.maps import CAM
 from kdcache.models.network import Network, shapes
 from kdcache.ranks import Ranks
 from kdcache.teachers import Forward, KnownTeacher, LiveTeacher, describe
@@ -52,12 +53,14 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
     method = method or build_method(options.method, every, every)  # no student yet: one of the same shapes
     if not method.taps:
         raise UsageError("`method`", "a method that asks a teacher", options.method, "try st")
+    method.require_cacheable(every, options.method)
     seeds = Seeded(view, options.seed, len(data.train), options.first_view)
     loader = Loader(data.train, view, seeds, options.device, options.workers)
     held_out = Loader(data.held_out, view.evaluation(), 0, options.device, options.workers)
     shard = options.shard and Shard(options.shard[0] - 1, options.shard[1])
     path = shard_of(options.path, *options.shard) if options.shard else options.path
-    described = describe(network) | {"shapes": {tap: list(shape) for tap, shape in every.items()}}
+    read = {tap: list(shape) for tap, shape in every.items() if tap != CAM or tap in method.taps}
+    described = describe(network) | {"shapes": read}  # older dumps name no cam, and can be continued
     with LiveTeacher(network, method, options.forward, options.device) as teacher:
         yield Dump(
             path, loader, held_out if len(data.held_out) else None, views, options.seed, teacher,

@@ -54,6 +54,7 @@ def plan(
     built = build_method(method, every, every)
     if not built.taps:
         raise UsageError("`method`", "a method that asks a teacher", method, "try st")
+    built.require_cacheable(every, method)
     loader = Loader(data.train, view, 0, device, workers_for(data, None))  # as many as the dump will have
     n = len(data.train)
     forward = Forward(batch, dtype, channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -60,6 +61,8 @@ class Method(nn.Module):
     """Whether nothing is left of its terms for images without labels."""
     views = 1
     """How many views of each row a step shows; of several, a batch is one view of some rows after the other."""
+    live_only = False
+    """Whether what it reads is too large to keep: a cache of it is refused."""
     students = 1
     """How many networks learn together; with more than one, knowledge["peers"] is [n, students - 1, C]."""
 
@@ -105,6 +108,13 @@ class Method(nn.Module):
     def projected(self, shapes: Shapes) -> Shapes:
         """What `project` makes of shapes."""
         return {tap: shapes[tap] for tap in self.taps}
+
+    def require_cacheable(self, shapes: Shapes, text: str) -> None:
+        """Refuses what is too large to keep, with its bytes, for a teacher of such shapes."""
+        if self.live_only:
+            size = sum(2 * math.prod(shape) for shape in self.stores(shapes).values())
+            found = f"{size:,} bytes of every sample-view in f16"
+            raise UsageError(f"method {text}", "what a cache can hold", found, "train with a teacher and `live`")
 
     def codec_of(self, name: str, asked: str = "f16") -> str:
         """The codec of its knowledge of this name, where `asked` is the one for the logits."""

@@ -48,6 +48,16 @@ def stored(place: str, kept: Mapping[str, Tensor], *names: str) -> Tensor:
     raise UsageError(place, " or ".join(names), found, "dump the knowledge of this method with the same options")
 
 
+def last_layer(place: str, teacher: nn.Module, remedy: str) -> nn.Module:
+    """The linear layer that makes the teacher's logits: the one that it knows as such, else its last one."""
+    known = getattr(teacher, "classifier", None)
+    layers = [module for module in teacher.modules() if isinstance(module, nn.Linear)]
+    found = known if getattr(known, "weight", None) is not None else layers[-1] if layers else None
+    if found is None or found.weight.ndim != 2:
+        raise UsageError(place, "a teacher that ends in a linear layer", "none in it", remedy)
+    return found
+
+
 def tap_pair(look: Look, knowledge: Knowledge, tap: str, name: str | None = None) -> tuple[Tensor, Tensor]:
     """The student's tap and the teacher's answer to it, of the same type."""
     student = look[tap]
@@ -98,9 +108,9 @@ def he(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def widen(student: int, teacher: int) -> ConvNorm:
-    """The connector of AB and CO: a 1x1 convolution without bias, drawn from N(0, 2/C)."""
-    connector = ConvNorm(nn.Conv2d(student, teacher, 1, bias=False))
+def widen(student: int, teacher: int, act: nn.Module | None = None) -> ConvNorm:
+    """The connector of AB, CO and SRRL: a 1x1 convolution without bias, drawn from N(0, 2/C)."""
+    connector = ConvNorm(nn.Conv2d(student, teacher, 1, bias=False), act)
     nn.init.normal_(connector.conv.weight, 0, math.sqrt(2 / teacher))
     return connector
 

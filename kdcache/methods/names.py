@@ -36,7 +36,11 @@ PLACES = {
     "feat": "embedding:Feature",
     "vkd": "embedding:Orthogonal",
     "srd": "embedding:SimpleRecipe",
+    "srrl": "srrl:SoftmaxRegression",
     "wkd/f": "gaussian:Gaussians",
+    "cat": "classmap:ClassAttention",
+    "sdd": "classmap:ScaleDecoupled",
+    "reviewkd": "review:Review",
     "crd": "memory:Contrastive",
     "queue": "memory:Queue",
 }

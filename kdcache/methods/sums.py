@@ -42,6 +42,7 @@ class Sum(Method):
         self.views = max(part.views for part in parts)
         self.one_label = any(part.one_label for part in parts)
         self.needs_labels = any(part.needs_labels for part in parts)
+        self.live_only = any(part.live_only for part in parts)
         names = numbered(dict.fromkeys([*part.weights(), *part.clipped]) for part in parts)
         clipped = [new[name] for part, new in zip(parts, names, strict=True) for name in part.clipped]
         self.clipped = frozenset(clipped)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdcache.checks import one_of
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import stored
+from kdcache.methods.bridges import last_layer, stored
 from kdcache.methods.response import above_zero, over_labelled
 from kdcache.methods.target import believed
 from kdcache.types import Batch, Look
@@ -118,10 +118,7 @@ def faded(batch: Batch, steady: float) -> float:
 
 def between_rows(teacher: nn.Module) -> Tensor:
     """1 - the cosine of the weights of each two classes in the teacher's last linear layer."""
-    layers = [module for module in teacher.modules() if isinstance(module, nn.Linear)]
-    if not layers:
-        raise UsageError(PLACE, "a teacher that ends in a linear layer", "none in it", "take wkd, without /fc")
-    rows = F.normalize(layers[-1].weight.detach().double())
+    rows = F.normalize(last_layer(PLACE, teacher, "take wkd, without /fc").weight.detach().double())
     return 1 - rows @ rows.T
 
 

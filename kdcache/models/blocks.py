@@ -37,11 +37,14 @@ def init_convolutions(body: nn.Module) -> None:
 
 
 def activations(relus: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """The taps of a body whose stages end in these ReLUs: `raw` is what comes out, as `post` is."""
+    """The taps of a body whose stages end in these ReLUs: `raw` is what comes out, as `post` is.
+
+    It ends in a pooling `avgpool` and a linear layer `fc`.
+    """
     taps = {}
     for tap, relu in relus.items():
         taps |= {f"{tap}.raw": (relu, "out"), f"{tap}.pre": (relu, "in"), f"{tap}.post": (relu, "out")}
-    return taps | {"emb": ("fc", "in")}
+    return taps | {"emb": ("fc", "in"), "cam": ("avgpool", "in")}
 
 
 def last_four(ends: list[str]) -> dict[str, str]:

@@ -1,18 +1,36 @@
-"""A second head beside a network's own, which learns from the teacher alone; tests see the mean of both."""
+"""Which layers of a network are its head, and a second one beside it, which learns from the teacher alone."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.models.network import Network
-from kdcache.models.stages import TwoHeads, head_of
 
 TAP = "logits.dist"
 """Where the second head's logits are seen."""
+
+
+class TwoHeads(nn.Module):
+    """A head that learns from labels beside one that learns from a teacher."""
+
+    def __init__(self, own: nn.Module, taught: nn.Module):
+        super().__init__()
+        self.own, self.taught = own, taught
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first one's logits; in evaluation mode, the mean of both."""
+        own, taught = self.own(x), self.taught(x)
+        return own if self.training else (own + taught) / 2
+
+    @property
+    def weight(self) -> Tensor:
+        """Of one linear layer that would do the same."""
+        return self.own.weight if self.training else (self.own.weight + self.taught.weight) / 2
 
 
 def with_second_head(network: Network, seed: int = 0) -> Network:
@@ -37,3 +55,23 @@ def with_second_head(network: Network, seed: int = 0) -> Network:
     network.places = network.places | {TAP: (f"{paths[0]}.taught", "out")}
     network.arch = network.arch | {"heads": 2}
     return network
+
+
+def head_of(network: Network) -> list[str]:
+    """The paths of the layers that make the logits; none where that cannot be told."""
+    body = network.body
+    if doubled := [path for path, module in body.named_modules() if isinstance(module, TwoHeads)]:
+        return doubled
+    if hasattr(body, "get_classifier"):
+        found = body.get_classifier()
+        return paths_of(body, found if isinstance(found, tuple | list) else [found])
+    path, side = network.places.get("emb", ("", "out"))
+    if side == "in":
+        return [path]
+    layers = [(path, module) for path, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return [path for path, module in layers[-1:] if len(module.weight) == network.arch["classes"]]
+
+
+def paths_of(body: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
+    wanted = [id(module) for module in modules]
+    return [path for path, module in body.named_modules() if id(module) in wanted]

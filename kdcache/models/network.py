@@ -2,16 +2,16 @@
 
     images u8 --> normalize --> body --> logits
                                  |
-                                taps: f0..f3 in .raw/.pre/.post, emb
+                                taps: f0..f3 in .raw/.pre/.post, emb, cam
 
 A body is any module for normalised float images. What it shows is its attribute `taps`, a dict from the name of a
-tap to (path of a submodule, "in" or "out"); `margins` names the BatchNorm before each `f1.pre`, `f2.pre`, `f3.pre`.
+tap to (path of a submodule, "in" or "out"); `margins` names the BatchNorm before each `f1.pre`, `f2.pre`, `f3.pre`. At
+`cam`, the last layer is applied to each pixel of what passes there: the map whose mean it reads.
 A body without these attributes gets its taps by a text: `kdcache.models.taps`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -21,9 +21,14 @@ from torch import Tensor, nn
 
 from kdcache.errors import TeacherError, UsageError
 from kdcache.models.elsewhere import Layout
+from kdcache.models.maps import CAM, as_map, class_map
 from kdcache.models.normalize import Normalize
 from kdcache.types import Look
 from kdcache.user_code import user_fault
+
+Place: TypeAlias = tuple[str, str]
+"""The path of a module, and which side of it: in or out."""
+OUTPUT: Place = ("", "out")
 
 
 class Network(nn.Module):
@@ -36,6 +41,8 @@ class Network(nn.Module):
         self.arch = arch
         self.places: dict[str, Place] = own_names(body, "taps")
         self.margins: dict[str, str | Sequence[str | int]] = own_names(body, "margins")
+        path, side = self.places.get("emb", OUTPUT)
+        self.head = path if side == "in" else ""  # the path of the layer that makes the logits, where it is known
         layout = getattr(body, "layout", None)
         self.layout: Layout | None = layout if isinstance(layout, Layout) else None
         self.facts: dict = {}  # what was saved with the weights
@@ -49,6 +56,11 @@ class Network(nn.Module):
     @property
     def taps(self) -> tuple[str, ...]:
         return (*sorted(self.places), "logits")
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The layer that makes the logits of the embedding, where it is known."""
+        return self.body.get_submodule(self.head) if self.head else None
 
     def bn_before_relu(self, tap: str) -> nn.BatchNorm2d:
         """The BatchNorm whose output reaches the ReLU after `f1.pre`, `f2.pre` or `f3.pre`.
@@ -110,9 +122,6 @@ def wrapped(module: nn.Module, classes: int, mean: Sequence[float], std: Sequenc
     return Network(module, mean, std, {"model": type(module).__name__, "classes": classes, "options": {}})
 
 
-Place: TypeAlias = tuple[str, str]
-"""The path of a module, and which side of it: in or out."""
-OUTPUT = ("", "out")
 ADVICE = "the body's attribute `taps` maps a tap to (path of a submodule, 'in' or 'out')"
 
 
@@ -154,8 +163,7 @@ class Watched:
     def look(self, logits: Tensor, size: Sequence[int]) -> Look:
         """What passed, for images of this height and width, beside the logits that came of it."""
         self.seen[OUTPUT] = kept(logits)
-        shown = {name: _as_seen(self.network, name, self.seen[place]) for name, place in self.places.items()}
-        return {name: as_map(self.network.layout, name, tensor, size) for name, tensor in shown.items()}
+        return {name: _as_shown(self.network, name, self.seen[place], size) for name, place in self.places.items()}
 
 
 Seen: TypeAlias = tuple[Tensor | None, int]
@@ -188,24 +196,9 @@ def _as_seen(network: Network, name: str, seen: Seen) -> Tensor:
     return tensor.flatten(1) if name == "emb" and tensor.shape[2:] == (1, 1) else tensor
 
 
-def as_map(layout: Layout | None, name: str, tensor: Tensor, size: Sequence[int]) -> Tensor:
-    """What a stage shows as [n, c, h, w]: tokens of images of this size, without those in front; and [n, h, w, c]."""
-    if layout is None or name in ("emb", "logits"):
-        return tensor
-    if tensor.ndim == 4 and layout.nhwc:
-        return tensor.permute(0, 3, 1, 2).contiguous()
-    for prefix in (layout.prefix, 0) if tensor.ndim == 3 else ():
-        if grid := grid_of(tensor.shape[1] - prefix, size):
-            return tensor[:, prefix:].transpose(1, 2).contiguous().unflatten(2, grid)
-    return tensor
-
-
-def grid_of(tokens: int, size: Sequence[int]) -> tuple[int, int] | None:
-    """Rows and columns of so many tokens, for images of this height and width; None where they make no grid."""
-    height = round(math.sqrt(max(tokens, 0) * size[0] / size[1]))
-    if height < 1 or tokens % height or abs(height * size[1] - tokens // height * size[0]) >= max(size):
-        return None
-    return height, tokens // height
+def _as_shown(network: Network, name: str, seen: Seen, size: Sequence[int]) -> Tensor:
+    tensor = as_map(network.layout, name, _as_seen(network, name, seen), size)
+    return class_map(network.classifier, tensor) if name == CAM else tensor
 
 
 def _place(network: Network, name: str) -> Place:

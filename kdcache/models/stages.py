@@ -1,33 +1,21 @@
-"""Where networks of other libraries show their stages, and which of their layers are the head.
+"""Where networks of other libraries show their stages.
 
-timm says it itself (`feature_info`, `get_classifier`). Elsewhere stages are looked for among the parts of the trunk,
-and the head is the last layer, if it has an output for each class.
+timm says it itself (`feature_info`). Elsewhere stages are looked for among the parts of the trunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kdcache.models.network import Network, as_map, check_output, times_changed
+from kdcache.models.heads import head_of
+from kdcache.models.maps import as_map
+from kdcache.models.network import Network, check_output, times_changed
 from kdcache.models.taps import Passed, name_taps, passing, together
 
 TRUNKS = ("features", "stages", "trunk_output", "encoder.layers", "blocks", "layers", "")
 """Whose parts follow each other: the first that a body has, else the parts of the body itself."""
-
-
-class TwoHeads(nn.Module):
-    """A head that learns from labels beside one that learns from a teacher; `heads.py` puts them into a network."""
-
-    def __init__(self, own: nn.Module, taught: nn.Module):
-        super().__init__()
-        self.own, self.taught = own, taught
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The first one's logits; in evaluation mode, the mean of both."""
-        own, taught = self.own(x), self.taught(x)
-        return own if self.training else (own + taught) / 2
 
 
 def tapped(network: Network, taps: str | None, image: Sequence[int]) -> Network:
@@ -79,23 +67,3 @@ def grid_of(network: Network, passed: Passed, image: Sequence[int]) -> tuple[int
 def is_vector(passed: Passed) -> bool:
     given = passed.inputs[0] if passed.inputs else None
     return isinstance(given, Tensor) and given.flatten(1).shape[1] == given.shape[1]
-
-
-def head_of(network: Network) -> list[str]:
-    """The paths of the layers that make the logits; none where that cannot be told."""
-    body = network.body
-    if doubled := [path for path, module in body.named_modules() if isinstance(module, TwoHeads)]:
-        return doubled
-    if hasattr(body, "get_classifier"):
-        found = body.get_classifier()
-        return paths_of(body, found if isinstance(found, tuple | list) else [found])
-    path, side = network.places.get("emb", ("", "out"))
-    if side == "in":
-        return [path]
-    layers = [(path, module) for path, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return [path for path, module in layers[-1:] if len(module.weight) == network.arch["classes"]]
-
-
-def paths_of(body: nn.Module, modules: Iterable[nn.Module]) -> list[str]:
-    wanted = [id(module) for module in modules]
-    return [path for path, module in body.named_modules() if id(module) in wanted]

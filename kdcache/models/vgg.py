@@ -75,6 +75,8 @@ class PooledVGG(nn.Module):
         init_convolutions(self)
 
         self.taps = activations(last_four([f"features.{end}" for end in ends]))
+        if hidden:
+            del self.taps["cam"]  # no single layer makes the logits of a map
         self.margins = {f"f{3 - i}.pre": f"features.{end - 1}" for i, end in enumerate(reversed(ends[-3:]))}
 
     def forward(self, x: Tensor) -> Tensor:

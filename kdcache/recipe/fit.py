@@ -53,5 +53,6 @@ def check_stored(plan: Plan, dump: DumpStage) -> None:
     method = build_method(dump.method, shown, shown)
     if strange := [tap for tap in method.taps if tap not in shown]:
         raise UsageError(f"method {dump.method}", f"{strange[0]} of the teacher", ", ".join(shown), "leave it out")
+    method.require_cacheable(shown, dump.method)
     if codec != "auto":
         named(codec, torch.zeros(2, len(dump.data.train.classes)), method.shift_matters, method.tail_matters)

@@ -96,6 +96,7 @@ class Cached:
         wanted = method.stores(shown)
         for name, shape in wanted.items():
             if name not in stored:
+                method.require_cacheable(shown, text)
                 refuse(f"knowledge {name!r}", f"only {', '.join(stored)}")
             if stored[name] != shape:
                 refuse(f"{name} of shape {shape}", f"{stored[name]}")
