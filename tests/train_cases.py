@@ -8,7 +8,7 @@ import torch
 
 from kdcache.cache import Cache, open_cache
 from kdcache.jobs import Data, DumpOptions, Student, make_dump, taught_by
-from kdcache.methods import METHODS, build
+from kdcache.methods import METHODS, build, parse
 from kdcache.models import build as build_network
 from kdcache.models.network import Network, shapes
 from kdcache.teachers import Forward
@@ -48,7 +48,7 @@ def shown() -> dict:
 
 
 def name_of(text: str) -> str:
-    return text.partition("/")[0]
+    return parse(text)[0].name
 
 
 class Fixture:
