@@ -16,7 +16,8 @@ from kdcache.jobs import Data
 from kdcache.methods import METHODS
 from kdcache.models.network import Network
 
-ELSEWHERE = {"dml", "kdsvd", "kdeid", "mhgd"}  # two students, or gradients that are clipped before they are added
+# two students, gradients that are clipped before they are added, what is not cached
+ELSEWHERE = {"dml", "kdsvd", "kdeid", "mhgd", "reviewkd"}
 NAMES = [name for name in METHODS if name not in ELSEWHERE]
 SHOWN = {"st", "at", "ab", "crd", "hard"}  # logits, maps, two stages, memory, a second head
 STEPS = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "warmup": 0.0, "schedule": "step", "milestones": ()}
