@@ -3,6 +3,8 @@
     python killing.py FOLDER steps K         a child is killed before its 1st write, another before its 1+K-th, ...
     python killing.py FOLDER times N SEED    children are killed at N random times
     python killing.py FOLDER at-once WORLD   WORLD ranks; with WORLD = 0 two strangers
+    python killing.py FOLDER dying WORLD K   one of WORLD ranks is killed before its 1st write, in another trial
+                                             before its 1+K-th, ...; the others finish
     python killing.py FOLDER once            nobody is killed
     python killing.py FOLDER merging K       like `steps`, of a child that dumps two shards and merges them
 
@@ -18,11 +20,13 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from kdcache import dump as dumping
 from kdcache import durable
 from kdcache.cache import layout, open_cache
 from kdcache.cache.parts import merge
@@ -36,6 +40,7 @@ WRITES = [
     (os, "rename"),
 ]  # fmt: skip
 
+MOST = 24  # writes of a rank that does all alone
 SAID = tempfile.TemporaryFile()  # noqa: SIM115 - the children inherit it
 
 
@@ -173,11 +178,11 @@ def at_once(folder: Path, world: int) -> dict:
     """Several processes that begin together."""
     path = folder / "x.h5"
 
-    def rank(number: int) -> None:
-        os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world)}
+    def come(number: int) -> None:
+        become(number, world)
         time.sleep(0.2 * number)  # one comes when the others have done something already
 
-    prepared = [lambda n=n: rank(n) for n in range(world)] or [lambda: None] * 2
+    prepared = [lambda n=n: come(n) for n in range(world)] or [lambda: None] * 2
     codes = [ended(number) for number in [child(path, prepare) for prepare in prepared]]
     together = path.read_bytes()
     left = sorted(entry.name for entry in folder.iterdir() if entry != path)
@@ -186,8 +191,37 @@ def at_once(folder: Path, world: int) -> dict:
     return {"codes": codes, "said": said(), "same": path.read_bytes() == together, "left": left}
 
 
+def become(rank: int, world: int, killed: int | None = None) -> None:
+    """Makes this process a rank, perhaps one that is killed before so many writes."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    if killed:
+        killed_before(killed)
+
+
+def dying(folder: Path, world: int, stride: int) -> dict:
+    """Ranks that find a file just begun; one of them in turn is killed, and does not come again."""
+    path, begun = folder / "x.h5", folder / "begun"
+    assert ended(child(folder / "whole.h5")) == 0
+    files = {(folder / "whole.h5").read_bytes()}
+    assert ended(child(path, lambda: setattr(dumping, "fill", lambda *_: os._exit(0)))) == 0
+    layout.part_of(path).rename(begun)
+    codes, killed = Counter(), 0
+    for trial, write in enumerate(range(1, MOST, stride)):
+        shutil.copy(begun, layout.part_of(path))
+        doomed = trial % world
+
+        numbers = [child(path, partial(become, n, world, write if n == doomed else None)) for n in range(world)]
+        found = [ended(number) for number in numbers]
+        killed += found.pop(doomed) == -signal.SIGKILL
+        codes.update(found)
+        files.add(path.read_bytes())
+        path.unlink()
+    left = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("whole.h5", "begun"))
+    return {"codes": list(codes), "killed": killed, "files": len(files), "left": left}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     merging = partial(steps, work=dump_in_shards)
-    actions = {"steps": steps, "merging": merging, "times": times, "at-once": at_once, "once": once}
+    actions = {"steps": steps, "merging": merging, "times": times, "at-once": at_once, "dying": dying, "once": once}
     print(json.dumps(actions[sys.argv[2]](Path(sys.argv[1]), *map(int, sys.argv[3:]))))

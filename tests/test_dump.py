@@ -67,23 +67,18 @@ def test_ranks_make_the_same_file_together(tmp_path, world):
     assert found == {"codes": [0] * world, "said": "", "same": True, "left": []}
 
 
+@pytest.mark.parametrize(("world", "stride"), [(2, 7), pytest.param(3, 1, marks=pytest.mark.slow)])
+def test_other_ranks_finish_what_a_dead_one_had_begun(tmp_path, world, stride):
+    found = killing(tmp_path, "dying", world, stride)
+    assert found.pop("killed") > 0  # of the later ones, who had nothing left to write
+    assert found == {"codes": [0], "files": 1, "left": []}
+
+
 def test_of_two_strangers_at_once_one_makes_the_file(tmp_path):
     found = killing(tmp_path, "at-once", 0)
     refused = "expected no other dump at work on it, found one; wait for it" in found["said"]
     assert sorted(found["codes"]) == [0, int(refused)]  # on a slow machine the second may come when all is done
     assert (found["same"], found["left"]) == (True, [])
-
-
-def test_every_rank_has_its_blocks_whatever_is_done_by_now(interrupted, tmp_path):
-    from kdcache.cache.share import Shard
-
-    with writer.Writer(interrupted(tmp_path / "x.h5")) as made:
-        done = np.zeros((3, 2), dtype=bool)
-        made.done = lambda name: done
-        shares = [filling.undone(made, ["seeds"], Shard(0, 2))]
-        done[0, 0] = True
-        shares.append(filling.undone(made, ["seeds"], Shard(1, 2)))
-    assert sorted(sum(shares, [])) == [(v, b) for v in range(3) for b in range(2)]  # noqa: RUF017
 
 
 @pytest.mark.parametrize("ranks", [("1", "1"), ("-1", "2"), ("x", "2"), ("0", "")])

@@ -11,7 +11,6 @@ from kdcache.bench.fixture import made_data, made_teacher
 from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Writer
 from kdcache.cache.layout import part_of
-from kdcache.cache.share import Shard
 from kdcache.dump import Dump
 from kdcache.jobs import DumpOptions, make_dump
 from kdcache.teachers import Forward
@@ -53,7 +52,7 @@ def alternating(dump: Dump, rounds: int, progress, desc: str) -> dict[str, list[
         part_of(dump.path).write_bytes(empty)
         with Writer(dump.path) as writer:
             started = time.perf_counter()
-            dump.fill(writer, Shard())
+            dump.fill(writer)
             spent.append(time.perf_counter() - started)
 
     times = alternate({"forward": forward, "dump": fill, "forward, again": forward}, rounds, progress, desc)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kdcache import lazy_torch as torch
 from kdcache.cache.blocks import Blocks
+from kdcache.cache.claims import Claims
 from kdcache.cache.intact import require_seal_if_any
-from kdcache.cache.layout import Layout, part_of, read_layout, sealed_crc
+from kdcache.cache.layout import DONE, Layout, part_of, read_layout, sealed_crc
 from kdcache.durable import Words, publish, refused, require_name, write
 from kdcache.errors import CacheError
 from kdcache.ranks import Ranks
@@ -35,7 +35,8 @@ class Writer(Blocks):
         self.marks = Words(self.file, path)
         try:
             self.layout: Layout = read_layout(self.part)
-            self.lock(ranks)
+            self.claims = self.entered(ranks)
+            self.stored: list[int] = []  # words of claimed blocks that are written, but not marked yet
             require_seal_if_any(self)
         except CacheError:
             self.file.close()
@@ -56,19 +57,27 @@ class Writer(Blocks):
         finally:
             self.close()
 
-    def lock(self, ranks: Ranks) -> None:
-        """Refuses a second dump at the same file, whose bits may differ; the ranks of one dump each lock a byte.
-
-        Such a lock is this process's alone (its workers do not hold it) and goes when the process does. It would go
-        with any other handle on the file, too, so nothing else opens the file from here on.
-        """
-        try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, int(ranks.world > 1), ranks.rank)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                remedy = "wait for it, or name another file with `out`"
-                raise CacheError(self.part, "no other dump at work on it", "one", remedy) from None
+    def entered(self, ranks: Ranks) -> Claims:
+        """Refuses a second dump at the same file, whose bits may differ; the ranks of one dump are there together."""
+        claims = Claims(self.file, ranks)
+        if not claims.entered:
+            remedy = "wait for it, or name another file with `out`"
+            raise CacheError(self.part, "no other dump at work on it", "one", remedy)
         require_name(self.part, self.file)
+        return claims
+
+    def take(self, datasets: Sequence[str], view: int, block: int) -> bool:
+        """Whether this process is to fill a block of these: it is not done, and no other rank is at it."""
+        words = [self.layout.word_offset(dataset, view, block) for dataset in datasets]
+        if self.marked(words) or not self.claims.take(words[0]):
+            return False
+        if self.marked(words):  # by a rank that has just left it
+            self.claims.give(words[0])
+            return False
+        return True
+
+    def marked(self, words: Sequence[int]) -> bool:
+        return all(int.from_bytes(self._read(offset, 8), "little") >> 32 == DONE >> 32 for offset in words)
 
     def complete(self) -> bool:
         return not any(self.missing(name) for name in self.layout.filled())
@@ -88,11 +97,22 @@ class Writer(Blocks):
         data = memoryview(np.ascontiguousarray(data)).cast("B")
         assert len(data) == length, (dataset, len(data), length)
         self._write(data, offset)
-        self.marks.put(self.layout.word_offset(dataset, view, block), self.layout.word(dataset, view, block, data))
+        word = self.layout.word_offset(dataset, view, block)
+        self.marks.put(word, self.layout.word(dataset, view, block, data))
+        if word in self.claims.held:
+            self.stored.append(word)
 
     def sync(self, always: bool = False) -> None:
         """Flushes the blocks that were put to the disk, then marks them done."""
         self.marks.sync(always)
+        while self.stored and not self.marks.waiting:
+            self.claims.give(self.stored.pop())
+
+    def finish_unless_others(self) -> bool:
+        """Whether the file has its final name, given by this rank or by another one that was first."""
+        if not self.path.exists() and self.claims.take(self.layout.places["seal"].offset) and not self.path.exists():
+            self.finish()
+        return self.path.exists()
 
     def finish(self) -> None:
         """Gives the file its final name, once every block is done; seals it where an earlier version began it."""

@@ -97,10 +97,9 @@ class Dump:
                 if not begun_here:
                     self.require_unchanged(writer, exact=True)
                 self.teacher.method.use(writer.constants())
-                self.fill(writer, self.shard or Shard(ranks.rank, ranks.world), progress)
-                wait_for(ranks, writer.complete if ranks.first else self.path.exists, writer.progress)
-                if ranks.first:
-                    writer.finish()
+                self.fill(writer, progress)
+                wait_for(ranks, lambda: self.completed(writer), writer.progress)
+                wait_for(ranks, writer.finish_unless_others)
         finished = read_layout(self.path)
         require_intact(finished)
         require_same(self.path, finished.meta, self.request(), "remove it, or name another file with `out`")
@@ -176,6 +175,12 @@ class Dump:
             measured |= {name: table} if table else {}
         return chosen, measured
 
-    def fill(self, writer: Writer, share: Shard, progress=quiet) -> None:
-        """Every block of a share that is not done yet."""
-        fill(writer, self.teacher, self.loader, self.held_out, share, progress)
+    def fill(self, writer: Writer, progress=quiet) -> None:
+        """Every block that is not done yet and that no other rank is at."""
+        fill(writer, self.teacher, self.loader, self.held_out, progress)
+
+    def completed(self, writer: Writer) -> bool:
+        """Whether all is done, once this rank has filled what others that died were at."""
+        if not writer.complete():
+            self.fill(writer)
+        return writer.complete()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 
 import numpy as np
 from torch import Tensor
@@ -16,13 +17,13 @@ from torch import Tensor
 from kdcache.batches import Loader
 from kdcache.cache import Writer
 from kdcache.cache.layout import Layout
-from kdcache.cache.share import Shard
 from kdcache.codecs import Codec
 from kdcache.errors import CacheError, UsageError
 from kdcache.teachers import Dumped, require_finite
 from kdcache.types import Knowledge, quiet
 
 WAITING = 3  # batches of answers
+Places = list[tuple[int, int]]  # view and block of each
 
 
 class WriterThread:
@@ -80,7 +81,7 @@ class Block:
         self.parts.append({name: of.cpu().numpy() for name, of in records.items()})
 
     def store(self) -> None:
-        if self.kind == "knowledge":  # renderings of evaluation images have no seeds
+        if self.kind == "knowledge":
             self.writer.put("seeds", self.view, self.number, np.concatenate(self.seeds).view("<u8"))
         for name in self.writer.layout.codecs:
             records = np.concatenate([part[name] for part in self.parts])
@@ -98,42 +99,59 @@ def encoded(codec: Codec, name: str, values: Tensor, rows: np.ndarray, views: np
         raise UsageError(error.place, error.expected, found, error.remedy) from None
 
 
-def fill(
-    writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | None, share: Shard,
-    progress=quiet,
-) -> None:  # fmt: skip
-    """Fills every block of this share that is not done yet, of the training images and of the evaluation images."""
-    names = writer.layout.codecs
+def fill(writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | None, progress=quiet) -> None:
+    """Fills what is not done yet and no other rank is at, of the training images and of the evaluation images."""
     with WriterThread() as thread:
-        todo = undone(writer, ["seeds", *(f"knowledge/{name}" for name in names)], share)
-        fill_blocks(writer, teacher, loader, "knowledge", todo, thread, progress)
-        if held_out:
-            todo = undone(writer, [f"eval/{name}" for name in names], share)
-            fill_blocks(writer, teacher, held_out, "eval", todo, thread, progress)
+        for kind, images in (("knowledge", loader), ("eval", held_out)):
+            if images is None:
+                continue
+            todo = undone(writer, datasets(writer, kind))
+            counted = {"unit": "images", "scale": min(writer.layout.block_rows, len(images.source))}
+            steps = filled(writer, teacher, images, kind, todo, thread)
+            for _ in progress(steps, total=len(todo), desc=f"dumping {kind}", **counted):
+                pass
     writer.sync(always=True)
 
 
-def fill_blocks(
-    writer: Writer, teacher: Dumped, loader: Loader, kind: str, todo: list, thread: WriterThread, progress
-) -> None:
-    """Fills these blocks. A block is always cut into the same batches, which decide the last bits of the answers."""
-    size, n, layout = teacher.forward.batch, len(loader.source), writer.layout
-    spans = ((view, block_rows(layout, block, n)) for view, block in todo)
-    plan = (view * n + rows[start : start + size] for view, rows in spans for start in range(0, len(rows), size))
-    batches = loader.run(plan, pixels=teacher.sees)
-    counted = {"unit": "images", "scale": min(layout.block_rows, n)}
-    for view, number in progress(todo, total=len(todo), desc=f"dumping {kind}", **counted):
-        block = Block(writer, kind, view, number)
-        for _ in range(0, len(block_rows(layout, number, n)), size):
-            batch = next(batches)
-            thread.do(block.add, batch.rows, batch.seeds, teacher(batch))
-        thread.do(block.store)
+def filled(
+    writer: Writer, teacher: Dumped, loader: Loader, kind: str, todo: Places, thread: WriterThread
+) -> Iterator[int]:
+    """Fills those of the blocks that no other rank takes. Gives the number of each: its own ones as it begins them.
+
+    A block is always cut into the same batches, which decide the last bits of the answers.
+    """
+    size, n, passed, taken = teacher.forward.batch, len(loader.source), 0, deque()
+
+    def plan() -> Iterator[np.ndarray]:
+        for number, (view, block) in enumerate(todo):
+            if writer.take(datasets(writer, kind), view, block):
+                rows = block_rows(writer.layout, block, n)
+                batches = [view * n + rows[start : start + size] for start in range(0, len(rows), size)]
+                taken.append((number, len(batches), Block(writer, kind, view, block)))
+                yield from batches
+
+    wanted = plan()
+    if (first := next(wanted, None)) is not None:  # or workers would be started for nothing
+        batches = loader.run(chain([first], wanted), pixels=teacher.sees)
+        for batch in batches:
+            number, count, block = taken.popleft()
+            yield from range(passed, number + 1)
+            passed = number + 1
+            for one in chain([batch], islice(batches, count - 1)):
+                thread.do(block.add, one.rows, one.seeds, teacher(one))
+            thread.do(block.store)
+    yield from range(passed, len(todo))
 
 
-def undone(writer: Writer, datasets: list[str], share: Shard) -> list[tuple[int, int]]:
-    """(view, block) of every missing block of a share. Which blocks are in it does not depend on what is done."""
-    done = np.logical_and.reduce([writer.done(name) for name in datasets])
-    return [tuple(place) for place in np.argwhere(share.share(done.shape) & ~done).tolist()]
+def datasets(writer: Writer, kind: str) -> list[str]:
+    """What is written of each block: of evaluation images no seeds, for their renderings have none."""
+    return ["seeds"] * (kind == "knowledge") + [f"{kind}/{name}" for name in writer.layout.codecs]
+
+
+def undone(writer: Writer, names: list[str]) -> Places:
+    """(view, block) of all that is to be in this file and is missing in one of these datasets."""
+    done = np.logical_and.reduce([writer.done(name) for name in names])
+    return [tuple(place) for place in np.argwhere(writer.layout.share(names[0]) & ~done).tolist()]
 
 
 def block_rows(layout: Layout, block: int, rows: int) -> np.ndarray:

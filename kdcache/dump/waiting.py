@@ -12,12 +12,12 @@ PATIENCE = 6 * 3600.0
 
 
 def wait_for(ranks: Ranks, ready: Callable[[], bool], sign: Callable[[], object] = lambda: None) -> None:
-    """Waits until `ready()` is true, which the other ranks bring about; a process alone returns at once.
+    """Asks until `ready()` is true, which the other ranks bring about; a process alone asks once.
 
     If `sign()` does not change for PATIENCE seconds, the others are taken to be gone, and an error says so.
     """
     last, since = sign(), time.monotonic()
-    while ranks.world > 1 and not ready():
+    while not ready() and ranks.world > 1:
         if (now := sign()) != last:
             last, since = now, time.monotonic()
         if time.monotonic() - since > PATIENCE:
