@@ -14,7 +14,7 @@ from kdcache.cli.frame import as_typed, tell
 from kdcache.cli.measured import evaluation_page
 from kdcache.cli.pack import pack_page
 from kdcache.cli.pages import cache_page
-from kdcache.cli.values import Number, OneOf
+from kdcache.cli.values import COUNT, Number, OneOf
 from kdcache.report.table import columns
 
 
@@ -106,6 +106,7 @@ def show(file, out, rows, views, data, augment, as_json):
         kdcache evaluate runs/teacher-digits-tiny-32
         kdcache evaluate runs/teacher-digits-tiny-32 --confusion
         kdcache evaluate resnet110.pth --model resnet110 --data cifar10
+        kdcache evaluate runs/student --data cifar10 --knn 20 --linear-probe
     """,
 )
 @click.argument("checkpoint", type=common.FILE)
@@ -115,18 +116,26 @@ def show(file, out, rows, views, data, augment, as_json):
 @common.code_option
 @click.option("--cache", type=common.FILE, metavar="F", help="Also the agreement with the teacher in this cache.")
 @click.option("--confusion", is_flag=True, help="Also which classes are taken for which.")
+@click.option("--knn", type=COUNT, metavar="K", help="Also what the K training images of nearest embedding tell.")
+@click.option("--linear-probe", is_flag=True, help="Also what a linear layer on its embeddings tells.")
 @common.device_option
 @common.workers_option
 @json_option
-def evaluate(checkpoint, model, mean, std, data, augment, cache, confusion, device, workers, as_json):
+def evaluate(
+    checkpoint, model, mean, std, data, augment, cache, confusion, knn, linear_probe, device, workers, as_json
+):
     """Measure a checkpoint on the evaluation images.
 
     --json has every measure, the confusion matrix and the reliability bins among them.
+
+    --knn and --linear-probe measure embeddings by labelled training images: of a student that learnt without labels,
+    say, or of a cache that stores some, in place of the checkpoint.
     """
     from kdcache import jobs
 
     fed = jobs.normalisation(mean, std)
-    facts = jobs.evaluate(checkpoint, model, data, cache, jobs.choose_device(device), workers, augment, fed)
+    chosen = jobs.choose_device(device)
+    facts = jobs.evaluate(checkpoint, model, data, cache, chosen, workers, augment, fed, knn, linear_probe)
     put({"checkpoint": checkpoint} | facts, as_json, evaluation_page(facts, confusion))
 
 

@@ -14,8 +14,11 @@ BY_CLASS = [name for name, one in MEASURES.items() if one.shape == "classes"]
 
 def evaluation_page(facts: dict, confusion: bool = False) -> str:
     """Model and images, the measures with what they mean, and a line for every class."""
-    head = columns([["model", facts["model"]], ["evaluated on", evaluated(facts)]])
-    parts = [head, columns([[name, text, MEASURES[name].help] for name, text in shown(facts).items()], {1})]
+    head = [["model", facts["model"]], ["evaluated on", evaluated(facts)]]
+    if "compared_with" in facts:
+        nearest = f", the {facts['knn']} nearest" if "knn" in facts else ""
+        head.append(["compared with", f"{count(facts['compared_with'], 'training image')}{nearest}"])
+    parts = [columns(head), columns([[name, text, MEASURES[name].help] for name, text in shown(facts).items()], {1})]
     if "confusion" in facts:
         parts.append(classes_table(facts))
         parts += [confusion_table(facts)] if confusion else []

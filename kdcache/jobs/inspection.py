@@ -9,8 +9,10 @@ from pathlib import Path
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.hdf5.reading import SIGNATURE
 from kdcache.checks import require_kind
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
+from kdcache.jobs import embeddings
 from kdcache.jobs.data import Data, opener
 from kdcache.jobs.loading import Normalisation, load_normalised, load_teacher, normalisation_in
 from kdcache.jobs.machine import require_place, workers_for
@@ -92,20 +94,48 @@ def show(file: str, out: str, rows: int, views: int, data: str | None, augment: 
 
 def evaluate(
     checkpoint: str, model: str | None, data: str | None, cache: str | None, device: str, workers: int | None,
-    augment: str | None = None, normalisation: Normalisation | None = None,
+    augment: str | None = None, normalisation: Normalisation | None = None, knn: int | None = None,
+    linear_probe: bool = False,
 ) -> dict:  # fmt: skip
-    """The measures of a checkpoint on the evaluation images: of `data`, of the cache, else those of its own run."""
+    """The measures of a checkpoint on the evaluation images: of `data`, of the cache, else those of its own run.
+
+    With `knn` or `linear_probe` those of its embedding, too; alone, if it tells other classes apart. Of a cache as
+    `checkpoint`, those of the embeddings in it.
+    """
+    compared = knn is not None or linear_probe
     checkpoint = checkpoint_of(checkpoint)
+    if compared and is_hdf5(checkpoint):
+        return evaluate_stored(open_cache(checkpoint), data, augment, knn, linear_probe)
     store = open_cache(cache) if cache else None
     opened = Data.of_cache(store, data, augment) if store else as_trained(checkpoint, data, augment)
-    network = load_normalised(checkpoint, model, opened, normalisation)
+    network = load_normalised(checkpoint, model, opened, normalisation, other_classes=compared)
     if model and network.arch["model"] != model:
         raise TeacherError(checkpoint, f"weights of {model}", f"of {network.arch['model']}", "leave `model` out")
     check_output(network, opened.image)
     workers = workers_for(opened, workers)
-    judged = taught_by(store).eval_logits(opened.held_out_loader(device, workers), require_eval_images)
-    evaluation = opened.evaluation(judged, device, workers)
-    return {"model": network.arch["model"]} | opened.seen_in_evaluation() | evaluation.page(evaluation.outcome(network))
+    facts, classes = {"model": network.arch["model"]} | opened.seen_in_evaluation(), len(opened.held_out.classes)
+    if not compared or network.arch["classes"] == classes:
+        judged = taught_by(store).eval_logits(opened.held_out_loader(device, workers), require_eval_images)
+        evaluation = opened.evaluation(judged, device, workers)
+        facts |= evaluation.page(evaluation.outcome(network))
+    if not compared:
+        return facts
+    return facts | embeddings.measured(
+        embeddings.of_network(network, opened, device, workers), classes, knn, linear_probe
+    )
+
+
+def evaluate_stored(cache: Cache, data: str | None, augment: str | None, knn: int | None, linear_probe: bool) -> dict:
+    """The measures of the embeddings that a cache has of its first view, and of the evaluation images."""
+    opened = Data.of_cache(cache, data, augment)
+    seen = {"model": cache.meta["teacher"].get("model", "")} | opened.seen_in_evaluation()
+    found = embeddings.of_cache(cache, opened)
+    return seen | embeddings.measured(found, len(opened.held_out.classes), knn, linear_probe)
+
+
+def is_hdf5(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
 
 
 def checkpoint_of(path: str) -> str:

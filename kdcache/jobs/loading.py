@@ -66,10 +66,15 @@ def library_note(model: str | nn.Module | None, data: Data) -> str | None:
     return told if size == seen else f"{told}; here they are {seen}: for its own, `augment` resized-crop:{fed.size[0]}"
 
 
-def load_normalised(path, model: str | None, data: Data, given: Normalisation | None) -> Network:
-    """A network from a file, for images of this data; what it is fed with is never guessed in silence."""
+def load_normalised(
+    path, model: str | None, data: Data, given: Normalisation | None, other_classes: bool = False
+) -> Network:
+    """A network from a file, for images of this data; what it is fed with is never guessed in silence.
+
+    With `other_classes` it may be one that tells others apart.
+    """
     mean, std = given or ((None, None) if foreign(model) else (data.train.mean, data.train.std))
-    classes = len(data.train.classes) or None
+    classes = None if other_classes else len(data.train.classes) or None
     network = pretrained(model, classes, mean, std) if path == PRETRAINED else load(path, model, classes, mean, std)
     data.name_classes(network.arch["classes"])
     if network.read_as:

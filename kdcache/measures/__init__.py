@@ -102,6 +102,13 @@ MEASURES: dict[str, Measure] = {
         "reliability", "accuracy of the images answered with about the same confidence", "share",
         formulas.reliability, SURE, shape="table",
     ),
+    "knn_top1": Measure(
+        "kNN accuracy", "by the labels of the training images of nearest embedding, by their cosine", "share",
+        larger=True,
+    ),
+    "probe_top1": Measure(
+        "probe accuracy", "of a linear layer on the embeddings, fitted to the training images", "share", larger=True
+    ),
     "train_top1": Measure("training accuracy", "of the last epoch's rendered images", "share", larger=True),
     "seconds": Measure("time", "of all epochs, evaluation included", "seconds", larger=False),
     "train_seconds": Measure("training time", "of all epochs, without evaluation", "seconds", larger=False),
