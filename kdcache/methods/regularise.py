@@ -32,8 +32,8 @@ class LabelSmoothing(Method):
     def terms(self, look, knowledge, batch):
         surprise = -F.log_softmax(look["logits"], 1)
         if self.others:
-            true = F.one_hot(batch.targets.clamp(min=0), surprise.shape[1]).bool()
-            spread = surprise.masked_fill(true, 0).sum(1) / max(surprise.shape[1] - 1, 1)
+            wrong = surprise.scatter(1, batch.targets.clamp(min=0)[:, None], 0)  # one_hot would look at the labels
+            spread = wrong.sum(1) / max(surprise.shape[1] - 1, 1)
         else:
             spread = surprise.mean(1)
         return {"ls": self.weight * over_labelled(spread, batch)}
