@@ -94,8 +94,11 @@ def windows(side: int, grid: int) -> list[slice]:
 
 
 def projected_by(kind: str, mine: int, theirs: int) -> nn.Module:
-    """From the student's channels to the teacher's, then BatchNorm and a ReLU; nothing stands inside a bottleneck."""
+    """From the student's channels to the teacher's, then BatchNorm and a ReLU; nothing stands inside a bottleneck.
+
+    Its first bias alone has a part in the result, along the border; BatchNorm would take the others out again.
+    """
     if kind == "conv1x1":
         return ConvNorm(nn.Conv2d(mine, theirs, 1), nn.ReLU())
-    inside = nn.Conv2d(mine, NARROW, 1, bias=False), nn.Conv2d(NARROW, NARROW, 3, padding=1, bias=False)
+    inside = nn.Conv2d(mine, NARROW, 1), nn.Conv2d(NARROW, NARROW, 3, padding=1, bias=False)
     return nn.Sequential(*inside, ConvNorm(nn.Conv2d(NARROW, theirs, 1, bias=False), nn.ReLU()))
