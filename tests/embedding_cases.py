@@ -51,7 +51,7 @@ def differing(look):
 
 
 def crd(m, s, t):
-    chosen = m.drawn(batch_of()).tolist()
+    chosen = [[own, *others] for own, others in enumerate(m.drawn(batch_of()).tolist())]
     return {"crd": 0.8 * ref.crd(m.mine, m.theirs, m.mine_kept, m.theirs_kept, s["emb"], t["emb"], chosen)}
 
 
@@ -62,7 +62,7 @@ EXPECTED = {  # text: terms beside cross-entropy of weight 1, of (method, studen
     "vkd": lambda m, s, t: {"vkd": ref.vkd(m.connector.weight, s["emb"], t["emb"])},
     "crd": crd,
     "crd/nolabel": crd,
-    "queue": lambda m, s, t: {"queue": ref.queue(m.connector, s["emb"], t["emb"], t["emb"])},
+    "queue": lambda m, s, t: {"queue": ref.queue(m.connector, s["emb"], t["emb"], m.kept)},
     "srd": lambda m, s, t: {
         "srd": ref.srd(m.connector, s["emb"], t["emb"]),
         "srd.kd": ref.soft_targets(s["logits"], t["logits"]),

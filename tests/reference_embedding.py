@@ -95,9 +95,10 @@ def crd(mine, theirs, mine_kept, theirs_kept, s, t, chosen, temperature=0.07, ep
 
 
 def queue(layer, s, t, known):
+    """Of each row, its own answer of the teacher and those that are known."""
     rows = []
     for mine, theirs in zip(directions(linear(layer, s)), directions(t), strict=True):
-        keys = directions(known)
+        keys = [theirs, *directions(known)]
         said = softmax(torch.stack([dot(theirs, key) for key in keys]), 0.01)
         says = softmax(torch.stack([dot(mine, key) for key in keys]), 0.2)
         rows.append(-sum(a * torch.log(b) for a, b in zip(said, says, strict=True)))

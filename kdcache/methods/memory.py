@@ -73,6 +73,7 @@ class Contrastive(Method):
             drawn = torch.rand(len(labels), self.width, generator=generator)
             self.register_buffer(name, (bound * (2 * drawn - 1)).to(like.detach()))
         self.register_buffer("total", like.new_zeros(2).detach())  # by which scores are divided; 0: not yet known
+        self.known = False  # whether those are known; asking them would make a GPU wait
         told_apart = self.classes and len(labels.unique()) > 1
         labels = (labels if told_apart else torch.full_like(labels, -1)).to(like.device)
         self.register_buffer("labels", labels, persistent=False)
@@ -84,43 +85,48 @@ class Contrastive(Method):
             raise UsageError("method crd", *NO_ROWS)
         mine, theirs = embeddings(look, knowledge)
         mine, theirs = unit(self.mine(mine)), unit(self.theirs(theirs))
-        rows = self.drawn(batch)
-        both = [self.scores(mine, self.theirs_kept, rows), self.scores(theirs, self.mine_kept, rows)]
-        fresh = torch.stack([len(self.labels) * score.detach().mean() for score in both])
-        total = torch.where(self.total > 0, self.total, fresh)
+        own, others = torch.from_numpy(batch.rows).to(mine.device), self.drawn(batch)
+        both = [scores(*side, own, others) for side in ((mine, self.theirs_kept), (theirs, self.mine_kept))]
+        total = torch.stack([self.divisor(number, *found) for number, found in enumerate(both)])
         self.after = (batch.rows, mine.detach(), theirs.detach(), total)
-        return {"crd": self.weight * sum(self.divided(score / z) for score, z in zip(both, total, strict=True))}
+        return {"crd": self.weight * sum(self.mistaken(*found, z) for found, z in zip(both, total, strict=True))}
 
-    def scores(self, mapped: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
-        return ((mapped @ bank.T).gather(1, rows) / self.T).exp()
+    @torch.no_grad()
+    def divisor(self, number: int, own: Tensor, others: Tensor) -> Tensor:
+        """That of the first batch: as many times the mean score as there are rows."""
+        if not self.known:
+            self.known = bool(self.total[number] > 0)
+        if self.known:
+            return self.total[number]
+        return len(self.labels) * torch.cat([own, others], 1).div(self.T).exp().mean()
 
-    def divided(self, x: Tensor) -> Tensor:
-        """How surely the first of each row is told from noise, and the others are noise; the sum over them."""
+    def mistaken(self, own: Tensor, others: Tensor, z: Tensor) -> Tensor:
+        """How little the own score of each row is told from noise, and the others are taken for noise; the sum."""
         noise = self.negatives / len(self.labels)
-        own, others = x[:, 0], x[:, 1:]
-        return -((own / (own + noise + CRD_EPS)).log().sum() + (noise / (others + noise + CRD_EPS)).log().sum()) / len(
-            x
-        )
+        own, others = (found.div(self.T).sub(z.log()).exp() for found in (own, others))
+        return ((others + CRD_EPS).div(noise).log1p().sum() - (own / (own + noise + CRD_EPS)).log().sum()) / len(own)
 
     @torch.no_grad()
     def drawn(self, batch: Batch) -> Tensor:
-        """Of each row its own number, then those of the negatives: a window of one order of all rows, less its class.
+        """Of each row the numbers of its negatives: a window of one order of all rows, less its class.
 
         They depend on the seed, the epoch and the batch, so that a loss can be asked for again.
         """
         device, n = self.labels.device, len(self.labels)
         random = np.random.default_rng([self.seed, batch.epoch or 0, int(batch.items[0])])
         order = torch.from_numpy(random.permutation(n)).to(device)
-        starts = torch.from_numpy(random.integers(n, size=(len(batch), 1))).to(device)
-        own = torch.from_numpy(batch.rows).to(device)
+        starts = torch.from_numpy(random.integers(n, size=len(batch))).to(device)
         length = min(n, self.negatives + self.largest)
-        window = order[(starts + torch.arange(length, device=device)) % n]
-        mine = self.labels[own][:, None]
-        other = (self.labels[window] != mine) | (mine < 0)
+        order = torch.cat([order, order[:length]])
+        window, labels = (each.unfold(0, length, 1)[starts] for each in (order, self.labels[order]))
+        mine = self.labels[torch.from_numpy(batch.rows).to(device)][:, None]
+        other = (labels != mine) | (mine < 0)
         place = (other.cumsum(1) - 1).where(other, length)  # what is of its class goes behind all, and is cut off
-        found = torch.zeros(len(own), length + 1, dtype=torch.int64, device=device).scatter_(1, place, window)
+        found = torch.zeros(len(batch), length + 1, dtype=torch.int64, device=device).scatter_(1, place, window)
+        if n >= self.negatives + self.largest:  # enough of other classes
+            return found[:, : self.negatives]
         again = torch.arange(self.negatives, device=device) % other.sum(1, keepdim=True)
-        return torch.cat([own[:, None], found.gather(1, again)], 1)
+        return found.gather(1, again)
 
     @torch.no_grad()
     def stepped(self):
@@ -136,17 +142,21 @@ class Contrastive(Method):
         self.after = None
 
 
+def scores(mapped: Tensor, bank: Tensor, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row with its own row of a bank, and with others of it."""
+    return (mapped * bank[own]).sum(1, keepdim=True), (mapped @ bank.T).gather(1, others)
+
+
 class Queue(Method):
     """Which of the teacher's last embeddings an image is like: softmax of cosines, the student's against the teacher's.
 
-    It is compared with its own batch and with those before it, `size` rows at most; at first there are fewer. No
-    label is read. The student's embedding goes through a linear map to the teacher's width.
+    It is compared with what the teacher says of itself and of the `size` rows before its batch; at first, those are
+    random directions. No label is read. The student's embedding goes through a linear map to the teacher's width.
     """
 
     paper = "SEED, Fang et al. 2021, Self-supervised Distillation for Visual Representation"
     taps = ("emb",)
     term = "queue"
-    batch_matters = True
 
     def __init__(
         self,
@@ -164,14 +174,16 @@ class Queue(Method):
         self.weight, self.size, self.T = weight, size, above_zero("T", T)
         self.teacher_T = above_zero("teacher_T", teacher_T)
         self.connector = nn.Linear(mine, self.width)
+        self.seed = int(torch.randint(2**62, ()))  # of the first directions
         self.after: Tensor | None = None
 
     def held(self, rows):
         return 4 * min(self.size, rows) * self.width
 
     def meet(self, labels):
-        like = self.connector.weight.detach()
-        self.register_buffer("kept", like.new_zeros(min(self.size, len(labels)), self.width))
+        like, generator = self.connector.weight.detach(), torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(min(self.size, len(labels)), self.width, generator=generator)
+        self.register_buffer("kept", unit(drawn.to(like)))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=like.device))  # rows so far
 
     def terms(self, look, knowledge, batch):
@@ -180,11 +192,11 @@ class Queue(Method):
         mine, theirs = embeddings(look, knowledge)
         mine, theirs = unit(self.connector(mine)), unit(theirs)
         self.after = theirs
-        there = torch.arange(len(self.kept), device=theirs.device) < self.seen
-        known, empty = torch.cat([theirs, self.kept]), torch.cat([there.new_zeros(len(theirs)), ~there])
-        said = (theirs @ known.T / self.teacher_T).masked_fill(empty, -torch.inf).softmax(1)
-        says = (mine @ known.T / self.T).masked_fill(empty, -torch.inf).log_softmax(1)
-        return {"queue": -self.weight * (said * says.masked_fill(empty, 0)).sum(1).mean()}
+        said, says = (
+            torch.cat([(side * theirs).sum(1, keepdim=True), side @ self.kept.T], 1) / T
+            for side, T in ((theirs, self.teacher_T), (mine, self.T))
+        )
+        return {"queue": -self.weight * (said.softmax(1) * says.log_softmax(1)).sum(1).mean()}
 
     @torch.no_grad()
     def stepped(self):
