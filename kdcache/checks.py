@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterable
@@ -121,6 +122,21 @@ def array_of(values) -> np.ndarray:
     return values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)
 
 
+def is_url(path: object) -> bool:
+    """Whether a text is the address of something that lies elsewhere.
+
+    >>> is_url("https://example.org/logits.h5"), is_url("logits.h5")
+    (True, False)
+    """
+    return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
+
+
+def require_here(*paths: object) -> None:
+    """Refuses the address of a file that has to lie on this machine."""
+    for path in filter(is_url, paths):
+        raise UsageError(path, "a file on this machine", "an address", "download it, and name that file")
+
+
 KINDS = {  # of what is written: its endings, and how every such file begins
     "cache": ((".h5", ".hdf5"), b"\x89HDF"),
     "pack": ((".kdp",), b"\x89KDP"),
@@ -168,6 +184,11 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
     """Removes what `replace` left of these files where it was killed."""
     for left in (left for name in names for left in folder.glob(f".{name}.*")):
         left.unlink(missing_ok=True)
+
+
+def own_folder() -> Path:
+    """Where this program keeps what it can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "kdcache"
 
 
 def sync_folder(path: Path) -> None:

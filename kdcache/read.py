@@ -52,6 +52,10 @@ def require_cpu(device: object) -> None:
         raise UsageError("`device`", "cpu, where NumPy's arrays lie", str(device), "open it with kdcache.open_cache")
 
 
-def open_cache(path: str | os.PathLike, check: bool = True) -> ArrayCache:
-    """A finished cache. `check=False` leaves out the CRCs on first touch."""
-    return ArrayCache(path, check)
+def open_cache(path: str | os.PathLike, check: bool = True, folder: str | os.PathLike | None = None) -> ArrayCache:
+    """A finished cache. `check=False` leaves out the CRCs on first touch.
+
+    Of an address, as https://example.org/logits.h5 or s3://bucket/logits.h5, what is read is kept in `folder`; without
+    one where the environment variable KDCACHE_MIRROR says, else in ~/.cache/kdcache/remote.
+    """
+    return ArrayCache(path, check, folder)

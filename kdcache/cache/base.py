@@ -132,7 +132,12 @@ class Store(abc.ABC):
     def __repr__(self) -> str:
         teacher = self.meta["teacher"]
         shown = f"{count(len(self), 'row')} x {count(self.views, 'view')} of {', '.join(self.names)}"
-        return f"{type(self).__name__}({str(self.path)!r}): {shown} by {teacher.get('model', teacher.get('kind', '?'))}"
+        return f"{type(self).__name__}({self.name!r}): {shown} by {teacher.get('model', teacher.get('kind', '?'))}"
+
+    @property
+    def name(self) -> str:
+        """The place of the file, or of the first of several, as a user named it."""
+        return str(self.path)
 
     @property
     def notes(self) -> Sequence[str]:

@@ -15,7 +15,8 @@ import numpy as np
 from kdcache.cache.base import Store
 from kdcache.cache.intact import require_finished
 from kdcache.cache.layout import Layout, read_layout
-from kdcache.checks import whole_numbers
+from kdcache.cache.mirror import Mirror
+from kdcache.checks import is_url, whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
 
@@ -34,15 +35,19 @@ class MappedDataset:
 class Mapped(Store):
     """The part of reading that needs NumPy alone. No locks, no open HDF5 handle: safe in forked and spawned workers."""
 
-    def __init__(self, path: str | os.PathLike, check: bool = True):
-        self.path = Path(path)
-        self.layout: Layout = read_layout(self.path)
-        self.check = check
-        self.seal = require_finished(self.layout)
+    def __init__(self, path: str | os.PathLike, check: bool = True, folder: str | os.PathLike | None = None):
+        self.mirror = Mirror(path, folder) if is_url(path) else None
+        self.path = self.mirror.path if self.mirror else Path(path)
+        self.layout, self.seal = self.mirror.opened(checked) if self.mirror else checked(self.path)
+        self.check = check or self.mirror is not None
         self._rows, self._views = self.layout.rows, self.layout.views
         self._map: mmap.mmap | None = None
         self._mapped: tuple = ()  # what file that is
         self._tables: dict[str, MappedDataset] = {}
+
+    @property
+    def name(self) -> str:
+        return self.mirror.url if self.mirror else str(self.path)
 
     @property
     def meta(self) -> dict:
@@ -138,7 +143,9 @@ class Mapped(Store):
             self._open().madvise(mmap.MADV_WILLNEED, first, start + self._rows * place.dtype.itemsize - first)
 
     def require_unchanged(self) -> None:
-        if self._map is None:
+        if self.mirror:
+            self.mirror.require_unchanged()
+        if self.mirror or self._map is None:  # a mirror is written to
             return
         try:
             now = identity(os.stat(self.path))
@@ -164,8 +171,10 @@ class Mapped(Store):
     def fault(self, dataset: str, view: int, block: int) -> str:
         """What is wrong with a block, in a few words."""
         offset, length, _ = self.layout.span(dataset, view, block)
+        return self._fault_in(memoryview(self._open())[offset : offset + length], dataset, view, block)
+
+    def _fault_in(self, data, dataset: str, view: int, block: int) -> str:
         word = int(self._table(f"blocks/{dataset}").flat[view * self.layout.blocks(dataset)[1] + block])
-        data = memoryview(self._open())[offset : offset + length]
         if word != self.layout.word(dataset, view, block, data):
             return "a wrong CRC"
         codec = self.layout.codecs.get(dataset.partition("/")[2])
@@ -205,18 +214,29 @@ class Mapped(Store):
         return table.flat.take(items)
 
     def _look_at(self, dataset: str, table: MappedDataset, unchecked: np.ndarray, items: np.ndarray) -> None:
-        """Checks the CRC of every block that is touched for the first time."""
+        """Checks the CRC of every block that is touched for the first time; fetches what a mirror does not have."""
         per_view = self.layout.blocks(dataset)[1]
         views, rows = np.divmod(items, self.layout.places[dataset].shape[-1])
         blocks = views * per_view + rows // self.layout.block_rows
-        for block in np.unique(blocks[unchecked.take(blocks)]).tolist():
-            if fault := self.fault(dataset, block // per_view, block % per_view):
-                found = f"{fault} in block {block % per_view} of view {block // per_view}"
-                remedy = "`kdcache verify` shows the extent; copy or dump it again"
-                raise CacheError(f"{self.path}:/{dataset}", "intact data", found, remedy)
-            unchecked[block] = False
+        blocks = [divmod(block, per_view) for block in np.unique(blocks[unchecked.take(blocks)]).tolist()]
+        faults = {block: fault for block in blocks if (fault := self.fault(dataset, *block))}
+        if faults and self.mirror:
+            self._fetch(dataset, list(faults))
+            faults = {block: fault for block in faults if (fault := self.fault(dataset, *block))}
+        for (view, block), fault in faults.items():
+            found = f"{fault} in block {block} of view {view}"
+            remedy = "`kdcache verify` shows the extent; copy or dump it again"
+            raise CacheError(f"{self.name}:/{dataset}", "intact data", found, remedy)
+        unchecked[[view * per_view + block for view, block in blocks]] = False
         if not unchecked.any():
             table.unchecked = None
+
+    def _fetch(self, dataset: str, blocks: Sequence[tuple[int, int]]) -> None:
+        """Brings blocks into the mirror, those that are right."""
+        places = {self.layout.span(dataset, *block)[:2]: block for block in blocks}
+        for span, data in self.mirror.fetch(list(places)):
+            if not self._fault_in(data, dataset, *places[span]):
+                self.mirror.keep(span[0], data, self._mapped[0])
 
     def _open(self) -> mmap.mmap:
         if self._map is None:
@@ -247,6 +267,12 @@ class Mapped(Store):
     def _below(self, prefix: str) -> dict[str, np.ndarray]:
         places = {name: place for name, place in self.layout.places.items() if name.startswith(prefix)}
         return {n.removeprefix(prefix): self._table(n).flat.reshape(p.shape).copy() for n, p in places.items()}
+
+
+def checked(path: Path) -> tuple[Layout, int]:
+    """A finished file's layout and seal."""
+    layout = read_layout(path)
+    return layout, require_finished(layout)
 
 
 def identity(stat: os.stat_result) -> tuple[object, int, int]:

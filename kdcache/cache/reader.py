@@ -47,6 +47,10 @@ class Cache(Mapped):
         return self.decode(name, records)
 
 
-def open_cache(path: str | os.PathLike, check: bool = True) -> Cache:
-    """A finished cache. `check=False` leaves out the CRCs on first touch."""
-    return Cache(path, check)
+def open_cache(path: str | os.PathLike, check: bool = True, folder: str | os.PathLike | None = None) -> Cache:
+    """A finished cache. `check=False` leaves out the CRCs on first touch.
+
+    Of an address, as https://example.org/logits.h5 or s3://bucket/logits.h5, what is read is kept in `folder`; without
+    one where the environment variable KDCACHE_MIRROR says, else in ~/.cache/kdcache/remote.
+    """
+    return Cache(path, check, folder)

@@ -28,7 +28,9 @@ def merge(shards, out, as_json):
     """
     from kdcache import jobs
     from kdcache.cache import parts
+    from kdcache.checks import require_here
 
+    require_here(*shards)
     path = parts.merge([Path(shard) for shard in shards], jobs.require_place(out), bar)
     facts = jobs.facts_of(path)
     put(facts, as_json, made(facts))

@@ -10,7 +10,7 @@ from pathlib import Path
 from kdcache.batches import Loader
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.hdf5.reading import SIGNATURE
-from kdcache.checks import require_kind
+from kdcache.checks import require_here, require_kind
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
 from kdcache.jobs import embeddings
 from kdcache.jobs.data import Data, opener
@@ -36,6 +36,7 @@ def verify(
     normalisation: Normalisation | None = None, taps: str | None = None, progress=quiet,
 ) -> Iterator[Check]:  # fmt: skip
     """Every check of a cache, with its data and, where one is named, its teacher; or of a pack."""
+    require_here(file)
     if no_data and (data or teacher):
         raise UsageError("`no_data`", f"no `{'data' if data else 'teacher'}` beside it", "both", "leave one out")
     if weights and not teacher:

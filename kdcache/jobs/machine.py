@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from kdcache.checks import is_url
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.threads import cores
 
@@ -54,6 +55,8 @@ def workers_for(data: Data, wanted: int | None) -> int:
 
 def require_place(path: str | os.PathLike) -> Path:
     """Refuses a file that cannot be written, before hours are spent on what should be in it."""
+    if is_url(path):
+        raise UsageError(f"`out` {path}", "a place on this machine", "an address", "write a file here, then upload it")
     path = Path(path)
     folder = path.absolute().parent
     place, remedy = f"`out` {path}", "make it, or name a file elsewhere with `out`"

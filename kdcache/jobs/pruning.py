@@ -9,6 +9,7 @@ import numpy as np
 
 from kdcache.cache import parts
 from kdcache.cache.subset import Subset
+from kdcache.checks import require_here
 from kdcache.errors import UsageError
 from kdcache.jobs.machine import require_place
 from kdcache.jobs.rows import rows_of, spans_in, spans_of
@@ -26,6 +27,7 @@ def prune(
     `fraction` keeps the rows that such a part of the data has; `rows` those of a text such as 0-999,2000-2999, or of a
     file that begins each line with a number of them.
     """
+    require_here(file)
     place, kept = require_place(out), None
     if fraction is None and rows is None and (data or augment):
         found = " and ".join(name for name, one in (("`data`", data), ("`augment`", augment)) if one)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdcache.checks import replace
+from kdcache.checks import own_folder, replace
 from kdcache.errors import SourceError
 from kdcache.limits import read_bytes
 from kdcache.sources.arrays import blake
@@ -47,7 +47,7 @@ def index_of(shards: list[str], label: str, samples: Callable[[int], Iterable[tu
         raise SourceError(error.filename, "a tar archive", error.strerror or "none", "restore it") from None
     key = blake(os.fsencode("\0".join(shards_named(shards))), label.encode())
     name = f".kdcache-{key[:16]}.index"
-    places = [Path(shards[0]).parent / name, kept_elsewhere() / name]
+    places = [Path(shards[0]).parent / name, own_folder() / name]  # some folders cannot be written
     for place in places:
         if (found := read(place, state)) is not None:
             return found, place
@@ -62,12 +62,6 @@ def index_of(shards: list[str], label: str, samples: Callable[[int], Iterable[tu
 def shards_named(shards: list[str]) -> list[str]:
     """Their names from the folder of the first, so that they may move together."""
     return [os.path.relpath(shard, os.path.dirname(shards[0])) for shard in shards]
-
-
-def kept_elsewhere() -> Path:
-    """Where indices lie of archives in folders that cannot be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "kdcache"
 
 
 def read(path: Path, state: list) -> Index | None:

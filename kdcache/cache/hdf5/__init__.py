@@ -7,7 +7,7 @@ Every structure carries a checksum. What these files do not use is refused: chun
 laid out in version 1 of the format.
 """
 
-from kdcache.cache.hdf5.reading import SIGNATURE, Place, read_structure
+from kdcache.cache.hdf5.reading import SIGNATURE, Place, read_structure, structure_by
 from kdcache.cache.hdf5.writing import ALIGNMENT, lay_out
 
-__all__ = ["ALIGNMENT", "SIGNATURE", "Place", "lay_out", "read_structure"]
+__all__ = ["ALIGNMENT", "SIGNATURE", "Place", "lay_out", "read_structure", "structure_by"]

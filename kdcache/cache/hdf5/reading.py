@@ -6,8 +6,9 @@ Work and memory are bounded whatever a file says: so many bytes of structures, s
 from __future__ import annotations
 
 import math
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +52,13 @@ class Structure:
 
 
 def read_structure(descriptor: int) -> Structure:
-    """The place of every dataset, by its name. Raises `Unknown`."""
-    file = File(descriptor)
+    """The place of every dataset of an open file, by its name. Raises `Unknown`."""
+    return structure_by(lambda offset, length: os.pread(descriptor, length, offset), os.fstat(descriptor).st_size)
+
+
+def structure_by(bytes_of: Callable[[int, int], bytes], size: int) -> Structure:
+    """The same of a file of that size, whose bytes somebody hands out: bytes_of(offset, length)."""
+    file = File(bytes_of, size)
     places: dict[str, Place] = {}
     seen: set[int] = set()
     todo = [("", root_of(file), DEPTH)]

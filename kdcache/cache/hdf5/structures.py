@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
+from collections.abc import Callable
 
 from kdcache.cache.hdf5.checksum import checksum
 from kdcache.cache.hdf5.types import Unknown
@@ -13,10 +13,10 @@ STRUCTURES = 1 << 20  # bytes of them; a file of 1000 constants has 0.1 MB
 
 
 class File:
-    """Bytes of an open file, so many and no more."""
+    """Bytes of a file, so many and no more; `bytes_of(offset, length)` has them."""
 
-    def __init__(self, descriptor: int):
-        self.descriptor, self.size = descriptor, os.fstat(descriptor).st_size
+    def __init__(self, bytes_of: Callable[[int, int], bytes], size: int):
+        self.bytes_of, self.size = bytes_of, size
         self.spans: list[tuple[int, int]] = []
         self.left = STRUCTURES
         self.dense = False
@@ -28,7 +28,7 @@ class File:
             raise Unknown(f"more than {STRUCTURES} bytes of structures")
         if offset + length > self.size:
             raise Unknown(f"a structure that ends at byte {offset + length} of {self.size}")
-        return os.pread(self.descriptor, length, offset)
+        return self.bytes_of(offset, length)
 
     def checked(self, offset: int, length: int, signature: bytes) -> bytes:
         """A structure with its checksum, which is left out."""
