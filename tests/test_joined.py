@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import VIEWS, fresh_teacher
 
-from kdcache.cache import open_cache
+from kdcache.cache import moments, open_cache
 from kdcache.cache.joined import Average, MoreViews, join
 from kdcache.cache.parts import prune
 from kdcache.errors import CacheError, UsageError
 from kdcache.jobs import Data, Student, dump_pseudo, import_logits, open_data, taught_by
 from kdcache.jobs.student import folder_of
+from kdcache.models import build
 from kdcache.train import Settings
 
 ROWS = np.array([5, 3, 3, 1299])
@@ -100,6 +101,71 @@ def test_students_train_from_both_kinds(cache_file, later_file, other_file):
         _, records = Student(data, "tiny-3", "st", Settings(epochs=1), taught_by(cache)).train()
         assert {"ce", "st"} == records[0]["loss"].keys()
         assert "agreement" in records[0]
+
+
+@pytest.fixture(scope="session")
+def embedded(dump, data, tmp_path_factory):
+    """Caches of embeddings of three teachers, the second of another width; the last one has no logits."""
+    folder = tmp_path_factory.mktemp("embedded")
+    wide = build("tiny-5", len(data.train.classes), data.train.mean, data.train.std, seed=4)
+    with torch.no_grad():
+        wide.train()(data.train.read(range(128)))
+    given = [(fresh_teacher(data, 2), "st+feat"), (wide.eval(), "st+feat"), (fresh_teacher(data, 3), "feat")]
+    found = (dump(folder / f"{n}.h5", views=2, network=one, method=text) for n, (one, text) in enumerate(given))
+    return [open_cache(path) for path in found]
+
+
+def test_embeddings_of_several_teachers_stand_side_by_side(embedded):
+    joined = join(embedded[:2])
+    widths = [file.shapes["emb"][0] for file in embedded[:2]]
+    assert joined.names == ["logits", "emb"]
+    assert joined.shapes["emb"] == (sum(widths),)
+    found, start = joined.read(1, ROWS, ["emb"])["emb"], 0
+    for file, width in zip(embedded, widths, strict=False):
+        first = file.read(0, range(len(file)), ["emb"])["emb"].double()
+        mean, std = first.mean(0), first.std(0, correction=0)
+        expected = (file.read(1, ROWS, ["emb"])["emb"] - mean) / std.where(std > 0, 1)
+        torch.testing.assert_close(found[:, start : start + width].double(), expected, rtol=1e-4, atol=1e-5)
+        start += width
+    turned = join(embedded[1::-1]).read(1, ROWS)
+    assert torch.equal(turned["emb"], found.roll(widths[1], 1))
+    assert torch.equal(turned["logits"], joined.read(1, ROWS)["logits"])
+    held = joined.hold(1, ["emb"], "cpu")(torch.from_numpy(ROWS))["emb"]
+    assert torch.equal(held, found)
+
+
+def test_every_row_counts_once_and_what_never_changes_is_left(embedded, monkeypatch):
+    whole = moments.moments(embedded[0], "emb")
+    monkeypatch.setattr(moments, "CHUNK", 100)
+    torch.testing.assert_close(moments.moments(embedded[0], "emb"), whole)
+    monkeypatch.setattr(moments, "MOST", 10)
+    few = moments.moments(embedded[0], "emb").mean
+    every = embedded[0].read(0, range(0, 1300, 130), ["emb"])["emb"].double().mean(0)
+    torch.testing.assert_close(few.double(), every, rtol=1e-5, atol=1e-6)
+    still = type("Still", (list,), {"read": lambda *_: {"emb": torch.full((10, 2), 3.1)}})(range(10))
+    assert moments.moments(still, "emb").std.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("text", ["feat", "queue", "srd"])
+def test_methods_of_embeddings_train_from_several_teachers(embedded, text):
+    joined = join(embedded[:2])
+    student = Student(Data.of_cache(joined), "tiny-3", text, Settings(epochs=1, batch=650), taught_by(joined))
+    _, [record] = student.train()
+    assert np.isfinite(record["total"])
+
+
+def test_without_logits_only_embeddings_are_joined(embedded):
+    joined = join([embedded[2], embedded[0]])
+    assert joined.names == ["emb"]
+    with pytest.raises(CacheError, match="knowledge 'logits', which st needs"):
+        Student(Data.of_cache(joined), "tiny-3", "st", Settings(epochs=1), taught_by(joined)).train()
+    Student(Data.of_cache(joined), "tiny-3", "feat", Settings(epochs=1, batch=650), taught_by(joined)).train()
+
+
+def test_files_of_which_one_has_logits_alone_and_one_embeddings_alone_are_refused(embedded, dump, data, tmp_path):
+    other = open_cache(dump(tmp_path / "logits.h5", views=2, network=fresh_teacher(data, 7)))
+    with pytest.raises(CacheError, match="logits to average, found only emb; dump them with st, or all of them"):
+        join([other, embedded[2]])
 
 
 def test_a_teacher_with_other_taps_is_the_same_teacher(cache, dump, teacher, tmp_path):

@@ -1,8 +1,10 @@
 """Several caches as one: more views of one teacher, or the average of several teachers.
 
-All of them are of the same data and the same view. What the whole holds does not depend on the order of the files:
+All of them are of the same data and the same view. What the whole holds does not depend on the order of the files, but
+for the order of the dimensions of embeddings:
 
-    knowledge             what every file holds, in one shape; of an average, the logits
+    knowledge             what every file holds, in one shape; of several teachers, the mean of their logits, and their
+                          embeddings side by side, each standardised
     constants             those of the teacher, which every file must have made alike; of an average, none
     evaluation answers    there are some if every file has them, of the same images; else agreement is not measured
 """
@@ -18,12 +20,14 @@ import torch
 from torch import Tensor
 
 from kdcache.cache.base import Held, Store
-from kdcache.cache.same import teacher_of
-from kdcache.checks import short, whole_numbers
+from kdcache.cache.moments import Moments, moments
+from kdcache.cache.same import require_same_images, same_constants, teacher_of
+from kdcache.checks import whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
 
 COMPARED = 256  # rows whose seeds are compared between files
+EMB = "emb"
 
 
 class Joined(Store):
@@ -169,22 +173,20 @@ class MoreViews(Joined):
             yield self.files[number], place, items[place] - starts[number]
 
 
-def same_constants(one: Store, other: Store) -> bool:
-    mine, theirs = one.constants, other.constants
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
 class Average(Joined):
-    """The logits of several teachers of the same views, averaged with weights.
+    """What several teachers say of the same views: their logits averaged with weights, their embeddings side by side.
 
     `logits` averages them as they are; `probability` averages the softmaxes at a temperature, in logits again.
+    Embeddings are standardised by each file's own mean and deviation, whatever the weights.
     """
 
     def __init__(self, files: Sequence[Store], weights: Sequence[float] | None, space: str, temperature: float):
-        for file in files:
-            if file.shapes.get("logits") != (len(files[0].classes),):
-                raise CacheError(file.path, "logits to average", f"only {', '.join(file.names)}", "dump them with st")
-        super().__init__(files, ["logits"])
+        lacking = [file for file in files if file.shapes.get("logits") != (len(files[0].classes),)]
+        names = ["logits"] * (not lacking) + [EMB] * all(EMB in file.names for file in files)
+        if not names:
+            found, remedy = f"only {', '.join(lacking[0].names)}", "dump them with st, or all of them with feat"
+            raise CacheError(lacking[0].path, "logits to average", found, remedy)
+        super().__init__(files, names)
         weights = [1.0] * len(files) if weights is None else list(weights)
         if len(weights) != len(files) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
             expected = f"{len(files)} weights from 0, not all 0"
@@ -203,6 +205,16 @@ class Average(Joined):
     def meta(self) -> dict:
         how = {"of": self.space, "temperature": self.temperature, "weights": self.weights}
         return super().meta | {"average": how}
+
+    @property
+    def shapes(self) -> Shapes:
+        found = super().shapes
+        return found | ({EMB: (sum(file.shapes[EMB][0] for file in self.files),)} if EMB in found else {})
+
+    @cached_property
+    def moments(self) -> list[Moments]:
+        """Of the embeddings of each file, when they are first asked for."""
+        return [moments(file, EMB) for file in self.files]
 
     @property
     def views(self) -> int:
@@ -234,13 +246,18 @@ class Average(Joined):
 
     def known(self, names: Sequence[str] | None) -> Sequence[str]:
         """Refuses what teachers do not share."""
-        if strange := [name for name in names or () if name != "logits"]:
-            raise UsageError(self.path, "knowledge out of logits", repr(strange[0]), "average the logits alone")
+        if strange := [name for name in names or () if name not in self.names]:
+            expected = f"knowledge out of {', '.join(self.names)}, of several teachers"
+            raise UsageError(self.path, expected, repr(strange[0]), "name what they have in common")
         return self.names if names is None else names
 
     def averaged(self, ask: Callable[[Store], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         parts = [ask(file) for file in self.files]
-        return {name: self.mean([part[name] for part in parts]) for name in parts[0]}
+        each = {name: [part[name] for part in parts] for name in parts[0]}
+        return {name: self.beside(rows) if name == EMB else self.mean(rows) for name, rows in each.items()}
+
+    def beside(self, embeddings: Sequence[Tensor]) -> Tensor:
+        return torch.cat([m.standardised(rows) for m, rows in zip(self.moments, embeddings, strict=True)], 1)
 
     def mean(self, logits: Sequence[Tensor]) -> Tensor:
         if self.space == "logits":
@@ -270,15 +287,3 @@ def join(
             found = "one cache" if len(files) == 1 else "caches of one teacher, which are more views"
             raise UsageError(f"`{name}`", "caches of several teachers", found, "leave it out")
     return files[0] if len(files) == 1 else MoreViews(files)
-
-
-def require_same_images(first: Store, other: Store) -> None:
-    """Refuses a cache of other data, or of another view."""
-    mine, theirs = first.meta["source"], other.meta["source"]
-    for key in ("rows", "classes", "fingerprint"):
-        if theirs[key] != mine[key]:
-            expected = f"the data of {first.path}: {key} {short(mine[key], 40)}"
-            raise CacheError(other.path, expected, f"{key} {short(theirs[key], 40)}", "join caches of the same data")
-    if other.meta["view"] != first.meta["view"]:
-        expected = f"the view of {first.path}, {first.meta['view']['view']}"
-        raise CacheError(other.path, expected, other.meta["view"]["view"], "join caches of the same view")

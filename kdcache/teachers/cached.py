@@ -55,7 +55,7 @@ class Cached:
         return {"teacher": self.identity(), "cache": cache, "live": False, "pseudo": None}
 
     def shapes(self, image: tuple[int, int, int]) -> Shapes:
-        shown = self.cache.shapes | self.identity().get("shapes", {})
+        shown = self.identity().get("shapes", {}) | self.cache.shapes  # several teachers' are wider than the first's
         return {name: tuple(shape) for name, shape in shown.items()}
 
     def constants(self) -> Mapping[str, Tensor]:
