@@ -41,7 +41,7 @@ LIGHT = {
     "summary": "from kdcache import summary; summary('a.h5')",
     **{
         line: f"from kdcache.cli import main; main({line.split()!r}, standalone_mode=False)"
-        for line in ("inspect a.h5", "list", "list sources", "list views", "list codecs")
+        for line in ("inspect a.h5", "list", "list sources", "list views", "list codecs", "list methods")
     },
 }
 

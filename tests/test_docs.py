@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import kdcache
 from kdcache.cli import main
 from kdcache.errors import KdcacheError
-from kdcache.jobs.catalogue import methods_table, tables
+from kdcache.jobs.catalogue import KEPT, USUAL, methods_for, methods_table, tables
 from kdcache.methods import METHODS, response
 from kdcache.methods.names import ALIASES
 from kdcache.types import Batch
@@ -207,6 +207,11 @@ def test_an_example_runs(test, around, monkeypatch):
         exec(compiled, names)
         if example.want:
             assert "\n".join(shown) == example.want.strip(), example.source
+
+
+def test_what_is_kept_of_methods_is_what_is_found():
+    """`keep`, in the same file, writes it anew."""
+    assert json.loads(KEPT.read_text()) == json.loads(json.dumps(methods_for(*USUAL)))
 
 
 def test_the_table_of_methods_is_made_from_them():

@@ -234,7 +234,8 @@ def methods_page(rows: dict[str, dict]) -> str:
         stored = f"live only: {facts['bytes']:,} bytes a row" if facts["live_only"] else stored
         refused = f"not for this pair: {facts['refused']}" if facts["refused"] else ""
         images = ["needs labels"] * facts["needs_labels"] + ["no mixed images"] * (not facts["mixes"])
-        options = " ".join(f"{option}={value}" for option, value in facts["defaults"].items())
+        typed = {k: ",".join(v) if isinstance(v, list) else v for k, v in facts["defaults"].items()}
+        options = " ".join(f"{option}={value}" for option, value in typed.items())
         variants = f"variants {', '.join(facts['variants'])}" if facts["variants"] else ""
         first = "; ".join([stored or refused or "stores nothing", *images])
         below = [first, f"trains {facts['stages']}; {options}", variants]
