@@ -2,18 +2,16 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_cases import CHROMIUM, WATCHED, chromium
 from PIL import Image
 from report_cases import study
 
 from kdcache import jobs
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 ASKED = """<script>addEventListener("load", () => {
   const head = document.querySelector("table.sorted th:nth-child(2) button");
   head.click();
@@ -24,16 +22,8 @@ ASKED = """<script>addEventListener("load", () => {
   document.title = JSON.stringify({ wide: document.documentElement.scrollWidth, seen: innerWidth, values, faults,
     tip: document.getElementById("tip").innerText, paper: getComputedStyle(document.body).backgroundColor });
 });</script>"""
-WATCHED = '<script>var faults = []; addEventListener("error", (event) => faults.push(event.message));</script>'
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
-
-
-def chromium(tmp_path: Path, page: Path, *options: str) -> str:
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*command, *options, page.as_uri()], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture
