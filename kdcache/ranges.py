@@ -1,7 +1,4 @@
-"""The bytes of a file elsewhere, so many at a time: over http(s) by ranges, else by what fsspec knows (s3, gs, ...).
-
->>> opened("https://example.org/logits.h5").read(0, 48)  # doctest: +SKIP
-"""
+"""The bytes of a file elsewhere, so many at a time: over http(s) by ranges, else by what fsspec knows (s3, gs, ...)."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import quote
 
 from kdcache.errors import CacheError, reason
 from kdcache.on_demand import extra
@@ -118,7 +116,8 @@ class Http(Elsewhere):
 
     def answer(self, offset: int, length: int):
         headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
-        return urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=PATIENCE)
+        url = quote(self.url, safe="%/:=&?~#+!$,;'@()*[]")  # of what a browser takes, urllib takes ASCII alone
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE)
 
     def version_in(self, response, offset: int) -> tuple[Version, int]:
         """Of which version an answer is, and how many bytes come before those that were asked for."""
@@ -126,7 +125,7 @@ class Http(Elsewhere):
         if response.status == 200:
             self.ranges = False
             size = response.headers.get("Content-Length", "")
-            if size.isdecimal():
+            if re.fullmatch(r"\d{1,18}", size):
                 return Version(int(size), stamp), offset
         told = response.headers.get("Content-Range", "")
         part = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", told)
@@ -160,14 +159,23 @@ class Stored(Elsewhere):
     def state(self) -> Version:
         system, path = self.system()
         system.invalidate_cache()
-        facts = system.info(path)
+        facts = self.asked(system.info, path)
         names = ("ETag", "etag", "LastModified", "last_modified", "mtime", "created")
         return Version(int(facts["size"]), next((str(facts[name]) for name in names if facts.get(name)), ""))
 
     def parts(self, offset: int, length: int) -> Iterator[bytes]:
         system, path = self.system()
         for start in range(offset, offset + length, MOST):
-            yield system.cat_file(path, start=start, end=min(start + MOST, offset + length))
+            yield self.asked(system.cat_file, path, start=start, end=min(start + MOST, offset + length))
+
+    def asked(self, function, *given, **options):
+        """What a library answers, whose errors may be of any kind."""
+        try:
+            return function(*given, **options)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ConnectionError(reason(error)) from None
 
 
 def opened(url: str) -> Elsewhere:

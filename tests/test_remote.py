@@ -7,6 +7,7 @@ import pickle
 import re
 import threading
 from functools import partial
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ class Served(http.server.BaseHTTPRequestHandler):
         if manner.get("busy", 0) > 0:
             manner["busy"] -= 1
             return self.refuse(503)
-        path = self.server.folder / self.path.lstrip("/")
+        path = self.server.folder / unquote(self.path.partition("?")[0].lstrip("/"))
         if not path.exists():
             return self.refuse(404)
         data, first = path.read_bytes(), 0
@@ -207,6 +208,14 @@ def test_what_is_no_cache_is_refused_with_its_address(server, data):
     with pytest.raises(CacheError, match=r"^http://.*page.h5: expected "):
         open_cache(server.url.replace("logits", "page"))
     assert not list(server.mirrors.rglob("page.h5*"))
+
+
+@pytest.mark.parametrize("name", ["ü berg.h5", "a" * 220 + ".h5", "..h5", "a?b=1&c.h5"])
+def test_any_name_will_do(server, made, name):
+    (server.folder / "logits.h5").rename(server.folder / name.partition("?")[0])
+    cache = open_cache(server.url.replace("logits.h5", name))
+    np.testing.assert_array_equal(cache.read(0, [7])["logits"], open_cache(made).read(0, [7])["logits"])
+    assert cache.path.is_relative_to(server.mirrors)
 
 
 def test_a_folder_is_named_and_a_summary_reads_the_header_alone(server, made, tmp_path):

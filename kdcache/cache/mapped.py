@@ -15,13 +15,14 @@ import numpy as np
 from kdcache.cache.base import Store
 from kdcache.cache.intact import require_finished
 from kdcache.cache.layout import Layout, read_layout
-from kdcache.cache.mirror import Mirror
 from kdcache.checks import is_url, whole_numbers
 from kdcache.errors import CacheError, UsageError
 from kdcache.types import Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kdcache.cache.mirror import Mirror
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Mapped(Store):
     """The part of reading that needs NumPy alone. No locks, no open HDF5 handle: safe in forked and spawned workers."""
 
     def __init__(self, path: str | os.PathLike, check: bool = True, folder: str | os.PathLike | None = None):
-        self.mirror = Mirror(path, folder) if is_url(path) else None
+        self.mirror = mirror_of(path, folder) if is_url(path) else None
         self.path = self.mirror.path if self.mirror else Path(path)
         self.layout, self.seal = self.mirror.opened(checked) if self.mirror else checked(self.path)
         self.check = check or self.mirror is not None
@@ -267,6 +268,12 @@ class Mapped(Store):
     def _below(self, prefix: str) -> dict[str, np.ndarray]:
         places = {name: place for name, place in self.layout.places.items() if name.startswith(prefix)}
         return {n.removeprefix(prefix): self._table(n).flat.reshape(p.shape).copy() for n, p in places.items()}
+
+
+def mirror_of(url: str, folder: str | os.PathLike | None = None) -> Mirror:
+    from kdcache.cache.mirror import Mirror  # who reads a file here does not pay for what talks to servers
+
+    return Mirror(url, folder)
 
 
 def checked(path: Path) -> tuple[Layout, int]:

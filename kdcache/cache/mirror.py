@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -41,7 +42,9 @@ class Mirror:
         if not version.size:
             raise CacheError(url, "an HDF5 file", "an empty file", "check the address")
         key = sha256(f"{url}\n{version.size}\n{version.stamp}".encode()).hexdigest()[:16]
-        name = PurePosixPath(unquote(urlsplit(url).path)).name.replace("\0", "") or "cache.h5"
+        name = (
+            re.sub(r"[^\w.+-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[-100:].lstrip(".") or "cache.h5"
+        )
         self.path = Path(folder or os.environ.get("KDCACHE_MIRROR") or own_folder() / "remote") / key / name
 
     def opened(self, read: Callable[[Path], Found]) -> Found:

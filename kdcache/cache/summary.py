@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import Layout, merging, read_layout
-from kdcache.cache.mirror import Mirror
+from kdcache.cache.mapped import mirror_of
 from kdcache.cache.writer import blocks_done
 from kdcache.checks import is_url
 
@@ -20,7 +20,7 @@ def summary(path: str | os.PathLike) -> dict:
     >>> summary("logits.h5")["complete"], summary("logits.h5")["views"]
     (True, 10)
     """
-    layout = Mirror(path).opened(read_layout) if is_url(path) else read_layout(Path(path))
+    layout = mirror_of(path).opened(read_layout) if is_url(path) else read_layout(Path(path))
     meta = layout.meta
     done, total = blocks_done(layout)
     complete = done == total and layout.path.suffix != ".part"
