@@ -32,12 +32,17 @@ AHEAD = 4  # batches that each worker renders before they are asked for
 class Seeds(Protocol):
     """Gives the seeds of sample-views: a cache reads them, `Seeded` draws them under a key."""
 
+    known: np.ndarray | None
+    """bool [N], which rows a teacher has answered; None: all of them, or nobody asked one."""
+
     def seeds_of(self, items: np.ndarray) -> np.ndarray:
         """int64, one for each item number."""
 
 
 class Seeded:
     """Seeds drawn under a key; it can be sent to a worker. View 0 is view `first` of that key."""
+
+    known = None
 
     def __init__(self, view: View, key: int, rows: int, first: int = 0):
         self.view, self.key, self.rows, self.first = view, key, rows, first
@@ -171,6 +176,8 @@ class Loader:
         n = len(self.source)
         targets = self.targets[torch.from_numpy(items % n).to(self.device)]
         batch = Batch(images.to(self.device, non_blocking=True), targets, items, n, epoch, seeds=seeds)
+        if self.seeds.known is not None:
+            batch.known = self.seeds.known[items % n]
         if self.view.mixes:
             batch.others = self.targets[torch.from_numpy(self.view.partners(seeds)).to(self.device)]
             batch.shares = self.view.kept(seeds).to(self.device)

@@ -38,6 +38,7 @@ class Batch:
     shares: Tensor | None = None  # and f32 [n], how much of each is its own
     seeds: np.ndarray | None = None  # int64 [n], what they were rendered with
     epochs: int | None = None  # how many there are; None: nobody knows
+    known: np.ndarray | None = None  # bool [n], which of them the teacher has answered; None: all
     whole: tuple[Tensor, int] | None = None  # of a part of a batch: the labels in all of it, and its rows
 
     def __len__(self) -> int:
@@ -45,8 +46,11 @@ class Batch:
 
     def part(self, rows: slice | np.ndarray) -> Batch:
         """Some of its rows."""
-        each = ("images", "targets", "items", "others", "shares", "seeds")
-        return replace(self, **{name: value[rows] for name in each if (value := getattr(self, name)) is not None})
+        each = ("images", "targets", "items", "others", "shares", "seeds", "known")
+        held = {name: value for name in each if (value := getattr(self, name)) is not None}
+        return replace(
+            self, **{name: value[rows] for name, value in held.items() if len(value)}
+        )  # pixels may be absent
 
     @property
     def rows(self) -> np.ndarray:

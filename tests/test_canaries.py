@@ -1,17 +1,20 @@
 """Canaries: of every method they hold the teacher's logits; what decodes or renders otherwise is called by its name."""
 
+import re
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_cases import good
+from cli_cases import kdcache as kdcache_said
 from conftest import fresh_teacher
 from hostile_cases import forged
 from train_cases import SPEC, asks, teacher_of
 
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
-from kdcache.errors import LibraryChanged, PipelineChanged
+from kdcache.errors import KdcacheError, LibraryChanged, PipelineChanged
 from kdcache.jobs import Data, DumpOptions, make_dump
 from kdcache.jobs import verify as verify_cache
 from kdcache.methods import METHODS
@@ -80,6 +83,13 @@ def photographs(pictures, dump, tmp_path_factory):
     return data, dump(tmp_path_factory.mktemp("photographs") / "x.h5", data=data, network=network, views=1)
 
 
+SAID = (
+    r"\(at most \d+ levels?, [\d.]+ on average; in an 8x8 grid at most \d+ levels?, [\d.]+ on average;"
+    r" once decoded by .*\)"
+)
+OLD = {"canaries/thumb": None, "canaries/pixels": None}  # what files of before do not have
+
+
 def decoded_with(monkeypatch, levels: int) -> None:
     """From now on, files are decoded so much brighter."""
     before = decode.decode
@@ -93,7 +103,7 @@ def test_a_decoder_of_another_version_is_named(photographs, monkeypatch, package
     cache, now = open_cache(path), canaries.library_versions()
     check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
     decoded_with(monkeypatch, 20)
-    with pytest.raises(PipelineChanged, match=r"\(at most \d\d levels, \d+ on average, in an 8x8 grid\); restore"):
+    with pytest.raises(PipelineChanged, match=SAID + "; restore"):
         check()
     monkeypatch.setattr(canaries, "library_versions", lambda: now | {package: "99"})
     with pytest.raises(LibraryChanged, match=rf"with {package} 99 instead of [\d.]+; install the version"):
@@ -105,14 +115,14 @@ def test_a_decoder_that_rounds_otherwise_is_forgiven_and_named(photographs, monk
     cache, now = open_cache(path), canaries.library_versions()
     check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
     decoded_with(monkeypatch, 1)
-    assert "canaries differ by rounding only (at most " in check()
+    assert re.search(f"canaries differ by rounding only {SAID}", check())
     monkeypatch.setattr(canaries, "library_versions", lambda: now | {"pillow": "99"})
     assert check().endswith(f", with pillow 99 instead of {now['pillow']}")
 
 
 def test_a_file_without_averages_gets_the_verdict_of_its_versions(photographs, monkeypatch, tmp_path):
     data, path = photographs
-    cache, now = open_cache(forged(path, tmp_path / "old.h5", {"canaries/thumb": None})), canaries.library_versions()
+    cache, now = open_cache(forged(path, tmp_path / "old.h5", OLD)), canaries.library_versions()
     check = partial(require_pixels, cache, Loader(data.train, data.view, cache))
     decoded_with(monkeypatch, 1)
     with pytest.raises(PipelineChanged, match="other pixels in 41 of 41 canaries; restore"):
@@ -120,6 +130,74 @@ def test_a_file_without_averages_gets_the_verdict_of_its_versions(photographs, m
     monkeypatch.setattr(canaries, "library_versions", lambda: now | {"pillow": "99"})
     with pytest.raises(LibraryChanged, match="other pixels in 41 of 41 canaries, with pillow 99 instead of"):
         check()
+
+
+def test_a_decoder_whose_pixels_differ_more_than_their_averages_is_no_rounding(photographs, monkeypatch):
+    """Stripes are brighter or darker; whatever is left of them in averages is put aside."""
+    data, path = photographs
+    before, signs = decode.decode, np.indices((70, 68)).sum(0) % 4 // 2 * 2 - 1
+
+    def wavy(path, data):
+        image = before(path, data).astype(int)
+        return (image + 40 * signs[: image.shape[1], : image.shape[2]]).clip(0, 255).astype(np.uint8)
+
+    monkeypatch.setattr(encoded, "decode", wavy)
+    monkeypatch.setattr(verdicts, "drift", lambda *_: np.zeros(1, int))
+    with pytest.raises(PipelineChanged, match=SAID):
+        require_pixels(open_cache(path), Loader(data.train, data.view, open_cache(path)))
+
+
+@pytest.mark.parametrize("levels", [1, 5, 20])
+def test_so_many_levels_are_tolerated_and_no_more(photographs, monkeypatch, levels):
+    data, path = photographs
+    cache = open_cache(path)
+    opened = Data.of_cache(cache)
+    check = partial(require_pixels, cache, Loader(opened.train, data.view, cache), exact=True)
+    decoded_with(monkeypatch, levels)
+    for tolerated in (0, levels - 1, None):
+        opened.tolerate(tolerated)
+        with pytest.raises(PipelineChanged, match=rf"{SAID}; .*`tolerate_decoder` {levels} goes on"):
+            check()
+    opened.tolerate(levels)
+    assert check().startswith("41 of 41 canaries differ as far as `tolerate_decoder` allows (at most ")
+
+
+def test_the_tolerance_of_a_file_of_before_is_for_averages(photographs, monkeypatch, tmp_path):
+    data, path = photographs
+    cache = open_cache(forged(path, tmp_path / "old.h5", {"canaries/pixels": None}))
+    opened = Data.of_cache(cache)
+    decoded_with(monkeypatch, 5)
+    check = partial(require_pixels, cache, Loader(opened.train, data.view, cache))
+    opened.tolerate(4)
+    with pytest.raises(PipelineChanged, match=r"canaries \(at most [56] levels, [\d.]+ on average, in an 8x8"):
+        check()
+    opened.tolerate(6)
+    assert "as far as `tolerate_decoder` allows (at most " in check()
+
+
+def test_what_no_decoder_made_is_not_tolerated(cache, data, monkeypatch):
+    opened = Data.of_cache(cache)
+    opened.tolerate(255)
+    loader = Loader(opened.train, data.view, cache)
+    monkeypatch.setattr(Loader, "images", lambda self, items: self.show(items).images ^ 1)
+    with pytest.raises(PipelineChanged):
+        require_pixels(cache, loader)
+
+
+def test_the_commands_go_on_where_they_are_told(pictures, in_tmp, monkeypatch):
+    """verify, train-student and a dump that was interrupted, after files have come to be decoded otherwise."""
+    data, how = f"--data folder:{pictures} --augment resized-crop:16", "--device cpu --workers 0"
+    dump = f"dump-logits --teacher tiny-2 {data} --views 2 {how}"
+    good(f"train-teacher --model tiny-2 {data} --epochs 1 {how}")
+    good(f"{dump} -o whole.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr("kdcache.cache.writer.Writer.finish", lambda self: (_ for _ in ()).throw(KdcacheError(*"abcd")))
+        assert kdcache_said(f"{dump} -o begun.h5").code == 1
+    decoded_with(monkeypatch, 2)
+    student = f"train-student --cache whole.h5 --student tiny-2 --epochs 1 {how}"
+    for line in (f"{dump} -o begun.h5", "verify whole.h5 --device cpu", student):
+        assert kdcache_said(f"{line} --tolerate-decoder 1").code == 1
+        good(f"{line} --tolerate-decoder 2")
 
 
 def test_images_in_memory_do_not_depend_on_a_decoder(cache, data, monkeypatch):

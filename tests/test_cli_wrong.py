@@ -144,10 +144,10 @@ def test_answers_that_cannot_be_stored(nets):
 # Caches of something else
 
 OTHERS = [
-    (f"{STUDENT} --cache a.h5 --data synthetic:65,4,16", "rows 64", "rows 65"),
+    (f"{STUDENT} --cache a.h5 --data synthetic:65,4,16", "1 of 65", "row 64", "--missing skip"),
     (f"{STUDENT} --cache a.h5 --data synthetic:64,5,16", "classes"),
-    (f"{STUDENT} --cache a.h5 --data synthetic:64,4,17", "content hash"),
-    (f"{STUDENT} --cache a.h5 --data digits", "rows 1437"),
+    (f"{STUDENT} --cache a.h5 --data synthetic:64,4,17", "none among 64"),
+    (f"{STUDENT} --cache a.h5 --data digits", "class 0, which it does not know"),
     (f"evaluate {WEIGHTS} --cache a.h5 --data digits", "rows 1437"),
     ("show a.h5 --data digits", "rows 1437"),
     (f"{STUDENT} --cache a.h5 --method at", "dump again with --method at"),

@@ -86,6 +86,12 @@ def own_images(folder: Path, monkeypatch) -> None:
     for number, path in enumerate(sorted((folder / "birds").rglob("*.jpg"))[:40]):
         (folder / "photos").mkdir(exist_ok=True)
         (folder / "photos" / f"{number:02}.jpg").write_bytes(path.read_bytes())
+    for name in ("sorted", "grown"):  # the same images under other names, and some more
+        for path in sorted((folder / "birds").rglob("*.jpg")):
+            other = folder / name / path.relative_to(folder / "birds").with_name(f"{name}{path.name}")
+            other.parent.mkdir(parents=True, exist_ok=True)
+            other.write_bytes(path.read_bytes())
+    Image.effect_noise((80, 70), 60).convert("RGB").save(folder / "grown" / "train" / "robin" / "new.jpg")
     source_cases.csv(folder / "lists")
     source_cases.wds(folder / "shards")
     source_cases.hf(folder)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from kdcache import jobs
 from kdcache.batches import Loader
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import Cache, Store, open_cache
 from kdcache.errors import UsageError
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.seeds import permutation
@@ -45,14 +45,26 @@ class CachedDataset(Dataset):
     >>> knowledge["logits"].shape
     torch.Size([10])
     >>> for images, labels in DataLoader(data.evaluation(answers=False), 128): ...
+
+    Images that were renamed, filtered, sharded anew or joined by others are found by content: `images` is a data set of
+    yours, which gives bytes, paths, uint8 pixels or PIL images, with labels or without; or `data` is the name of one.
+    An image that the cache does not know is refused; `missing="skip"` leaves it out; with `"plain"` it has a label
+    alone, and a fourth part says of each image whether its answer is known. `rows`, where you know the cache's row of
+    each image, saves reading all of them at once: some are compared then, the others when they are read.
+    `tolerate_decoder` goes on where files are decoded otherwise by at most so many levels of 256.
+
+    >>> photos = CachedDataset("logits.h5", images=[pixels.numpy() for pixels in data.source.read([7, 5])])
+    >>> torch.equal(photos.view(3)[1][2], data.view(3)[5][2]["logits"])
+    True
     """
 
     def __init__(
         self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits",
         augment: str | None = None, *, names: Sequence[str] | None = None, one_hot: bool = False,
-        label_smoothing: float = 0.0,
+        label_smoothing: float = 0.0, images=None, missing: str = "refuse", rows: Sequence[int] | None = None,
+        tolerate_decoder: int | None = None,
     ):  # fmt: skip
-        self.cache = path if isinstance(path, Cache) else open_cache(path)
+        self.cache = path if isinstance(path, Store) else open_cache(path)
         self.smoothing = jobs.SMOOTHING.checked("`label_smoothing`", label_smoothing)
         self.soft = one_hot or self.smoothing > 0
         self.named = Named([name] if names is None else list(names), names is not None)
@@ -60,7 +72,9 @@ class CachedDataset(Dataset):
             if one not in self.cache.names:
                 found = ", ".join(self.cache.names)
                 raise UsageError(self.cache.path, f"knowledge {one!r}", f"only {found}", "name one of these")
-        self.opened = jobs.Data.of_cache(self.cache, data, augment)
+        self.tells = missing == "plain"
+        self.opened, self.cache = jobs.images_of(self.cache, data, images, augment, missing, rows)
+        self.opened.tolerate(tolerate_decoder)
         self.source = self.opened.train
         self.loader = Loader(self.source, self.opened.view, self.cache)
         require_pixels(self.cache, self.loader)
@@ -104,8 +118,10 @@ class CachedDataset(Dataset):
     def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Answer]]:
         items = within(items, len(self), "item numbers")
         batch = self.loader.show(items)
-        answers = self.named.rows(self.cache.gather(items, self.named.names))
-        return list(zip(batch.images, self.labels(batch), answers, strict=True))
+        parts = [batch.images, self.labels(batch), self.named.rows(self.cache.gather(items, self.named.names))]
+        if self.tells:
+            parts.append([True] * len(items) if batch.known is None else batch.known.tolist())
+        return list(zip(*parts, strict=True))
 
     def labels(self, batch: Batch) -> list[int] | Tensor:
         """Class numbers, or targets for each class."""
@@ -134,6 +150,9 @@ class EvaluationImages(Dataset):
     """The evaluation images of a CachedDataset, and what the teacher said of them."""
 
     def __init__(self, data: CachedDataset, answers: bool):
+        if data.opened.held_out is None:
+            remedy = "take those of a CachedDataset without `images`"
+            raise UsageError(data.cache.path, "evaluation images", "training images alone", remedy)
         self.cache, self.named = data.cache, data.named if answers else None
         self.loader = data.opened.held_out_loader("cpu", 0)
         if answers:

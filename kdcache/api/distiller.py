@@ -58,6 +58,8 @@ class Distiller:
     average, average_weights    of caches of several teachers
     mix       "labels" mixes images, and two stored answers
     label_smoothing    of the cross-entropy, a share such as 0.1
+    tolerate_decoder    levels of 256 by which files may be decoded otherwise than for the cache
+    missing    images of `data` beside a cache that it does not know: "refuse", "plain" (labels alone) or "skip"
     taps, student_taps    of networks, by the paths of what is in them: "f1=layer1,f2=layer2,f3=layer3,emb=avgpool"
 
     >>> distiller = Distiller(student="resnet20", teacher="logits.h5", method="st").compile(lr=0.1)
@@ -74,10 +76,12 @@ class Distiller:
         fraction: float = 1.0, views: int | None = None, mix: str | None = None, workers: int | None = None,
         average: str | None = None, average_weights: Sequence[float] | None = None, taps: str | None = None,
         student_taps: str | None = None, label_smoothing: float = 0.0, runs: str | os.PathLike = ROOT,
+        missing: str = "refuse", tolerate_decoder: int | None = None,
     ):  # fmt: skip
         self.asked, caches = asked_and_read(teacher, cache, live)
-        of_cache = {} if caches is None else {"views": views}
+        of_cache = {} if caches is None else {"views": views, "missing": missing}
         opened, store = jobs.open_data(caches, data, augment, fraction, average, average_weights, **of_cache)
+        opened.tolerate(tolerate_decoder)
         fed = jobs.normalisation(mean, std)
         self.named = {"live": live, "weights": weights, "normalisation": fed, "taps": taps}
         if isinstance(teacher, nn.Module | PseudoTeacher):

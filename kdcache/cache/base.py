@@ -72,6 +72,11 @@ class Store(abc.ABC):
         """int64 [M]; a file of version 1 has none."""
 
     @property
+    def known(self) -> np.ndarray | None:
+        """bool [N]: which rows it has answers to; None: all."""
+        return None
+
+    @property
     @abc.abstractmethod
     def constants(self) -> Mapping[str, Tensor]:
         """What a method made of the teacher before the dump."""

@@ -5,7 +5,7 @@
     /eval_labels        i32[M]       the same of every evaluation image
     /eval_digests       u64[M]       hash of every evaluation image
     /constants/<name>   f32[...]     what a method made of the teacher
-    /canaries/<name>    [K, ...]     row, view, crc, thumb, logits of some sample-views
+    /canaries/<name>    [K, ...]     row, view, crc, thumb, pixels, logits of some sample-views
     /digests            u64[N]       hash of every image                                    filled
     /seeds              u64[V,N]     augmentation seed of every sample-view                 filled
     /knowledge/<name>   record[V,N]  what the teacher said of it                            filled
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +42,9 @@ from kdcache.errors import CacheError
 DONE = 0x6B64_0001 << 32
 BLOCK_ROWS = 1024
 SEALED = ("meta", "labels", "eval_labels", "eval_digests")  # with canaries and constants: what the seal covers
-CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits` and `thumb`, where there are some
+CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits`, `thumb`, `pixels`, if any
 THUMB = (3, 8, 8)
+SAMPLED = 4096  # values of each canary whose file is decoded, at even distances; of a smaller one, all
 CHUNK = 1 << 20
 
 
@@ -199,6 +201,7 @@ def check(layout: Layout, shapes: dict) -> None:
         expected |= {f"canaries/{name}": (np.dtype(kind), shown) for name, kind in CANARIES.items()}
     asked = layout.codecs["logits"].shape if "logits" in layout.codecs else (len(layout.meta["source"]["classes"]),)
     also = {"canaries/logits": (np.dtype("<f4"), shown + asked), "canaries/thumb": (np.dtype("u1"), shown + THUMB)}
+    also["canaries/pixels"] = (np.dtype("u1"), (*shown, sampled_values(layout.meta["view"]["size"])))
     expected |= {name: kind for name, kind in also.items() if name in layout.places}
     for name, (dtype, shape) in expected.items():
         place = layout.places.get(name)
@@ -208,6 +211,12 @@ def check(layout: Layout, shapes: dict) -> None:
     for name, place in layout.places.items():
         if name.startswith("constants/") and place.dtype.kind not in "iufb":
             raise CacheError(f"{layout.path}:/{name}", "numbers", f"{place.dtype}{list(place.shape)}", REMEDY)
+
+
+def sampled_values(size: Sequence[int]) -> int:
+    """How many values are kept of a canary of this height and width."""
+    height, width = size
+    return min(SAMPLED, 3 * height * width)
 
 
 def is_sealed(name: str) -> bool:

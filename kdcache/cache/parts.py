@@ -30,7 +30,7 @@ Words = Mapping[str, np.ndarray]
 """What a file says of its blocks, u64 [V, NB] for each dataset that is filled in."""
 
 OWN = ("shard", "requires", "measured", "libraries")  # what may differ between the shards of a dump
-LATER = {"canaries/logits", "canaries/thumb"}  # which not every shard has that an earlier version began
+LATER = {f"canaries/{name}" for name in ("logits", "thumb", "pixels")}  # which a shard of before may lack
 EXACT = {
     "labels": (DataChanged, "labels"),
     "digests": (DataChanged, "images"),

@@ -43,16 +43,18 @@ class Renderer:
         return view
 
     def render(self, row: int, view: int, data: bytes | np.ndarray | Tensor, augment: str | None = None) -> Tensor:
-        shown = self.view(augment)
         items = self.store.items(view, [row])
         self._require_image(int(row), data)
-        seeds = torch.from_numpy(self.store.seeds_of(items))
-        pixels = decode(f"{self.store.path}, row {row}", data) if isinstance(data, bytes) else data
-        image = torch.as_tensor(pixels)[None]
-        if shown.native:
-            return shown.plain.render(image, seeds)[0]
+        return self.show(f"{self.store.path}, row {row}", self.store.seeds_of(items), data, augment)
+
+    def show(self, place: str, seeds: np.ndarray, data: bytes | np.ndarray | Tensor, augment: str | None) -> Tensor:
+        """An image under the one seed that there is."""
+        view, pixels = self.view(augment), decode(place, data) if isinstance(data, bytes) else data
+        image, seeds = torch.as_tensor(pixels)[None], torch.from_numpy(seeds)
+        if view.native:
+            return view.plain.render(image, seeds)[0]
         with one_at_a_time:
-            return shown.plain.render(image, seeds)[0]
+            return view.plain.render(image, seeds)[0]
 
     def _require_image(self, row: int, data) -> None:
         """Refuses the bytes of another image than the teacher saw as this row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,10 @@ class Subset(Store):
     @property
     def digests(self) -> np.ndarray:
         return self.whole.digests[self.rows]
+
+    @cached_property
+    def known(self) -> np.ndarray | None:
+        return None if self.whole.known is None else self.whole.known[self.rows]
 
     @property
     def eval_digests(self) -> np.ndarray | None:

@@ -8,10 +8,9 @@ from functools import partial
 
 import click
 
-from kdcache.cli.frame import Command, Option
+from kdcache.cli.frame import Command, Option, say
 from kdcache.cli.progress import bar
 from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
-from kdcache.cli.voice import say
 from kdcache.measures import shown
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
@@ -58,6 +57,10 @@ MODELS = "`kdcache list models`, torchvision:NAME, timm:NAME, hf-hub:USER/REPO, 
 OUTPUT, PACK, PICTURE = NewPath(kind="cache"), NewPath(kind="pack"), NewPath(kind="PNG picture")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+tolerance_option = click.option(
+    "--tolerate-decoder", metavar="N", type=Number(whole=True, least=0, most=255, remedy="try 2"),
+    help="Go on where files are decoded otherwise by at most N levels of 256.  [default: what rounding explains]",
+)  # fmt: skip
 data_option = click.option("--data", metavar="D", help="The images: `kdcache list sources`.  [default: digits]")
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 workers_option = click.option(

@@ -10,12 +10,11 @@ import click
 from kdcache.cli import common
 from kdcache.cli.audited import audit_page
 from kdcache.cli.common import Command, bar, json_option, put
-from kdcache.cli.frame import as_typed
+from kdcache.cli.frame import as_typed, tell
 from kdcache.cli.measured import evaluation_page
 from kdcache.cli.pack import pack_page
 from kdcache.cli.pages import cache_page
 from kdcache.cli.values import COUNT, Number, OneOf
-from kdcache.cli.voice import tell
 from kdcache.report.table import columns
 
 
@@ -53,6 +52,7 @@ def inspect(file, as_json):
 @click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
 @click.option("--no-data", is_flag=True, help="The file alone.")
 @common.code_option
+@common.tolerance_option
 @click.option("--teacher", metavar="M", help="Also ask this teacher again.")
 @common.weights_option
 @common.normalisation_options
@@ -60,7 +60,7 @@ def inspect(file, as_json):
 @common.device_option
 @common.runs_option
 @json_option
-def verify(file, data, no_data, augment, teacher, weights, mean, std, taps, device, runs, as_json):
+def verify(file, data, no_data, augment, tolerate_decoder, teacher, weights, mean, std, taps, device, runs, as_json):
     """Prove that a cache is whole and replays, or that a pack is.
 
     Of a pack, also that it has the pixels of its images.
@@ -71,7 +71,8 @@ def verify(file, data, no_data, augment, teacher, weights, mean, std, taps, devi
     checks = []
     try:
         device, fed = jobs.choose_device(device), jobs.normalisation(mean, std)
-        for check in jobs.verify(file, data, no_data, augment, teacher, weights, device, runs, fed, taps, bar):
+        asked = teacher, weights, device, runs, fed, taps
+        for check in jobs.verify(file, data, no_data, augment, *asked, bar, tolerate_decoder):
             checks.append(vars(check) | {"detail": as_typed(check.detail)})
             if not as_json:
                 tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")

@@ -54,7 +54,6 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
     "dump-logits",
     cls=Command,
     goes_on=GOES_ON,
-    together=True,
     example="""
         kdcache dump-logits --teacher tiny-32 --views 30
         kdcache dump-logits --teacher resnet110 --data cifar10 --views all
@@ -69,6 +68,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 @common.fraction_option
 @common.augment_option
 @common.views_option
+@common.tolerance_option
 @click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
 @click.option("--knowledge", metavar="T,T", help="Instead of --method: taps as they are, such as logits,emb,f2.post.")
 @common.codec_option
@@ -88,14 +88,14 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers, runs, as_json, **rest):
     """Run the teacher once over every view; store its answers.
 
-    Interrupted or killed, the same command goes on where it was. Ranks of torchrun fill one file together:
-    docs/machines.md.
+    Interrupted or killed, the same command goes on where it was.
     """
     from kdcache import jobs
 
     device = jobs.choose_device(device)
     jobs.require_place(rest["out"])
     opened = jobs.Data.open(data, augment, fraction)
+    opened.tolerate(rest.pop("tolerate_decoder"))
     common.announce(opened, teacher)
     normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
     network = jobs.load_teacher(teacher, weights, opened, runs, normalisation, taps)
@@ -141,6 +141,11 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @common.taps_option
 @common.student_taps_option
 @common.data_option
+@click.option(
+    "--missing", type=OneOf(["refuse", "plain", "skip"]),
+    help="Of --data beside --cache, images that it does not know by content; plain: labels alone.  [default: refuse]",
+)  # fmt: skip
+@common.tolerance_option
 @common.fraction_option
 @common.augment_option
 @click.option("--mix", metavar="labels", help="Mix images, and two stored answers: labels, or labels:mixup:A+cutmix:A.")
@@ -164,7 +169,11 @@ def train_student(caches, models, methods, seeds, live, teacher, weights, taps, 
     settings, as_json = common.settings_of(rest), rest.pop("as_json")
     of_cache = {"views": rest.pop("views")} if caches else {}
     average = rest["average"], rest["average_weights"]
+    if (missing := rest.pop("missing")) and not (caches and data):
+        raise UsageError("`missing`", "`data` beside a `cache`", "no such data", "leave it out")
+    of_cache |= {"missing": missing or "refuse"} if caches else {}
     opened, store = jobs.open_data(caches, data, augment, fraction, *average, **of_cache)
+    opened.tolerate(rest.pop("tolerate_decoder"))
     common.announce(opened, *models, teacher)
     fed = {"normalisation": jobs.normalisation(rest["mean"], rest["std"]), "taps": taps}
     views = store.views if store else rest.get("views") or settings.epochs

@@ -9,6 +9,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "auditing": "audit",
         "catalogue": "overview rows_of tables",
         "checkup": "check_model",
+        "content": "MISSING images_of",
         "data": "DEFAULT_DATA Data",
         "dump": "DumpOptions dump_options dump_pseudo make_dump",
         "estimates": "answering_rate file_bytes plan rendering_rate training_rate",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdcache.batches import Loader
 from kdcache.cache import Cache
+from kdcache.checks import Range
 from kdcache.errors import KdcacheWarning, SourceError, UsageError
 from kdcache.jobs.loading import Normalisation
 from kdcache.jobs.rows import training_rows
@@ -24,6 +25,7 @@ from kdcache.train import Evaluation
 from kdcache.views import View, from_json, open_view
 
 DEFAULT_DATA = "digits"
+TOLERATED = Range(0, 255, whole=True, remedy="try 2")
 
 
 @dataclass
@@ -49,6 +51,10 @@ class Data:
         train = training_rows(cache, opened)
         require_source(cache, train)
         return cls(train, opened("eval"), view)
+
+    def tolerate(self, levels: int | None) -> None:
+        """Takes files that are decoded otherwise by so many levels of 256 for those that a teacher saw."""
+        self.train.tolerance = TOLERATED.checked("`tolerate_decoder`", levels) if levels is not None else None
 
     def network(
         self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None,

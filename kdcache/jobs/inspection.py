@@ -34,6 +34,7 @@ from kdcache.views import from_json
 def verify(
     file, data, no_data: bool, augment: str | None, teacher: str | None, weights: str | None, device: str, root,
     normalisation: Normalisation | None = None, taps: str | None = None, progress=quiet,
+    tolerate_decoder: int | None = None,
 ) -> Iterator[Check]:  # fmt: skip
     """Every check of a cache, with its data and, where one is named, its teacher; or of a pack."""
     require_here(file)
@@ -58,6 +59,7 @@ def verify(
         view = from_json(cache.path, cache.meta["view"], augment)
         opened_split = opener(cache.path, stored, data)
         source, held_out = training_rows(cache, opened_split), opened_split("eval")
+        Data(source, held_out, view).tolerate(tolerate_decoder)
     except (SourceError, PipelineChanged) as error:
         yield from checks.verify(cache, None, None, None, {}, progress)
         yield Check("source" if isinstance(error, SourceError) else "PipelineChanged", False, str(error))

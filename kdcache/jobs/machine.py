@@ -10,7 +10,6 @@ import torch
 
 from kdcache.checks import is_url
 from kdcache.errors import KdcacheError, UsageError
-from kdcache.ranks import Ranks
 from kdcache.threads import cores
 
 if TYPE_CHECKING:
@@ -48,15 +47,10 @@ def own_gpu() -> str:
 
 
 def workers_for(data: Data, wanted: int | None) -> int:
-    """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest.
-
-    Ranks on one machine share its cores out among them.
-    """
+    """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest."""
     if wanted is not None:
         return wanted
-    if data.train.resident is not None and data.view.native:
-        return 0
-    return max(1, cores() // Ranks.from_environment().beside)
+    return 0 if data.train.resident is not None and data.view.native else cores()
 
 
 def require_place(path: str | os.PathLike) -> Path:

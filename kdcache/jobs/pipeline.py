@@ -78,6 +78,9 @@ def mixed(
     """The batches and the answers, mixed two by two."""
     first = students[0]
     mixing = mixlabels.parse_mix(first.mix)
+    if loader.seeds.known is not None:
+        found, remedy = "some that it does not know", "leave `mix` out, or those images with `missing` skip"
+        raise UsageError(f"`mix` {first.mix}", "answers to all images", found, remedy)
     if first.data.view.mixes:
         found = f"{first.data.view.name}, which mixes"
         raise UsageError(f"`mix` {first.mix}", "a view that does not mix", found, "leave `mix` out")

@@ -11,11 +11,13 @@ import numpy as np
 
 from kdcache import models
 from kdcache.cache import Store, open_cache
+from kdcache.cache.bound import Bound
 from kdcache.cache.joined import join
 from kdcache.cache.same import teacher_of
 from kdcache.cache.subset import Subset
 from kdcache.checks import Range
 from kdcache.errors import UsageError
+from kdcache.jobs.content import reopened
 from kdcache.jobs.data import Data, opener
 from kdcache.jobs.loading import Normalisation, load_teacher, normalisation_in
 from kdcache.jobs.pseudo import pseudo_from_text
@@ -37,11 +39,13 @@ def open_data(
     average_weights: Sequence[float] | None = None,
     source=open_source,
     views: int | None = None,
+    missing: str | None = None,
 ) -> tuple[Data, Store | None]:
     """The data of a training: a cache names its own. Several of one teacher are more views, of several an average.
 
     `fraction` is that of the data, beside a cache, too: the same rows as without one; smaller ones lie in larger ones.
-    `views` takes the first so many of a cache.
+    `views` takes the first so many of a cache. `missing`, beside `data`, has images found by content, and says what
+    becomes of those that the cache does not know: refuse, plain or skip.
     """
     files = [caches] if isinstance(caches, str | os.PathLike | Store) else list(caches or ())
     if not files:
@@ -55,13 +59,19 @@ def open_data(
     cache = join(opened, average_weights, *average_of(average))
     if views is not None:
         cache = Subset(cache, None, views=views)
-    whole = Data.of_cache(cache, data, augment, source)
+    if data and missing:
+        whole, cache = reopened(cache, data, augment, missing, source)
+    else:
+        whole = Data.of_cache(cache, data, augment, source)
     return (whole, cache) if fraction == 1 else part_of(whole, cache, data, fraction, source)
 
 
 def part_of(opened: Data, cache: Store, data: str | None, fraction: float, source=open_source) -> tuple[Data, Store]:
     """The rows of a cache that such a fraction of its data has."""
     stored = cache.meta["source"]
+    if isinstance(cache, Bound):
+        found, remedy = "another, found by content", "leave `fraction` out"
+        raise UsageError("`fraction`", "the data that the cache was dumped from", found, remedy)
     Range(above=0, most=stored["fraction"], remedy="the cache has no more of the data").checked("`fraction`", fraction)
     if opened.view.mixes:
         expected, remedy = "a view that does not mix rows", "dump with this `fraction`, or train on all rows"

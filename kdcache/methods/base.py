@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods.checks import constant, labelled_batch, ordinary, require_one_batch
+from kdcache.methods.masked import masked
 from kdcache.types import Batch, Knowledge, Look, Shapes
 
 
@@ -177,12 +180,24 @@ class Method(nn.Module):
             raise UsageError("method", "images of one class each, as its formula has them", "mixed images", remedy)
         with torch.autocast(look["logits"].device.type, enabled=False):
             look, knowledge = ordinary(upcast(look)), {k: constant(v) for k, v in upcast(knowledge).items()}
-            if stage == "init":
-                return self.init_terms(look, knowledge, batch)
-            terms = self.terms(look, knowledge, batch)
-            if self.ce:
-                terms = {"ce": self.ce * cross_entropy(look["logits"], batch, self.smoothing), **terms}
+            if batch.known is not None and self.taps:
+                batch = replace(batch, whole=batch.whole or (labelled(batch).sum(), len(batch)))
+                both = partial(self._loss, stage), partial(self._plain, stage)
+                return masked(*both, look, knowledge, batch, self.views)
+            return self._loss(stage, look, knowledge, batch)
+
+    def _loss(self, stage: str, look: Look, knowledge: Knowledge, batch: Batch) -> dict[str, Tensor]:
+        if stage == "init":
+            return self.init_terms(look, knowledge, batch)
+        terms = self.terms(look, knowledge, batch)
+        if self.ce:
+            terms = {"ce": self.ce * cross_entropy(look["logits"], batch, self.smoothing), **terms}
         return terms
+
+    def _plain(self, stage: str, look: Look, knowledge: Knowledge, batch: Batch) -> dict[str, Tensor]:
+        """The loss of rows that no teacher has answered: that of a training without one."""
+        plain = cross_entropy(look["logits"], batch, self.smoothing)
+        return {"ce": 0 * plain if stage == "init" else plain}
 
 
 def upcast(tensors):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from kdcache.batches import Loader
-from kdcache.cache.layout import THUMB
+from kdcache.cache.layout import THUMB, sampled_values
 from kdcache.errors import PipelineChanged
 from kdcache.seeds import CANARY, sample_views
 from kdcache.sources.decode import PACKAGES
@@ -34,7 +34,8 @@ def made(loader: Loader, teacher: Dumped, key: int, views: int) -> dict[str, np.
     logits = teacher.logits(batch)
     require_finite("the teacher", {"logits": logits}, items % n)
     found = {"view": items // n, "row": items % n, "crc": pixel_crcs(images), "logits": logits.cpu().numpy()}
-    return found | ({"thumb": thumbs(images)} if packages(loader) else {})
+    found |= {"thumb": thumbs(images)} if packages(loader) else {}
+    return found | ({"pixels": sampled(images)} if loader.source.packages else {})
 
 
 def pixel_crcs(images: torch.Tensor) -> np.ndarray:
@@ -44,6 +45,20 @@ def pixel_crcs(images: torch.Tensor) -> np.ndarray:
 def thumbs(images: torch.Tensor) -> np.ndarray:
     """Averages over an 8x8 grid: what is compared where a library's pixels may differ by a few levels."""
     return F.adaptive_avg_pool2d(images.cpu().float(), THUMB[1:]).round().to(torch.uint8).numpy()
+
+
+def sampled(images: torch.Tensor) -> np.ndarray:
+    """Values at even distances, uint8 [n, at most SAMPLED]: by how much they differ is told where a decoder changes."""
+    flat = images.flatten(1).cpu()
+    count = sampled_values(images.shape[2:])
+    return flat[:, torch.arange(count) * flat.shape[1] // count].numpy()
+
+
+def apart(images: torch.Tensor, canaries: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """By how many levels of 256 each of these values has moved; None where the file has none."""
+    if "pixels" not in canaries:
+        return None
+    return np.abs(sampled(images).astype(int) - canaries["pixels"].astype(int))
 
 
 def drift(images: torch.Tensor, canaries: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -81,6 +96,11 @@ def library_versions() -> dict[str, str]:
 def packages(loader: Loader) -> tuple[str, ...]:
     """What is installed that decodes the images or renders them; none where all of it is arithmetic of our own."""
     return (*loader.source.packages, *loader.view.plain.packages)
+
+
+def decoders(libraries: Mapping[str, str], loader: Loader) -> str:
+    """What decoded the files, as a header has it."""
+    return ", ".join(f"{name} {libraries[name]}" for name in loader.source.packages if name in libraries)
 
 
 def changed_packages(libraries: Mapping[str, str], loader: Loader) -> str:

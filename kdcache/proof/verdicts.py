@@ -16,13 +16,16 @@ from kdcache.cache.blocks import Blocks
 from kdcache.cache.same import LOGIT_TOLERANCE
 from kdcache.checks import short
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
-from kdcache.proof.canaries import changed_packages, drift, pixel_crcs
+from kdcache.proof.canaries import apart, changed_packages, decoders, drift, pixel_crcs
 from kdcache.sources import Source
 from kdcache.teachers import Drawn, LiveTeacher
 from kdcache.types import Batch, Knowledge, quiet
 from kdcache.views import View
 
 DRIFT = 3  # levels of 256 that an 8x8 average may move where a library's arithmetic is not bit-stable across CPUs
+TOLERABLE = (
+    32  # levels that a remedy offers to tolerate; where single pixels differ by more, it is no decoder's rounding
+)
 RECORD_TOLERANCE = 0.05  # of the length of all records: signs and directions may turn over in a few of them
 
 
@@ -106,9 +109,9 @@ def require_digests(place: object, source: Source, rows: np.ndarray, digests: np
 def require_pixels(held: Store | Blocks | Drawn, loader: Loader, place: object = None, exact: bool = False) -> str:
     """Refuses a view that no longer renders what the teacher saw; what was compared.
 
-    Where the averages of an 8x8 grid moved by at most DRIFT levels, a library rounds otherwise on this machine: this
-    is forgiven unless `exact`. Whatever else differs is put down to a package that decodes or renders, where one has
-    another version than in the header, and to the pipeline where none has.
+    Where a library rounds otherwise on this machine, this is forgiven unless `exact`: see `forgiven`. Whatever else
+    differs is put down to a package that decodes or renders, where one has another version than in the header, and to
+    the pipeline where none has.
     """
     canaries = held.canaries
     if not canaries:
@@ -119,17 +122,42 @@ def require_pixels(held: Store | Blocks | Drawn, loader: Loader, place: object =
     differ = int((pixel_crcs(images) != canaries["crc"]).sum())
     if not differ:
         return f"{len(rows)} canaries are pixel for pixel the same"
-    moved = drift(images, canaries) if list(images.shape[2:]) == held.meta["view"]["size"] else None
-    extent = "" if moved is None else f" (at most {moved.max()} levels, {moved.mean():.2g} on average, in an 8x8 grid)"
+    same_size = list(images.shape[2:]) == held.meta["view"]["size"]
+    levels, moved = (measure(images, canaries) if same_size else None for measure in (apart, drift))
+    extent = "" if moved is None else f" ({distance(moved)}, in an 8x8 grid)"
+    if levels is not None:
+        then = decoders(held.meta["libraries"], loader)
+        extent = f" ({distance(levels)}; in an 8x8 grid {distance(moved)}; once decoded by {then})"
     changed = changed_packages(held.meta["libraries"], loader)
     cause = f", with {changed}" if changed else ""
-    if moved is not None and moved.max() <= DRIFT and not exact:
-        return f"{differ} of {len(rows)} canaries differ by rounding only{extent}{cause}"
+    if forgiven(levels, moved, loader, exact):
+        why = "by rounding only" if loader.source.tolerance is None else "as far as `tolerate_decoder` allows"
+        return f"{differ} of {len(rows)} canaries differ {why}{extent}{cause}"
     expected, found = "the pixels the teacher saw", f"other pixels in {differ} of {len(rows)} canaries{extent}{cause}"
     verdict, remedy = PipelineChanged, "restore the pipeline it was made with, or dump again"
     if changed:
         verdict, remedy = LibraryChanged, "install the version it was made with, or dump again"
+    if levels is not None and levels.max() <= TOLERABLE:
+        remedy += f"; `tolerate_decoder` {max(1, levels.max())} goes on"
     raise verdict(f"{place}, view {loader.view.name}", expected, found, remedy)
+
+
+def distance(levels: np.ndarray) -> str:
+    return f"at most {wording.count(int(levels.max()), 'level')}, {levels.mean():.2g} on average"
+
+
+def forgiven(levels: np.ndarray | None, moved: np.ndarray | None, loader: Loader, exact: bool) -> bool:
+    """Whether other pixels are close enough to those that the teacher saw, by single values and by averages.
+
+    What a user tolerates of the decoder is a bound on single values, or on averages where a file has no others. Else
+    averages may move by DRIFT, and so may single values where only the decoder can have changed them.
+    """
+    tolerance = loader.source.tolerance if loader.source.packages else None
+    if tolerance is not None:
+        measured = moved if levels is None else levels
+        return tolerance > 0 and measured is not None and measured.max() <= tolerance
+    by_decoder = levels is not None and loader.view.native
+    return not exact and moved is not None and moved.max() <= DRIFT and not (by_decoder and levels.max() > DRIFT)
 
 
 def require_teacher(cache: Cache, described: dict) -> None:

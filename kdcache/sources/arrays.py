@@ -42,6 +42,10 @@ class Source:
     fraction: float = 1.0
     packages: tuple[str, ...] = ()
     """What is installed that its pixels depend on, beside kdcache: what decodes files."""
+    tolerance: int | None = None
+    """Levels of 256 by which decoded files may differ from what a teacher saw; None: as far as rounding explains it."""
+    scaled: bool = False
+    """Whether its pixels are others than those of the images whose digests it has."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -91,6 +91,7 @@ class PackSource(Source):
         self.mean, self.std = tuple(facts["mean"]), tuple(facts["std"])
         self.default_view, self.default_student, self.size = facts["view"], facts["student"], pixels.size
         self.packages = tuple(file.header["libraries"]) if facts["files"] else ()
+        self.scaled = file.header["short"] is not None
         if pixels.size and max(pixels.size) <= SMALL and facts["pixels"] <= SMALL_TOTAL:
             self.resident = torch.from_numpy(pixels.taken(self.rows))
 

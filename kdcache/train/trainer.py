@@ -223,7 +223,8 @@ def mean(found: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
     """Of the terms of parts, by their weights."""
     if len(found) == 1:
         return found[0][1]
-    return {name: sum(weight * terms[name] for weight, terms in found) for name in found[0][1]}
+    names = dict.fromkeys(name for _, terms in found for name in terms)  # a part without answers has not all of them
+    return {name: sum(weight * terms[name] for weight, terms in found if name in terms) for name in names}
 
 
 def by_views(look: Callable[[Tensor], Look], images: Tensor, views: int) -> Look:
