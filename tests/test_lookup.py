@@ -81,5 +81,6 @@ def test_a_part_of_a_cache_finds_its_own_rows(cache):
 
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_copies_of_a_data_set_find_their_rows(count):
-    found = attack("lookup", count)
+    found = attack("lookup", "--count", count, "--json", seed=count)
+    assert sum(sum(outcomes.values()) for outcomes in found.values()) == count
     assert all(outcomes.get("right") for outcomes in found.values())
