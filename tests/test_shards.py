@@ -3,10 +3,13 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_cases import DUMP, STUDENT, good, kdcache, refused
+from cli_cases import DATA, DUMP, STUDENT, good, kdcache, refused
 from hostile_cases import array_in, mark
 
 from kdcache import durable
@@ -128,6 +131,22 @@ def test_how_far_an_unfinished_shard_is(tmp_path, monkeypatch):
     part = tmp_path / "x.shard2of2.h5.part"
     mark(part, "seeds", 1, 0, bytes(8))
     assert good(f"inspect {part}").out.splitlines()[0].endswith("shard 2 of 2, unfinished: 1 of 2 blocks done, 50 %")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("home")
+def test_as_an_array_of_slurm(tmp_path):
+    """The scripts, as SLURM would call them."""
+    scripts = Path(__file__).parents[1] / "pipelines" / "slurm"
+    spec = DATA.split()[-1]
+    asked = {"TEACHER": "tiny-3", "DATA": spec, "VIEWS": "2", "OUT": f"{tmp_path}/x.h5", "SLURM_ARRAY_TASK_COUNT": "2"}
+    environment = os.environ | asked | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for number in ("1", "2"):
+        one = ["bash", scripts / "dump.sbatch", "--batch", "16", "--device", "cpu"]
+        subprocess.run(one, env=environment | {"SLURM_ARRAY_TASK_ID": number}, check=True)
+    subprocess.run(["bash", scripts / "merge.sbatch"], env=environment, check=True)
+    good(f"{DUMP} --batch 16 -o {tmp_path}/whole.h5")
+    assert (tmp_path / "x.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
 @pytest.mark.usefixtures("home")

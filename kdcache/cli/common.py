@@ -8,9 +8,10 @@ from functools import partial
 
 import click
 
-from kdcache.cli.frame import Command, Option, say
+from kdcache.cli.frame import Command, Option
 from kdcache.cli.progress import bar
 from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
+from kdcache.cli.voice import say
 from kdcache.measures import shown
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]

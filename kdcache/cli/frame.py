@@ -19,7 +19,9 @@ import click
 
 from kdcache.checks import advice, short
 from kdcache.cli.values import name_of
+from kdcache.cli.voice import RANK, complain, say
 from kdcache.errors import KdcacheError, KdcacheWarning, UsageError
+from kdcache.ranks import Ranks
 
 GOES_ON = "the same command goes on where it was"
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
@@ -60,16 +62,19 @@ class Exampled(click.Command):
 class Command(Exampled):
     """A command; with --json, whatever else is printed on the way goes to standard error.
 
-    `goes_on` is what to do after an interruption, of commands that continue where they were.
+    `goes_on` is what to do after an interruption, of commands that continue where they were; `together` are those that
+    several ranks of torchrun do together, of which the first speaks.
     """
 
-    def __init__(self, *args, goes_on: str = "", **kwargs):
+    def __init__(self, *args, goes_on: str = "", together: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.goes_on = goes_on
+        self.goes_on, self.together = goes_on, together
         self.params.append(debug_option(hidden=True))
 
     def parse_args(self, ctx, args):
         """An empty value is a shell variable that is not set, and would pass for a default."""
+        if self.together:
+            ctx.meta[RANK] = Ranks.from_environment().rank
         rest = super().parse_args(ctx, args)
         for param in self.params:
             given = ctx.params.get(param.name)
@@ -79,9 +84,10 @@ class Command(Exampled):
         return rest
 
     def invoke(self, ctx):
-        ctx.meta["output"] = sys.stdout
-        with contextlib.redirect_stdout(sys.stderr if ctx.params.get("as_json") else sys.stdout):
-            return super().invoke(ctx)
+        with open(os.devnull, "w") if ctx.meta.get(RANK) else contextlib.nullcontext(sys.stdout) as output:
+            ctx.meta["output"] = output
+            with contextlib.redirect_stdout(sys.stderr if ctx.params.get("as_json") else output):
+                return super().invoke(ctx)
 
 
 class Option(click.Option):
@@ -108,7 +114,7 @@ class Commands(Exampled, click.Group):
             error.show()
             code = 2
         except click.ClickException as error:
-            say(f"kdcache: {wrong_use(error)}")
+            complain(getattr(error, "ctx", None), wrong_use(error))
             code = error.exit_code
         except OSError as error:  # of a help page, which is printed before any command is invoked
             if (problem := explained(error)) is None:
@@ -138,7 +144,7 @@ class Commands(Exampled, click.Group):
                     raise
                 if DEBUG in ctx.meta:
                     say(whole_traceback(error))
-                say(f"kdcache: {as_typed(str(problem))}")
+                complain(ctx, as_typed(str(problem)))
                 ctx.exit(problem.exit_code)
 
     def list_commands(self, ctx):
@@ -180,20 +186,6 @@ def remarks() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
-
-
-def tell(line: str) -> None:
-    """Prints a line. The command goes on when nobody reads it any more, as after `| head -1`."""
-    try:
-        click.echo(line)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def say(text: str) -> None:
-    """A remark to the person at the terminal, beside the output."""
-    with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is listening
-        click.echo(text, err=True)
 
 
 def note(text: str) -> None:

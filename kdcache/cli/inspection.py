@@ -10,11 +10,12 @@ import click
 from kdcache.cli import common
 from kdcache.cli.audited import audit_page
 from kdcache.cli.common import Command, bar, json_option, put
-from kdcache.cli.frame import as_typed, tell
+from kdcache.cli.frame import as_typed
 from kdcache.cli.measured import evaluation_page
 from kdcache.cli.pack import pack_page
 from kdcache.cli.pages import cache_page
 from kdcache.cli.values import COUNT, Number, OneOf
+from kdcache.cli.voice import tell
 from kdcache.report.table import columns
 
 

@@ -54,6 +54,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
     "dump-logits",
     cls=Command,
     goes_on=GOES_ON,
+    together=True,
     example="""
         kdcache dump-logits --teacher tiny-32 --views 30
         kdcache dump-logits --teacher resnet110 --data cifar10 --views all
@@ -88,7 +89,8 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers, runs, as_json, **rest):
     """Run the teacher once over every view; store its answers.
 
-    Interrupted or killed, the same command goes on where it was.
+    Interrupted or killed, the same command goes on where it was. Ranks of torchrun fill one file together:
+    docs/machines.md.
     """
     from kdcache import jobs
 

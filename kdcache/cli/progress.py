@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from kdcache.cli.frame import say
+from kdcache.cli.voice import say, speaks
 from kdcache.wording import duration
 
 FIRST, LATER, PART = 10.0, 30.0, 0.05  # seconds before the first line and between others; or such a part of the time
@@ -14,6 +14,8 @@ FIRST, LATER, PART = 10.0, 30.0, 0.05  # seconds before the first line and betwe
 
 def bar(items: Iterable, total: int, desc: str, unit: str = "", scale: int = 1) -> Iterator:
     """The items, each of which stands for `scale` units, where there is a unit to count in."""
+    if not speaks():
+        return iter(items)
     if not sys.stderr.isatty():
         return spoken(items, total, desc, unit, scale)
     from tqdm import tqdm

@@ -10,6 +10,7 @@ import torch
 
 from kdcache.checks import is_url
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.ranks import Ranks
 from kdcache.threads import cores
 
 if TYPE_CHECKING:
@@ -47,10 +48,15 @@ def own_gpu() -> str:
 
 
 def workers_for(data: Data, wanted: int | None) -> int:
-    """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest."""
+    """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest.
+
+    Ranks on one machine share its cores out among them.
+    """
     if wanted is not None:
         return wanted
-    return 0 if data.train.resident is not None and data.view.native else cores()
+    if data.train.resident is not None and data.view.native:
+        return 0
+    return max(1, cores() // Ranks.from_environment().beside)
 
 
 def require_place(path: str | os.PathLike) -> Path:
