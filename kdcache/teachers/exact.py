@@ -45,6 +45,11 @@ class AlignedProducts(TorchDispatchMode):
     with 5, 6 or 7 features, a row's rounding depends on its place.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here; to see to that itself, torch imports its compiler, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         product = PRODUCTS.get(function)
         return product(function, *args, **(kwargs or {})) if product else function(*args, **(kwargs or {}))
