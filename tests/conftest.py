@@ -134,12 +134,12 @@ def in_tmp(tmp_path, monkeypatch):
     return tmp_path
 
 
-def killing(folder: Path, *arguments, before=()) -> dict:
-    """What `killing.py` finds."""
-    command = [*before, sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), *map(str, arguments)]
+def killing(folder: Path, *actions: str, before=()) -> list[dict]:
+    """What `killing.py` finds of each of these."""
+    command = [*before, sys.executable, str(Path(__file__).with_name("killing.py")), str(folder), *actions]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def attack(name: str, *options, seed: int = 0) -> dict:

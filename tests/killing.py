@@ -1,14 +1,15 @@
 """A process that runs dumps in children, and kills them; `test_dump.py` starts it, so that a kill costs no import.
 
-    python killing.py FOLDER steps K         a child is killed before its 1st write, another before its 1+K-th, ...
-    python killing.py FOLDER times N SEED    children are killed at N random times
-    python killing.py FOLDER at-once WORLD   WORLD ranks; with WORLD = 0 two strangers
-    python killing.py FOLDER dying WORLD K   one of WORLD ranks is killed before its 1st write, in another trial
-                                             before its 1+K-th, ...; the others finish
-    python killing.py FOLDER once            nobody is killed
-    python killing.py FOLDER merging K       like `steps`, of a child that dumps two shards and merges them
+    python killing.py FOLDER "steps K"         a child is killed before its 1st write, another before its 1+K-th, ...
+    python killing.py FOLDER "times N SEED"    children are killed at N random times
+    python killing.py FOLDER "at-once WORLD"   WORLD ranks; with WORLD = 0 two strangers
+    python killing.py FOLDER "dying WORLD K"   one of WORLD ranks is killed before its 1st write, in another trial
+                                               before its 1+K-th, ...; the others finish
+    python killing.py FOLDER once              nobody is killed
+    python killing.py FOLDER "merging K"       like `steps`, of a child that dumps two shards and merges them
 
-It prints one JSON object on what became of them. Whenever a child has ended, the file has to be sound.
+Of several, each has a folder in FOLDER. It prints a JSON object for each, on what became of the children. Whenever one
+has ended, the file has to be sound.
 """
 
 import contextlib
@@ -220,8 +221,16 @@ def dying(folder: Path, world: int, stride: int) -> dict:
     return {"codes": list(codes), "killed": killed, "files": len(files), "left": left}
 
 
+ACTIONS = {
+    "steps": steps, "merging": partial(steps, work=dump_in_shards), "times": times, "at-once": at_once,
+    "dying": dying, "once": once,
+}  # fmt: skip
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    merging = partial(steps, work=dump_in_shards)
-    actions = {"steps": steps, "merging": merging, "times": times, "at-once": at_once, "dying": dying, "once": once}
-    print(json.dumps(actions[sys.argv[2]](Path(sys.argv[1]), *map(int, sys.argv[3:]))))
+    folder, *asked = sys.argv[1:]
+    for number, (action, *numbers) in enumerate(text.split() for text in asked):
+        place = Path(folder, str(number)) if len(asked) > 1 else Path(folder)
+        place.mkdir(exist_ok=True)
+        SAID.truncate(0)
+        print(json.dumps(ACTIONS[action](place, *map(int, numbers))))

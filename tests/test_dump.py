@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -41,41 +42,59 @@ def test_the_seeds_of_a_batch_are_computed_once(dump, data, tmp_path, monkeypatc
     assert sum(asked) == 2 * len(data.train) + len(data.held_out)
 
 
-@pytest.mark.parametrize("stride", [20, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_before_any_write_it_ends_in_the_same_bytes(tmp_path, stride):
-    found = killing(tmp_path, "steps", stride)
+@dataclass
+class Killed:
+    """Dumps of which some are killed: how often, and what came of them."""
+
+    stride: int  # of the writes before which they are
+    kills: int  # at random times
+    world: int  # of ranks, of which none is
+    dying: int  # the stride of the writes before which one of these is
+    found: list[dict] = field(default_factory=list)
+
+
+@pytest.fixture(
+    scope="module", params=[Killed(20, 5, 2, 7), pytest.param(Killed(1, 80, 3, 1), marks=pytest.mark.slow)], ids=str
+)
+def killed(request, tmp_path_factory):
+    """All in one process, which has torch already."""
+    asked = request.param
+    actions = [f"steps {asked.stride}", f"times {asked.kills} 1", f"at-once {asked.world}"]
+    actions += [f"dying {asked.world} {asked.dying}", "at-once 0"]
+    return replace(asked, found=killing(tmp_path_factory.mktemp("killed"), *actions))
+
+
+def test_killed_before_any_write_it_ends_in_the_same_bytes(killed):
+    found = killed.found[0]
     assert (found["files"], found["left"]) == (1, [])
     assert found["writes"] > 40
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(80, marks=pytest.mark.slow)])
-def test_killed_at_random_times_it_ends_in_the_same_bytes(tmp_path, kills):
-    found = killing(tmp_path, "times", kills, 1)
+def test_killed_at_random_times_it_ends_in_the_same_bytes(killed):
+    found = killed.found[1]
     assert (found["files"], found["left"]) == (1, [])
-    assert found["kills"] >= kills
+    assert found["kills"] >= killed.kills
 
 
 @pytest.mark.slow
 def test_killed_with_workers_it_ends_in_the_same_bytes(tmp_path, pictures):
     shutil.copytree(pictures, tmp_path / "pictures")
-    assert killing(tmp_path, "times", 20, 2)["files"] == 1
+    [found] = killing(tmp_path, "times 20 2")
+    assert found["files"] == 1
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_ranks_make_the_same_file_together(tmp_path, world):
-    found = killing(tmp_path, "at-once", world)
-    assert found == {"codes": [0] * world, "said": "", "same": True, "left": []}
+def test_ranks_make_the_same_file_together(killed):
+    assert killed.found[2] == {"codes": [0] * killed.world, "said": "", "same": True, "left": []}
 
 
-@pytest.mark.parametrize(("world", "stride"), [(2, 7), pytest.param(3, 1, marks=pytest.mark.slow)])
-def test_other_ranks_finish_what_a_dead_one_had_begun(tmp_path, world, stride):
-    found = killing(tmp_path, "dying", world, stride)
-    assert found.pop("killed") > 0  # of the later ones, who had nothing left to write
-    assert found == {"codes": [0], "files": 1, "left": []}
+def test_other_ranks_finish_what_a_dead_one_had_begun(killed):
+    found = killed.found[3]
+    assert found["killed"] > 0  # of the later ones, who had nothing left to write
+    assert (found["codes"], found["files"], found["left"]) == ([0], 1, [])
 
 
-def test_of_two_strangers_at_once_one_makes_the_file(tmp_path):
-    found = killing(tmp_path, "at-once", 0)
+def test_of_two_strangers_at_once_one_makes_the_file(killed):
+    found = killed.found[4]
     refused = "expected no other dump at work on it, found one; wait for it" in found["said"]
     assert sorted(found["codes"]) == [0, int(refused)]  # on a slow machine the second may come when all is done
     assert (found["same"], found["left"]) == (True, [])

@@ -186,7 +186,7 @@ def can_mount() -> bool:
 )
 def test_a_disk_that_is_full_or_read_only(tmp_path, options, said):
     inside = f'mount -t tmpfs -o {options} none "$0" && exec "$@"'
-    found = killing(tmp_path, "once", before=["unshare", "-m", "sh", "-c", inside, str(tmp_path)])
+    [found] = killing(tmp_path, "once", before=["unshare", "-m", "sh", "-c", inside, str(tmp_path)])
     assert found["code"] == 1
     assert said in found["said"]
     assert found["left"] == []

@@ -60,7 +60,7 @@ def test_a_shard_that_an_earlier_version_began(pair, tmp_path, which):
 
 @pytest.mark.parametrize("stride", [90, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_any_write_both_dumps_and_merge_end_in_the_same_bytes(tmp_path, stride):
-    found = killing(tmp_path, "merging", stride)
+    [found] = killing(tmp_path, f"merging {stride}")
     assert (found["files"], found["left"]) == (1, [])
     assert found["writes"] > 200
 
