@@ -13,6 +13,7 @@ from kdcache import bench
 from kdcache.bench import (
     codecs,
     dump,
+    embeddings,
     live,
     methods,
     pack,
@@ -33,7 +34,7 @@ from kdcache.types import quiet
 from kdcache.views.pipeline import one_thread
 
 FIGURE = {"name": str, "median": float, "low": float, "high": float, "unit": str, "bar": str}
-FEW_METHODS = {name: METHODS[name] for name in ("none", "st", "fitnet", "ab", "dml")}
+FEW_METHODS = {name: METHODS[name] for name in ("none", "st", "fitnet", "ab", "dml", "reviewkd")}
 SMALL = {
     "read": [(read, {"ROWS": 300, "MANY": 300, "BATCH": 8, "BATCHES": 2, "ROUNDS": 2})],
     "replay": [(replay, {"ROUNDS": 2, "CASES": [(*case[:2], 4, *case[3:]) for case in replay.CASES]})],
@@ -64,6 +65,7 @@ SMALL = {
         )
     ],
     "codecs": [(codecs, {"ROWS": 64, "CLASSES": 12})],
+    "embeddings": [(embeddings, {"ROWS": 20, "BATCH": 8, "BATCHES": 2, "TEACHER": "tiny-3"})],
     "scale": [(process, {"BATCHES": 2}), (scale, {"READERS": 2, "ROUNDS": 2})],
 }
 ASKED = {"scale": {"rows": 3000, "classes": 20, "views": 2}}

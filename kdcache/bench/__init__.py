@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from kdcache.bench.codecs import bench_codecs
 from kdcache.bench.dump import bench_dump
+from kdcache.bench.embeddings import bench_embeddings
 from kdcache.bench.live import bench_live
 from kdcache.bench.methods import bench_methods
 from kdcache.bench.pack import bench_pack
@@ -31,6 +32,7 @@ BENCHES: dict[str, Callable] = {
     "together": bench_together,
     "methods": bench_methods,
     "codecs": bench_codecs,
+    "embeddings": bench_embeddings,
     "scale": bench_scale,
 }
 LARGE = {"scale"}  # not part of `all`
