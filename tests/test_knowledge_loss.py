@@ -16,8 +16,8 @@ from kdcache.jobs import Data
 from kdcache.methods import METHODS
 from kdcache.models.network import Network
 
-# two students, gradients that are clipped before they are added, what is not cached
-ELSEWHERE = {"dml", "kdsvd", "kdeid", "mhgd", "reviewkd"}
+# two students, gradients that are clipped before they are added, two views in a step, what is not cached
+ELSEWHERE = {"dml", "kdsvd", "kdeid", "mhgd", "mlkd", "reviewkd"}
 NAMES = [name for name in METHODS if name not in ELSEWHERE]
 SHOWN = {"st", "at", "ab", "crd", "hard"}  # logits, maps, two stages, memory, a second head
 STEPS = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "warmup": 0.0, "schedule": "step", "milestones": ()}
@@ -137,6 +137,7 @@ def test_targets_that_are_none_are_refused(images, case):
 
 CANNOT = {
     "dml": "a method of one student",
+    "mlkd": "a method of one view",
     "mhgd": "clips the gradients",
     "at": "a student that shows logits, f1.raw",
     "fsp": "`epochs`, those of the training",

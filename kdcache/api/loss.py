@@ -149,6 +149,9 @@ def chosen(images: NumberedImages, text: str, network: Network | None, teacher: 
     place, remedy = f"method {text}", "train it with kdcache.Distiller"
     if method.students > 1:
         raise UsageError(place, "a method of one student", f"one of {method.students}", remedy)
+    if method.views > 1:
+        found = f"one that is shown {method.views} views of each row in a step"
+        raise UsageError(place, "a method of one view", found, remedy)
     if method.clips_to_ce:
         found = "one that clips the gradients of some terms before they are added"
         raise UsageError(place, "a method that is a loss", found, remedy)
