@@ -219,7 +219,10 @@ class Mapped(Store):
         per_view = self.layout.blocks(dataset)[1]
         views, rows = np.divmod(items, self.layout.places[dataset].shape[-1])
         blocks = views * per_view + rows // self.layout.block_rows
-        blocks = [divmod(block, per_view) for block in np.unique(blocks[unchecked.take(blocks)]).tolist()]
+        new = blocks[unchecked.take(blocks)]
+        if not len(new):
+            return
+        blocks = [divmod(block, per_view) for block in np.unique(new).tolist()]
         faults = {block: fault for block in blocks if (fault := self.fault(dataset, *block))}
         if faults and self.mirror:
             self._fetch(dataset, list(faults))
