@@ -17,7 +17,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 __version__ = "0.1.0"
 
 _PLACES = {
-    "api": "CachedDataset Distiller KnowledgeLoss",
+    "api": "CachedDataset CachedStream Distiller KnowledgeLoss",
     "cache": "Cache open_cache",
     "cache.summary": "summary",
     "pseudo": "PseudoTeacher",

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import kdcache
-from kdcache.api import CachedDataset
+from kdcache.api import CachedDataset, CachedStream
 from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, SourceError, UsageError
 from kdcache.jobs import Data, open_data
@@ -307,6 +307,83 @@ def test_known_rows_are_compared(at):
         with pytest.raises(UsageError, match="a row from 0 to 39 for each of 40 images"):
             CachedDataset("logits.h5", images=items, rows=wrong)
     assert len(cache) == 40
+
+
+def streamed(stream, **options) -> list[tuple]:
+    """What a loader of two workers gives, item by item."""
+    batches = DataLoader(stream, 8, num_workers=2, **options)
+    return [item for batch in batches for item in zip(*batch, strict=True)]
+
+
+def test_a_stream_of_anything(at):
+    """Each image once in an epoch, with what the data set has for its row and view; workers share the items."""
+    whole, items = CachedDataset("logits.h5"), FORMS["rows with images"]()
+    originals = [image.numpy().tobytes() for image in whole.source.read(range(40))]
+    stream, seen = CachedStream("logits.h5", images=Once(items)), []
+    for epoch in range(2):
+        stream.set_epoch(epoch)
+        views = whole.cache.view_at(np.arange(40), epoch)
+        expected = {whole.view(int(view))[row][0].numpy().tobytes(): row for row, view in enumerate(views)}
+        found = streamed(stream)
+        rows = [expected[image.numpy().tobytes()] for image, *_ in found]
+        assert sorted(rows) == list(range(40))
+        for row, (_, label, answer) in zip(rows, found, strict=True):
+            assert label == whole.source.labels[row]
+            assert torch.equal(answer, whole.view(int(views[row]))[row][2])
+        seen.append([originals[row] for row in rows])
+    assert seen[0] == seen[1]
+
+
+class Once:
+    """What can be gone through, and has neither a length nor items."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_a_stream_with_images_that_it_does_not_know(at):
+    items = [*FORMS["bytes with labels"]()[:6], (png(900)[0], 3)]
+    with pytest.raises(DataChanged, match="found item 6, which it did not"):
+        list(CachedStream("logits.h5", images=Once(items)))
+    assert len(list(CachedStream("logits.h5", images=Once(items), missing="skip"))) == 6
+    found = list(CachedStream("logits.h5", images=Once(items), missing="plain", names=["logits"]))
+    assert [known for *_, known in found] == [True] * 6 + [False]
+    image, label, answer, _ = found[6]
+    assert (label, answer["logits"].any().item(), image.shape) == (3, False, (3, 8, 8))
+    stream = CachedStream("logits.h5", images=Once([(items[0][0], (items[0][1] + 1) % 4)]))
+    with pytest.raises(DataChanged, match="as the cache has it"):
+        next(iter(stream))
+    with pytest.raises(UsageError, match=r"take a kdcache\.CachedStream"):
+        CachedDataset("logits.h5", images=Once(items))
+
+
+@pytest.mark.parametrize("name", ["webdataset", "datasets"])
+def test_streams_of_libraries_divide_themselves(name, at):
+    pytest.importorskip(name)
+    items = FORMS["samples of archives"]()
+    if name == "webdataset":
+        import webdataset
+
+        with webdataset.ShardWriter("%d.tar", maxcount=10, verbose=0) as archive:
+            for number, item in enumerate(items):
+                archive.write({"__key__": f"{number:03}", "png": item["png"], "cls": item["cls"]})
+        images = webdataset.WebDataset("{0..3}.tar", shardshuffle=False)
+    else:
+        import datasets
+
+        rows = FORMS["rows with images"]()
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        whole = datasets.Dataset.from_dict({key: [row[key] for row in rows] for key in rows[0]}, features)
+        images = whole.to_iterable_dataset(num_shards=4)
+    found = streamed(CachedStream("logits.h5", images=images))
+    whole = CachedDataset("logits.h5")
+    views = whole.cache.view_at(np.arange(40), 0)
+    expected = {whole.view(int(view))[row][0].numpy().tobytes() for row, view in enumerate(views)}
+    assert {image.numpy().tobytes() for image, *_ in found} == expected
+    assert len(found) == 40
 
 
 @pytest.mark.parametrize("wrong", [3, torch.zeros(3, 8, 8), {"a": 1}, (b"", b"", b""), (b"x", "ape"), (b"x", 1.5)])

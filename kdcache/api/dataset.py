@@ -67,11 +67,7 @@ class CachedDataset(Dataset):
         self.cache = path if isinstance(path, Store) else open_cache(path)
         self.smoothing = jobs.SMOOTHING.checked("`label_smoothing`", label_smoothing)
         self.soft = one_hot or self.smoothing > 0
-        self.named = Named([name] if names is None else list(names), names is not None)
-        for one in self.named.names:
-            if one not in self.cache.names:
-                found = ", ".join(self.cache.names)
-                raise UsageError(self.cache.path, f"knowledge {one!r}", f"only {found}", "name one of these")
+        self.named = Named.of(self.cache, name, names)
         self.tells = missing == "plain"
         self.opened, self.cache = jobs.images_of(self.cache, data, images, augment, missing, rows)
         self.opened.tolerate(tolerate_decoder)
@@ -138,6 +134,16 @@ class Named(NamedTuple):
 
     names: list[str]
     several: bool
+
+    @classmethod
+    def of(cls, cache: Store, name: str, names: Sequence[str] | None) -> Named:
+        """One name, or several; refuses what a cache does not have."""
+        found = cls([name] if names is None else list(names), names is not None)
+        for one in found.names:
+            if one not in cache.names:
+                held = ", ".join(cache.names)
+                raise UsageError(cache.path, f"knowledge {one!r}", f"only {held}", "name one of these")
+        return found
 
     def rows(self, knowledge: dict[str, Tensor]) -> list[Answer]:
         if not self.several:

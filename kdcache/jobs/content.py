@@ -15,7 +15,7 @@ from kdcache.errors import DataChanged, KdcacheError, UsageError
 from kdcache.jobs.data import Data, opener
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source, open_source
-from kdcache.sources.adopted import AdoptedSource
+from kdcache.sources.adopted import AdoptedSource, has_rows
 from kdcache.threads import in_threads
 from kdcache.views import View, from_json
 from kdcache.wording import count
@@ -81,6 +81,9 @@ def images_of(
         return reopened(cache, data, augment, missing) if data else (Data.of_cache(cache, None, augment), cache)
     if data is not None:
         raise UsageError("`images`", "no `data` beside them", repr(data), "leave one of them out")
+    if isinstance(images, str) or not has_rows(images):
+        remedy = "name images with `data`; take a kdcache.CachedStream for those that come one after the other"
+        raise UsageError("`images`", "a data set that has a length and items", type(images).__name__, remedy)
     source = AdoptedSource(images, type(images).__name__)
     source.name_classes(cache.classes)
     view = from_json(cache.path, cache.meta["view"], augment)
