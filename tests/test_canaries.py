@@ -175,6 +175,14 @@ def test_the_tolerance_of_a_file_of_before_is_for_averages(photographs, monkeypa
     assert "as far as `tolerate_decoder` allows (at most " in check()
 
 
+def test_a_file_with_values_and_no_averages_is_refused_in_words(photographs, monkeypatch, tmp_path):
+    data, path = photographs
+    cache = open_cache(forged(path, tmp_path / "odd.h5", {"canaries/thumb": None}))
+    decoded_with(monkeypatch, 5)
+    with pytest.raises(PipelineChanged, match=r"\(at most 5 levels, [\d.]+ on average; once decoded by "):
+        require_pixels(cache, Loader(data.train, data.view, cache))
+
+
 def test_what_no_decoder_made_is_not_tolerated(cache, data, monkeypatch):
     opened = Data.of_cache(cache)
     opened.tolerate(255)

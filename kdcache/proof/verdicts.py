@@ -127,7 +127,8 @@ def require_pixels(held: Store | Blocks | Drawn, loader: Loader, place: object =
     extent = "" if moved is None else f" ({distance(moved)}, in an 8x8 grid)"
     if levels is not None:
         then = decoders(held.meta["libraries"], loader)
-        extent = f" ({distance(levels)}; in an 8x8 grid {distance(moved)}; once decoded by {then})"
+        grid = "" if moved is None else f" in an 8x8 grid {distance(moved)};"
+        extent = f" ({distance(levels)};{grid} once decoded by {then})"
     changed = changed_packages(held.meta["libraries"], loader)
     cause = f", with {changed}" if changed else ""
     if forgiven(levels, moved, loader, exact):
