@@ -120,6 +120,18 @@ def test_the_same_view_for_three_passes_is_told(images):
         loss(torch.zeros(49, 4), targets)
 
 
+def test_an_image_that_the_teacher_has_not_answered_has_its_label_alone(same, images):
+    source = images.data.source
+    mine = [(pixels, int(label)) for pixels, label in zip(source.read([7, 5]), source.labels[[7, 5]], strict=True)]
+    mine.append((255 - mine[0][0], 2))
+    found = kdcache.CachedDataset(same.cache, images=mine, missing="plain").numbered()
+    targets = torch.stack([found[row][1] for row in range(3)])
+    logits, every = torch.randn(3, 4), torch.stack([images[row][1] for row in (7, 5)])
+    plain = F.cross_entropy(logits[2:], targets[2:, 0])
+    expected = (2 * kdcache.KnowledgeLoss(images)(logits[:2], every) + plain) / 3
+    torch.testing.assert_close(kdcache.KnowledgeLoss(found)(logits, targets), expected)
+
+
 TARGETS = {
     "labels alone": ([0, 1], "int64 .n, 2., a label and an item number"),
     "floats": ([[0.0, 1.0]], "int64 .n, 2., a label and an item number"),
@@ -148,7 +160,7 @@ CANNOT = {
 
 @pytest.mark.parametrize("text", CANNOT)
 def test_what_a_foreign_loop_cannot_do_is_said_at_once(same, images, text):
-    student = same.student("st").begun(0) if text in ("mhgd", "fsp", "dml") else None
+    student = same.student("st").begun(0) if text in ("mhgd", "fsp", "dml", "mlkd") else None
     with pytest.raises(UsageError, match=CANNOT[text]):
         kdcache.KnowledgeLoss(images, text, student)
 

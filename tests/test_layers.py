@@ -26,7 +26,7 @@ LAYERS = [
     {"cache", "batches", "teachers", "report"},
     {"proof", "train", "audit", "packing", "read"},
     {"dump"},
-    {"jobs", "recipe", "api"},
+    {"jobs", "recipe", "api", "adapters"},
     {"bench"},
     {"cli"},
     {"__main__"},
@@ -45,6 +45,7 @@ BESIDE = {  # rooms of one layer that may use each other, in this order
     "packing": {"proof"},
     "recipe": {"jobs"},
     "api": {"jobs"},
+    "adapters": {"api"},
 }
 FORBIDDEN = {
     "codecs": {"h5py"},
@@ -131,6 +132,7 @@ def loaded(code: str, *packages: str) -> str:
 
 
 HEAVY = ("albumentations", "torchvision", "timm", "datasets", "sklearn", "matplotlib")
+HEAVY += ("transformers", "accelerate", "lightning", "keras")
 
 
 def test_the_door_opens_without_heavy_packages():

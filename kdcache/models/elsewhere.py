@@ -135,10 +135,7 @@ class Timm(Foreign):
     def of_timm(self, network: str, classes: int, arguments: Mapping) -> nn.Module:
         timm = self.knowing(network)
         body = self.made(partial(timm.create_model, network), classes, **arguments)
-        size = self.fed(body.pretrained_cfg, arguments).size
-        prefix = getattr(body, "num_prefix_tokens", 0) or 0
-        body.layout = Layout(size, getattr(body, "output_fmt", None) == "NHWC", prefix)
-        return body
+        return laid_out(body, self.fed(body.pretrained_cfg, arguments).size)
 
     def knowing(self, network: str):
         """timm, if it has such a network."""
@@ -211,6 +208,13 @@ class Hub(Timm):
         return self.fed(
             self.config.get("pretrained_cfg", self.config), self.config.get("model_args", {}) | self.arguments
         )
+
+
+def laid_out(body: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """A network of timm that says how its stages arrange their maps, for images of this size."""
+    prefix = getattr(body, "num_prefix_tokens", 0) or 0
+    body.layout = Layout(tuple(size), getattr(body, "output_fmt", None) == "NHWC", prefix)
+    return body
 
 
 LIBRARIES: dict[str, type[Foreign]] = {"torchvision": Torchvision, "timm": Timm, HUB: Hub}
