@@ -228,10 +228,10 @@ class Average(Joined):
         return self.first.seeds_of(items)
 
     def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        return self.averaged(lambda file: file.gather(items, self.known(names), device))
+        return self.averaged(lambda file: file.gather(items, self.asked_for(names), device))
 
     def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
-        return self.averaged(lambda file: file.read_eval(rows, self.known(names), device))
+        return self.averaged(lambda file: file.read_eval(rows, self.asked_for(names), device))
 
     def advise(self, view: int, names: Sequence[str]) -> None:
         for file in self.files:
@@ -244,7 +244,7 @@ class Average(Joined):
         held = {file: file.hold(view, names, device) for file in self.files}
         return lambda rows: self.averaged(lambda file: held[file](rows))
 
-    def known(self, names: Sequence[str] | None) -> Sequence[str]:
+    def asked_for(self, names: Sequence[str] | None) -> Sequence[str]:
         """Refuses what teachers do not share."""
         if strange := [name for name in names or () if name not in self.names]:
             expected = f"knowledge out of {', '.join(self.names)}, of several teachers"
