@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 import kdcache
 from kdcache.cli import main
 from kdcache.errors import KdcacheError
+from kdcache.jobs import estimates
 from kdcache.jobs.catalogue import KEPT, USUAL, methods_for, methods_table, tables
 from kdcache.methods import METHODS, response
 from kdcache.methods.names import ALIASES
@@ -107,6 +108,7 @@ def test_a_page_runs_from_top_to_bottom(page, in_tmp, monkeypatch):
     if page.name == "data.md":
         own_images(in_tmp, monkeypatch)
     names = {**vars(INSIDE[page.name])} if page.name in INSIDE else {}
+    monkeypatch.setattr(estimates, "LEAST_SECONDS", 0.0)  # of what a network is measured for, to say what it takes
     for kind, text in blocks(page):
         if file := NAMED.match(text):  # a recipe, or a module
             Path(file[1]).write_text(code(text))
