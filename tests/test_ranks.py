@@ -76,7 +76,8 @@ def test_a_rank_that_is_ended_while_it_waits_with_its_error_is_silent(monkeypatc
 def test_ranks_of_a_machine_share_its_cores(pictures, monkeypatch):
     monkeypatch.setattr("kdcache.jobs.machine.cores", lambda: 8)
     told(monkeypatch, "1", "4", "4")
-    assert workers_for(Data.open(f"folder:{pictures}", None), None) == 2
+    data = Data.open(f"folder:{pictures}", None)
+    assert [workers_for(data, None, processes) for processes in (1, 2, 4)] == [2, 1, 1]
 
 
 # Together

@@ -1,9 +1,13 @@
 """A search tries settings by ordinary trainings, judges by rows that it holds out, and goes on where it was."""
 
 import json
+import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,16 @@ TUNE = f"tune --cache p.h5 --student tiny-2 --epochs 2 --batch 16 --space T=1..1
 def _in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     good(CACHE)
+
+
+def children(process: int) -> list[int]:
+    """The processes that it has begun, once there are some."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if found := Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            return [int(number) for number in found]
+        time.sleep(0.1)
+    return []
 
 
 def search(**changes) -> jobs.Search:
@@ -155,6 +169,30 @@ def test_wrong_spaces(case):
     text, *words = case
     refused(TUNE.replace("T=1..16:log,lr=0.01|0.1", text), 2, *words)
     assert not Path("runs").exists()
+
+
+def test_the_last_trials_are_left_to_the_others_who_are_at_them(monkeypatch):
+    found = search()
+    study = tuning.open_study(Path("s"), None, found, "s")
+    left = study.ask()  # as another process here would have begun it
+    left.set_user_attr("process", f"{socket.gethostname()}:{os.getppid()}")
+    monkeypatch.setattr(tuning.time, "sleep", lambda seconds: study.tell(left.number, 0.5))
+    tuning.run_trials(study, found, 1, Path("s"))
+    assert len(study.trials) == 1
+
+
+@pytest.mark.slow
+def test_side_by_side_one_of_which_dies():
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "kdcache", *shlex.split(f"{TUNE} --trials 4 -j 2")],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    (other,) = children(begun.pid)
+    os.kill(other, signal.SIGKILL)
+    out, err = begun.communicate(timeout=300)
+    assert begun.returncode == 1
+    assert "4 trials" in out
+    assert "processes that come to their end, found its process ended with signal SIGKILL" in err
 
 
 def test_a_space_as_a_file():

@@ -27,6 +27,7 @@ GOES_ON = "the same command goes on where it was"
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
 AGAIN = 0.5  # seconds
 DEBUG = "kdcache.debug"  # in a context's meta: whether tracebacks are wanted
+WORDS = "kdcache.words"  # there, too: what was typed behind the command
 FURTHER = {"--device", "--workers", "--runs", "--out", "--resume", "--json", "--help"}
 
 
@@ -73,6 +74,7 @@ class Command(Exampled):
 
     def parse_args(self, ctx, args):
         """An empty value is a shell variable that is not set, and would pass for a default."""
+        ctx.meta[WORDS] = [*args]
         if self.together:
             ctx.meta[RANK] = Ranks.from_environment().rank
         rest = super().parse_args(ctx, args)

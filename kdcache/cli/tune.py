@@ -9,8 +9,9 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, put, say, training_options
-from kdcache.cli.frame import GOES_ON
+from kdcache.cli.frame import GOES_ON, WORDS
 from kdcache.cli.values import COUNT, Number
+from kdcache.errors import KdcacheError
 from kdcache.report.table import columns
 from kdcache.wording import count
 
@@ -30,7 +31,7 @@ def search_options(function):
     example="""
         kdcache tune --cache logits.h5 --space T=1..16:log,lr=0.01..0.2:log
         kdcache tune --cache logits.h5 --method st+at --space at.weight=100..5000
-        kdcache tune --cache logits.h5 --space space.toml --trials 100
+        kdcache tune --cache logits.h5 --space space.toml --trials 100 -j 4
     """,
 )
 @click.option("--cache", "caches", type=common.FILE, metavar="F", multiple=True, required=True, help="What teaches.")
@@ -48,12 +49,14 @@ def search_options(function):
 @click.option("--prune/--no-prune", default=True, show_default=True, help="Give up trials that are behind the median.")
 @click.option("--study", metavar="NAME", help="Its name.  [default: from cache, student and method]")
 @click.option("--storage", metavar="FILE|URL", help="Its trials: a journal, or a database.  [default: in its folder]")
+@click.option("-j", "--processes", type=COUNT, default=1, show_default=True, help="Trials side by side.")
+@click.option("--helper", is_flag=True, hidden=True)  # one of these processes
 @click.option("--plot", type=common.PICTURE, metavar="FILE", help="How much each setting matters, as a PNG.")
 @common.data_option
 @common.code_option
 @search_options
 @json_option
-def tune(caches, data, augment, study, storage, plot, runs, trials, space, share, as_json, **rest):
+def tune(caches, data, augment, study, storage, plot, runs, trials, processes, helper, space, share, as_json, **rest):
     """Search temperature, weights, learning rate of a student.
 
     Each trial is an ordinary training of its own folder, at the price of a plain one. The same command goes on with its
@@ -68,19 +71,34 @@ def tune(caches, data, augment, study, storage, plot, runs, trials, space, share
         require_matplotlib()
     settings = common.settings_of(rest)
     opened, store = jobs.open_data(caches, data, augment)
-    device, workers = jobs.choose_device(rest.pop("device")), jobs.workers_for(opened, rest.pop("workers"))
+    device, workers = jobs.choose_device(rest.pop("device")), jobs.workers_for(opened, rest.pop("workers"), processes)
     how = {"share": share, "device": device, "workers": workers}
     search = jobs.Search(opened, store, spaces.read(space), settings=settings, **how, **rest)
     name = study or "-".join((Path(caches[0]).stem, search.student, search.method))
     folder = jobs.study_folder(runs, name)
     begun = jobs.open_study(folder, storage, search, name)
+    if helper:
+        jobs.run_trials(begun, search, trials, folder, say)
+        return
     say(f"{name}: judged by {count(len(search.part.held_out), 'training row')} that no trial learns from")
-    jobs.run_trials(begun, search, trials, folder, say)
+    with jobs.helpers(helping(workers), processes - 1, device) as helpers:
+        jobs.run_trials(begun, search, trials, folder, say)
+        lost = [problem for helper in helpers if (problem := helper.ended())]
     facts = jobs.summary(begun, search)
     facts["command"] = typed(caches, **facts["command"])
     if plot and facts["importance"]:
         facts["plot"] = str(bars.draw(Path(plot), f"What mattered in {name}", facts["importance"]))
     put(facts, as_json, page(facts))
+    if lost:
+        remedy = "the same command with more `trials` tries again what it was at"
+        raise KdcacheError(f"study {name}", "processes that come to their end", "; ".join(lost), remedy)
+
+
+def helping(workers: int) -> str:
+    """What another process runs to take part in the same study."""
+    typed = click.get_current_context().meta[WORDS]
+    words = ["tune", *typed, "--processes", "1", "--workers", str(workers), "--helper"]
+    return f"from kdcache.cli import main; main({words!r}, prog_name='kdcache')"
 
 
 def typed(caches, student: str, method: str, settings: dict, mix: str | None) -> str:

@@ -7,6 +7,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
     {
         "accuracy": "facts_of",
         "auditing": "audit",
+        "beside": "helpers",
         "catalogue": "overview rows_of tables",
         "checkup": "check_model",
         "content": "MISSING images_of",

@@ -47,16 +47,16 @@ def own_gpu() -> str:
     return f"cuda:{int(text)}"
 
 
-def workers_for(data: Data, wanted: int | None) -> int:
+def workers_for(data: Data, wanted: int | None, processes: int = 1) -> int:
     """As wanted, else none for what is in memory and renders as a whole, and a process per core for the rest.
 
-    Ranks on one machine share its cores out among them.
+    Ranks on one machine share its cores out among them, and so do so many processes side by side.
     """
     if wanted is not None:
         return wanted
     if data.train.resident is not None and data.view.native:
         return 0
-    return max(1, cores() // Ranks.from_environment().beside)
+    return max(1, cores() // (processes * Ranks.from_environment().beside))
 
 
 def require_place(path: str | os.PathLike) -> Path:

@@ -118,9 +118,12 @@ def open_study(folder: Path, storage: str | None, search: Search, name: str):
 
 
 def run_trials(study, search: Search, trials: int, folder: Path, remark: Callable = quiet) -> None:
-    """Goes on until the study has so many trials that came to an end."""
+    """Goes on until the study has so many trials that came to an end; the last ones may be those of others here."""
     take_over(study, remark)
-    while len(ended(study)) < trials:
+    while (left := trials - len(ended(study))) > 0:
+        if len(others(study)) >= left:
+            time.sleep(1)
+            continue
         trial = study.ask()
         trial.set_user_attr("process", here())
         chosen = {name: one.suggested(trial, name) for name, one in search.space.items()}
@@ -204,17 +207,16 @@ def take_over(study, remark: Callable) -> None:
 
 def wait_for_twin(study, trial) -> None:
     """As long as an earlier trial of a process beside this one trains the same: then its result is this one's, too."""
-    while any(
-        other.number < trial.number and other.params == trial.params and beside(other)
-        for other in study.get_trials(deepcopy=False, states=(state("RUNNING"),))
-    ):
+    while any(other.number < trial.number and other.params == trial.params for other in others(study)):
         time.sleep(1)
 
 
-def beside(trial) -> bool:
-    """Whether a process of this machine works on it."""
-    host, _, number = trial.user_attrs.get("process", "").rpartition(":")
-    return host == socket.gethostname() and alive(int(number))
+def others(study) -> list:
+    """The trials at which other processes of this machine are."""
+    running = study.get_trials(deepcopy=False, states=(state("RUNNING"),))
+    homes = [trial.user_attrs.get("process", "").rpartition(":") for trial in running]
+    mine = [host == socket.gethostname() and alive(int(number)) for host, _, number in homes]
+    return [trial for trial, here in zip(running, mine, strict=True) if here]
 
 
 def alive(process: int) -> bool:

@@ -8,28 +8,20 @@ A process that dies takes one student with it, and another process takes its pla
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import TYPE_CHECKING
 
-import torch
-
 from kdcache import jobs
 from kdcache.errors import KdcacheError
+from kdcache.jobs.beside import Beside, gpus, least_taken, share
 from kdcache.recipe.parts import blaming
 
 if TYPE_CHECKING:
     from kdcache.recipe.plan import Plan
     from kdcache.recipe.stages import StudentStage
-
-PATIENCE = 5.0  # seconds that a process is given to end
 
 
 def train(plan: Plan, students: Sequence[StudentStage], processes: int, tell: Callable) -> Iterator[tuple]:
@@ -60,20 +52,14 @@ def train(plan: Plan, students: Sequence[StudentStage], processes: int, tell: Ca
 
 
 class Worker:
-    """A process, and the student that it has. It begins as a fresh Python: threads of torch do not survive a fork."""
+    """A process, and the student that it has."""
 
-    def __init__(self, *arguments):
+    def __init__(self, gpu: str | None, threads: int, *arguments):
         self.end, other = connection.Pipe()
-        alive, self.alive = os.pipe()  # which the process sees closed when this one ends, however it does
         self.number: int | None = None
-        call = f"from kdcache.recipe.side_by_side import work; work({other.fileno()}, {alive})"
-        handed = other.fileno(), alive
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", call], stdin=subprocess.DEVNULL, pass_fds=handed,
-            process_group=0,  # Ctrl-C reaches this one alone, which ends them
-        )  # fmt: skip
+        call = f"from kdcache.recipe.side_by_side import work; work({other.fileno()})"
+        self.process = Beside(call, gpu, threads, [other.fileno()])
         other.close()
-        os.close(alive)
         with contextlib.suppress(BrokenPipeError):  # its death is heard next
             self.end.send(arguments)
 
@@ -87,34 +73,23 @@ class Worker:
         try:
             return self.end.recv()
         except (EOFError, ConnectionError):
-            code = self.process.wait()
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return "dead", f"its process ended with {how}; if memory ran out, train fewer side by side"
+            return "dead", self.process.ended() or "its process ended early"
 
     def dismiss(self) -> None:
-        """Ends it, wherever it is: a run goes on from its last epoch."""
         self.end.close()
-        if self.number is not None:
-            self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.alive)
+        self.process.dismiss(working=self.number is not None)
 
 
 @contextlib.contextmanager
 def pool(plan: Plan, processes: int):
     """So many workers, and what starts another; however this ends, none is left behind."""
     started: list[Worker] = []
-    threads = max(1, torch.get_num_threads() // processes)
-    setup, workers = plan.setup, jobs.workers_for(plan.data, plan.setup.workers)
-    if setup.workers is None and workers:
-        workers = max(1, workers // processes)
+    names = gpus(plan.setup.device)
+    setup, workers = plan.setup, jobs.workers_for(plan.data, plan.setup.workers, processes)
 
     def start() -> Worker:
-        started.append(Worker(plan.recipe, setup.root.parent, setup.device, workers, threads))
+        gpu = least_taken(names, [one.process.gpu for one in started if one.process.works])
+        started.append(Worker(gpu, share(processes), plan.recipe, setup.root.parent, setup.device, workers))
         return started[-1]
 
     try:
@@ -124,14 +99,12 @@ def pool(plan: Plan, processes: int):
             worker.dismiss()
 
 
-def work(channel: int, alive: int) -> None:
+def work(channel: int) -> None:
     """In a process of its own: trains the students whose numbers come in."""
     from kdcache.recipe.plan import now_and_then  # which imports this file
 
-    threading.Thread(target=follow, args=(alive,), daemon=True).start()
     end = connection.Connection(channel)
-    recipe, root, device, workers, threads = end.recv()
-    torch.set_num_threads(threads)
+    recipe, root, device, workers = end.recv()
 
     def say(text: object) -> None:
         end.send(("said", str(text)))
@@ -155,9 +128,3 @@ def work(channel: int, alive: int) -> None:
             except Exception as error:
                 say(traceback.format_exc())
                 found = f"{type(error).__name__}: {error}"
-
-
-def follow(alive: int) -> None:
-    """Ends this process with its parent, however that ended."""
-    os.read(alive, 1)
-    os._exit(1)
