@@ -10,6 +10,7 @@ class KdcacheError(ValueError):
     """
 
     exit_code = 1
+    for_all = False  # whether this process speaks for several that train together
 
     def __init__(self, place: object, expected: str, found: str, remedy: str):
         self.place, self.expected, self.found, self.remedy = str(place), expected, found, remedy
@@ -57,6 +58,10 @@ class LibraryChanged(KdcacheError):
 
 class TeacherChanged(KdcacheError):
     """The teacher's weights or answers are not those in the cache."""
+
+
+class ToldElsewhere(KdcacheError):
+    """What ended a training of several processes, where another of them has said it already."""
 
 
 class KdcacheWarning(UserWarning):

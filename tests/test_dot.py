@@ -73,7 +73,7 @@ def test_cross_entropy_is_told_apart_and_both_are_the_whole(same, text):
         trainer.begin(1)
         [batch, *_] = feed.loader.run([torch.arange(16).numpy()], 1)
         with trainer.watching():
-            terms, clipped = trainer.terms(batch, feed.answers(batch))
+            terms, clipped = trainer.terms(trainer.looks_of(batch), feed.answers(batch), batch)
         ce = sum(value for name, value in terms.items() if name.startswith("ce"))
         task = torch.autograd.grad(ce, trainer.trained, retain_graph=True, allow_unused=True)
         found = {}

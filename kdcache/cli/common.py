@@ -136,6 +136,7 @@ training_options = options(
     training("--channels-last", is_flag=True, help="Memory layout."),
     training("--compile", is_flag=True, help="torch.compile it: about a minute at first, faster steps."),
     training("--grad-checkpoint", is_flag=True, help="Less memory, a third more time: maps are computed twice."),
+    training("--sync-bn", is_flag=True, help="Under torchrun: batch norm over the images of all processes."),
     training("--seed", type=SEED, default=0, show_default=True),
     training(
         "--eval-every", type=COUNT, default=1, show_default=True, help="Epochs; the last one is always evaluated."

@@ -20,7 +20,7 @@ import click
 from kdcache.checks import advice, short
 from kdcache.cli.values import name_of
 from kdcache.cli.voice import RANK, complain, say
-from kdcache.errors import KdcacheError, KdcacheWarning, UsageError
+from kdcache.errors import KdcacheError, KdcacheWarning, ToldElsewhere, UsageError
 from kdcache.ranks import Ranks
 
 GOES_ON = "the same command goes on where it was"
@@ -146,7 +146,8 @@ class Commands(Exampled, click.Group):
                     raise
                 if DEBUG in ctx.meta:
                     say(whole_traceback(error))
-                complain(ctx, as_typed(str(problem)))
+                if not isinstance(problem, ToldElsewhere):
+                    complain(ctx, as_typed(str(problem)), at_once=problem.for_all)
                 ctx.exit(problem.exit_code)
 
     def list_commands(self, ctx):

@@ -19,6 +19,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
 @click.command(
     "train-teacher",
     cls=Command,
+    together=True,
     goes_on=f"{GOES_ON} with --resume",
     example="""
         kdcache train-teacher --model tiny-32
@@ -112,6 +113,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @click.command(
     "train-student",
     cls=Command,
+    together=True,
     goes_on=f"{GOES_ON} with --resume",
     example="""
         kdcache train-student --cache logits.h5 --student tiny --method st

@@ -34,11 +34,11 @@ def say(text: str) -> None:
             click.echo(text, err=True)
 
 
-def complain(ctx: click.Context | None, text: str) -> None:
+def complain(ctx: click.Context | None, text: str, at_once: bool = False) -> None:
     """Why a command ended. A rank other than the first waits: torchrun ends it, unless it alone has failed."""
     rank = ctx.meta.get(RANK, 0) if ctx else 0
     try:
-        time.sleep(ALIKE if rank else 0)
+        time.sleep(ALIKE if rank and not at_once else 0)
     except KeyboardInterrupt:
         return
     with contextlib.suppress(BrokenPipeError, ValueError):

@@ -21,7 +21,7 @@ from kdcache.models.network import Network, wrapped
 from kdcache.models.stages import tapped
 from kdcache.proof.verdicts import require_source
 from kdcache.sources import Source, located, open_source, path_in
-from kdcache.train import Evaluation
+from kdcache.train import ONE_PROCESS, Evaluation, Team
 from kdcache.views import View, from_json, open_view
 
 DEFAULT_DATA = "digits"
@@ -102,8 +102,10 @@ class Data:
         view = self.view.evaluation()
         return {"data": self.held_out.spec, "rows": len(self.held_out), "view": view.name, "size": list(view.size)}
 
-    def evaluation(self, teacher: Tensor | None, device: str, workers: int, dtype: str = "f32") -> Evaluation:
-        return Evaluation(self.held_out_loader(device, workers), teacher, dtype)
+    def evaluation(
+        self, teacher: Tensor | None, device: str, workers: int, dtype: str = "f32", team: Team = ONE_PROCESS
+    ) -> Evaluation:
+        return Evaluation(self.held_out_loader(device, workers), teacher, dtype, team)
 
     def held_out_loader(self, device: str, workers: int) -> Loader:
         """The evaluation images, un-augmented."""

@@ -12,7 +12,7 @@ from kdcache.methods import Asked, Method
 from kdcache.proof.verdicts import require_pixels
 from kdcache.runs import Run
 from kdcache.teachers import Answers, Drawn
-from kdcache.train import Course, Feed, Listeners, Trainer, fit_together, mixlabels
+from kdcache.train import ONE_PROCESS, Course, Feed, Listeners, Team, Trainer, fit_together, joined, mixlabels
 from kdcache.types import quiet
 from kdcache.wording import count, readable
 
@@ -31,7 +31,7 @@ class Ready(NamedTuple):
 
 
 @contextlib.contextmanager
-def ready(students: Sequence[Student]) -> Iterator[Ready]:
+def ready(students: Sequence[Student], team: Team = ONE_PROCESS) -> Iterator[Ready]:
     """Everything put together and checked, as long as the teacher is needed. The students share what `shared` says."""
     first = students[0]
     data, settings = first.data, first.settings
@@ -49,7 +49,7 @@ def ready(students: Sequence[Student]) -> Iterator[Ready]:
         if first.mix:
             loader, answers = mixed(students, methods, loader, answers)
         trainers = [
-            Trainer(networks, method, student.settings, loader.device)
+            Trainer(networks, method, student.settings, loader.device, team)
             for student, (networks, method) in zip(students, made, strict=True)
         ]
         yield Ready(trainers, Feed(loader, answers, shown.views), notes)
@@ -96,12 +96,14 @@ def train(
 ) -> list[Course]:  # fmt: skip
     """Trains students of one pipeline; what each remarks is told behind its title."""
     first = students[0]
-    with ready(students) as (trainers, feed, notes):
+    with joined(first.device) as team, ready(students, team) as (trainers, feed, notes):
+        if not team.first:
+            runs, progress, remark = [None] * len(runs), quiet, quiet
         judged = first.judged()
         taught = first.accuracy(judged)
         for student in students:
             student.taught = taught
-        evaluation = first.data.evaluation(judged, first.device, first.workers, first.settings.dtype)
+        evaluation = first.data.evaluation(judged, first.device, first.workers, first.settings.dtype, team)
         stored = first.teacher.stored
         cache_bytes = sum(file.path.stat().st_size for file in stored.files) if stored else 0
         courses = [

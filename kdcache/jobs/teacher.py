@@ -11,7 +11,7 @@ from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import check_output
 from kdcache.runs import ROOT, Run
 from kdcache.teachers import no_teacher
-from kdcache.train import Settings, figures, fit
+from kdcache.train import Settings, figures, fit, joined
 from kdcache.types import quiet
 
 SMOOTHING = Range(least=0, below=1, remedy="try 0.1")
@@ -38,8 +38,10 @@ def train_teacher(
         remark(network.begun or f"{model}: begins with fresh weights; `init_from` {PRETRAINED} takes its library's")
     check_output(network, data.image)
     loader = Loader(data.train, data.view, settings.seed, device, workers)
-    evaluation = data.evaluation(None, device, workers, settings.dtype)
-    records = fit([network], method, no_teacher, loader, settings.epochs, settings, evaluation, run, progress, remark)
+    with joined(device) as team:
+        evaluation = data.evaluation(None, device, workers, settings.dtype, team)
+        shown = (loader, settings.epochs, settings, evaluation, run, progress, remark)
+        records = fit([network], method, no_teacher, *shown, team)
     return result(run, records)
 
 

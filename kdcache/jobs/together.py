@@ -9,6 +9,7 @@ from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
 from kdcache.jobs.pipeline import train
 from kdcache.jobs.student import Student, facts_found, folder_of
+from kdcache.ranks import Ranks
 from kdcache.runs import ROOT, Run
 from kdcache.teachers import Teacher
 from kdcache.train import Settings
@@ -43,6 +44,9 @@ def train_students(
 
     Every line that is remarked of one of them begins with what tells it from the others.
     """
+    if (world := Ranks.from_environment().world) > 1:
+        remedy = "start one torchrun for each"
+        raise UsageError("torchrun", "one training", f"{len(students)}, among {world} processes", remedy)
     runs = [Run(folder_of(student, root), student.facts(), resume, restart) for student in students]
     found: dict[int, dict] = {}
     groups = pipelines(students)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods import clipped_gradients
+from kdcache.train.team import ONE_PROCESS, Team
 
 Several = list[Tensor | None]
 """One for each parameter; None: the loss does not depend on it."""
@@ -46,10 +47,13 @@ class Gradients:
             return [None] * len(self.parameters)
         return list(torch.autograd.grad(value, self.parameters, retain_graph=again, allow_unused=True))
 
-    def finish(self, epoch: int | None) -> None:
+    def finish(self, epoch: int | None, team: Team = ONE_PROCESS) -> None:
         """Leaves the whole gradient of each parameter with it; the clipped one is held to the size of the other."""
         if not self.apart:
+            team.add_up(parameter.grad for parameter in self.parameters)
             return
+        for several in self.apart.values():
+            team.add_up(several)
         nothing = [None] * len(self.parameters)
         task, others, held = (self.apart.get(kind, nothing) for kind in ("task", "others", "clipped"))
         whole = clipped_gradients(added(task, others), held, epoch) if "clipped" in self.apart else others

@@ -29,8 +29,11 @@ from kdcache.train.made import made
 from kdcache.train.optim import Settings
 from kdcache.train.records import EMA, figures, line, peak_bytes, time_left
 from kdcache.train.state import read_state, restore, save_state
+from kdcache.train.team import ONE_PROCESS, Team
 from kdcache.train.trainer import Trainer
 from kdcache.types import quiet
+
+STATE = "state.safetensors"
 
 
 @dataclass
@@ -65,24 +68,42 @@ class Course:
     def settings(self) -> Settings:
         return self.trainer.settings
 
+    @property
+    def team(self) -> Team:
+        return self.trainer.team
+
     def due(self, epoch: int) -> bool:
         """Whether this epoch is still to be trained."""
         return not self.error and not self.listeners.stop and len(self.records) < epoch
 
     def begin(self) -> None:
-        if self.run and self.run.begin(self.remark):
-            done, self.best = restored(self.trainer, self.run)
-            self.records = self.run.forget_after(done)
+        """Goes on where the run was left, else from the weights as they are: those of the first process."""
+        left = self.team.told(self.left() if self.run else None)
+        if left:
+            facts, tensors, self.records = left
+            self.trainer.enter(next(stage for stage in self.trainer.stages if stage.name == facts["stage"]))
+            restore(self.run.path(STATE) if self.run else STATE, self.trainer, tensors)
+            self.best = facts["best"]
+        self.team.same(value for _, value in self.trainer.tensors())
         if self.run and self.settings.tensorboard:
             events.begin(self.run.path(EVENTS), self.records)
 
+    def left(self) -> tuple[dict, dict, list[dict]] | None:
+        """The state in which the run was left, and the records until then; None where it begins."""
+        if not self.run.begin(self.remark):
+            return None
+        facts, tensors = read_state(self.run.path(STATE))
+        return facts, tensors, self.run.forget_after(facts["epoch"])
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Counts the time as its own, and ends it, and no other, by what goes wrong."""
+        """Counts the time as its own, and ends it, and no other, by what goes wrong; a team is ended with it."""
         started = time.perf_counter()
         try:
             yield
         except KdcacheError as error:
+            if self.team.size > 1:  # the others wait for this process
+                raise
             self.error = error
         self.spent += time.perf_counter() - started
 
@@ -107,7 +128,7 @@ class Course:
             if self.settings.tensorboard:
                 events.add(self.run.path(EVENTS), record)
             self.save(record)
-            save_state(self.run.path("state.safetensors"), self.trainer, record["epoch"], self.best)
+            save_state(self.run.path(STATE), self.trainer, record["epoch"], self.best)
 
     def save(self, record: dict) -> None:
         """The last network, and the best by accuracy if that is measured."""
@@ -124,10 +145,12 @@ class Course:
 
     def finish(self) -> None:
         """Keeps what it came to."""
+        if self.evaluation and not self.judged and (self.run or self.team.size > 1):  # it was finished before
+            self.judged = self.evaluated()
         if not self.run:
             return
         if self.evaluation:
-            self.run.keep("evaluation.json", self.judged or self.evaluated())
+            self.run.keep("evaluation.json", self.judged)
         sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}
         sizes |= {"cache_bytes": self.cache_bytes} if self.cache_bytes else {}
         self.run.finish(figures(self.records) | sizes, made=made(self.trainer.device))
@@ -144,10 +167,12 @@ def fit(
     run: Run | None = None,
     progress: Callable = quiet,
     remark: Callable = quiet,
+    team: Team = ONE_PROCESS,
 ) -> list[dict]:
     """One training, of a student or of several that learn from each other; the records of all epochs."""
-    course = Course(Trainer(students, method, settings, loader.device), evaluation, run, remark)
-    fit_together([course], Feed(loader, teacher, views), progress)
+    trainer = Trainer(students, method, settings, loader.device, team)
+    course = Course(trainer, evaluation, run if team.first else None, remark if team.first else quiet)
+    fit_together([course], Feed(loader, teacher, views), progress if team.first else quiet)
     if course.error:
         raise course.error
     return course.records
@@ -160,7 +185,9 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
     """
     for course in courses:
         require_labels(course.trainer.method, feed.loader)
-        course.trainer.method.meet(torch.from_numpy(feed.loader.source.labels))
+        labels = torch.from_numpy(feed.loader.source.labels)
+        course.trainer.method.meet(labels)
+        course.trainer.unlabelled = bool((labels < 0).any())
     epochs = courses[0].settings.epochs
     with contextlib.ExitStack() as stack:
         for course in courses:
@@ -184,6 +211,8 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
                     course.keep(time_left(laps, epochs - epoch))
             for course in going(due):
                 course.listeners.tell("on_epoch_end", epoch, course.records[-1])
+            for course in due:
+                course.listeners.stop = course.team.told(course.listeners.stop)
             for course in due if len(courses) > 1 else ():
                 if course.error:
                     course.remark(f"ends early: {course.error}")
@@ -197,14 +226,15 @@ def fit_together(courses: Sequence[Course], feed: Feed, progress: Callable = qui
 def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable) -> None:
     """One pass over the data, of which each training that comes through has a record."""
     settings = courses[0].settings
-    together = courses[0].trainer.method.views
-    plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed, together)
+    views, team = courses[0].trainer.method.views, courses[0].trainer.team
+    plan = training_plan(len(feed.loader.source), feed.views, epoch, settings.batch, settings.seed, views)
     for course in courses:
         course.spent, course.judged = 0.0, None
         with course.alone():
             course.trainer.begin(epoch)
         course.listeners.tell("on_epoch_begin", epoch, {})
-    batches = progress(feed.loader.run(plan, epoch), total=len(plan), desc=label(courses, epoch))
+    own = [team.share(items, views) for items in plan]
+    batches = progress(feed.loader.run(own, epoch), total=len(plan), desc=label(courses, epoch))
     started, images = time.perf_counter(), sum(len(items) for items in plan)
     for step, batch in enumerate(batches):
         if not (left := going(courses)):
@@ -212,7 +242,7 @@ def learn(courses: Sequence[Course], feed: Feed, epoch: int, progress: Callable)
         knowledge = feed.answers(batch)
         for course in left:
             with course.alone():
-                terms = course.trainer.learn(batch, knowledge, step / len(plan))
+                terms = course.trainer.learn(batch, knowledge, step / len(plan), plan[step])
                 course.listeners.tell("on_train_batch_end", step, terms)
     for course in going(courses):
         with course.alone():
@@ -237,15 +267,6 @@ def label(courses: Sequence[Course], epoch: int) -> str:
     several = f" of {len(courses)} students" if len(courses) > 1 else ""
     init = all(course.trainer.stage and course.trainer.stage.name == "init" for course in courses)
     return f"epoch {epoch}/{courses[0].settings.epochs}{several}" + (" (init)" if init else "")
-
-
-def restored(trainer: Trainer, run: Run) -> tuple[int, float | None]:
-    """Puts a trainer where a run was left: the epochs that are done, and the best score."""
-    path = run.path("state.safetensors")
-    facts, tensors = read_state(path)
-    trainer.enter(next(stage for stage in trainer.stages if stage.name == facts["stage"]))
-    restore(path, trainer, tensors)
-    return facts["epoch"], facts["best"]
 
 
 def require_labels(method: Method, loader: Loader) -> None:

@@ -20,7 +20,7 @@ CHOICES = {
     "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "dtype": ("f32", "bf16"), "freeze": ("nothing", "backbone"),
 }  # fmt: skip
 # runs of before do not tell: as usual, they are left out
-LATER = ("init_from", "freeze", "backbone_lr", "accumulate", "ema", "delta", "grad_checkpoint")
+LATER = ("init_from", "freeze", "backbone_lr", "accumulate", "ema", "delta", "grad_checkpoint", "sync_bn")
 
 
 WATCHING = ("eval_every", "tensorboard")  # settings that decide nothing of the weights
@@ -76,6 +76,7 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     grad_checkpoint: bool = False  # feature maps are computed again for the gradient, instead of being kept
+    sync_bn: bool = False  # batch norm over the images of all processes, where several train together
     eval_every: int = 1  # epochs; the last one is always evaluated
     tensorboard: bool = False  # an event file beside the records
     seed: int = 0
@@ -103,8 +104,9 @@ class Settings:
             raise UsageError("`accumulate`", "parts of two images or more", found, "take fewer")
         if self.optimizer == "dot":
             self.require_two_momenta()
-        if self.compile and self.grad_checkpoint:
-            raise UsageError("`grad_checkpoint`", "a network as it is", "`compile` beside it", "leave one of them out")
+        for name in ("grad_checkpoint", "sync_bn"):
+            if self.compile and getattr(self, name):
+                raise UsageError(f"`{name}`", "a network as it is", "`compile` beside it", "leave one of them out")
         if len(self.betas) != 2:
             raise UsageError("`betas`", "two numbers", f"{len(self.betas)}", "try 0.9 0.999")
         if self.freeze != "nothing" and self.backbone_lr != 1:
@@ -113,7 +115,7 @@ class Settings:
             )
         if not isinstance(self.init_from, str | None) or self.init_from == "":
             raise UsageError("`init_from`", "a file of weights, or pretrained", repr(self.init_from), "name a file")
-        for name in ("nesterov", "channels_last", "compile", "grad_checkpoint", "tensorboard"):
+        for name in ("nesterov", "channels_last", "compile", "grad_checkpoint", "sync_bn", "tensorboard"):
             if not isinstance(value := getattr(self, name), bool):
                 raise UsageError(f"`{name}`", "true or false", repr(value), f"try {getattr(Settings, name)}")
 

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,14 +13,17 @@ from torch import Tensor, nn
 
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.measures import answered
-from kdcache.methods import Method, labelled
+from kdcache.methods import Method
 from kdcache.models.heads import TAP
 from kdcache.models.network import Network, watch
 from kdcache.models.recompute import recomputed
 from kdcache.train.average import Average
+from kdcache.train.cut import Cut
 from kdcache.train.dot import Dot
 from kdcache.train.gradients import Gradients
 from kdcache.train.optim import Settings, lr_at, make_optimizer
+from kdcache.train.sync_norm import synchronised
+from kdcache.train.team import ONE_PROCESS, Team, together
 from kdcache.train.tuning import Backbone
 from kdcache.types import Batch, Knowledge, Look
 
@@ -56,7 +58,15 @@ def require_two_losses(method: Method) -> None:
 class Trainer:
     """Students, a method and an optimiser, a step at a time."""
 
-    def __init__(self, students: Sequence[Network], method: Method, settings: Settings, device: torch.device):
+    def __init__(
+        self,
+        students: Sequence[Network],
+        method: Method,
+        settings: Settings,
+        device: torch.device,
+        team: Team = ONE_PROCESS,
+    ):
+        self.team, self.unlabelled = team, False
         self.students, self.method, self.settings, self.device = list(students), method, settings, device
         self.stages, self.stage = stages(method, settings.epochs), None
         for student in self.students:
@@ -98,6 +108,8 @@ class Trainer:
             self.looks = [torch.compile(look) for look in looks] if self.settings.compile else looks
             for student in self.students if self.settings.grad_checkpoint else ():
                 stack.enter_context(recomputed(student))
+            if self.settings.sync_bn:
+                stack.enter_context(synchronised([*self.students, self.method], self.team))
             self.backbone.hold()
             try:
                 yield
@@ -117,42 +129,51 @@ class Trainer:
         for network in (*self.students, self.method):
             network.train()
         self.backbone.rest()
-        self.draws.begin(self.settings.seed * 1_000_003 + epoch)
+        self.draws.begin(self.settings.seed * 1_000_003 + epoch + self.team.rank * 1_000_000_007)
         self.seen.zero_()
         self.totals = {}
 
-    def learn(self, batch: Batch, knowledge: Knowledge, done: float) -> dict[str, Tensor]:
-        """A step, when such a share of the epoch is done, on a batch that others may have, too; what `step` gives."""
+    def learn(
+        self, batch: Batch, knowledge: Knowledge, done: float, items: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
+        """A step, when such a share of the epoch is done, on a batch that others may have, too; what `step` gives.
+
+        `items` are those of the whole batch, where other processes see the rest of it.
+        """
         begun = self.epoch - self.stage.first
         batch = replace(batch, epoch=begun + 1, epochs=self.stage.epochs)  # warm-ups begin anew in every stage
         self.lr = lr_at(self.settings, begun + done, self.stage.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group.get("factor", 1.0)
         with self.draws.own():
-            terms = self.step(batch, knowledge)
-        for name, value in terms.items():
-            self.totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=len(batch))
-        return terms
+            return self.step(batch, knowledge, items)
 
     def ended(self, images: int) -> dict:
-        """The record of an epoch of so many images."""
-        losses = {name: float(value) / images for name, value in self.totals.items()}
-        right, labelled = self.seen.tolist()
+        """The record of an epoch of so many images; all processes have the same, and the same buffers from here on."""
+        losses = {name: float(self.team.total(value)) / images for name, value in self.totals.items()}
+        right, labelled = self.team.total(self.seen).tolist()
+        self.team.level([*self.students, self.method, *([self.average.network] if self.average else [])])
         total = sum(losses.values())
         self.require_finite(total)
         record = {"epoch": self.epoch, "stage": self.stage.name, "lr": self.lr, "loss": losses, "total": total}
         return record | ({"train_top1": right / labelled} if labelled else {})
 
-    def step(self, batch: Batch, knowledge: Knowledge) -> dict[str, Tensor]:
-        """One step of the optimiser; the terms of the loss, free of their graph."""
+    def step(self, batch: Batch, knowledge: Knowledge, items: np.ndarray | None = None) -> dict[str, Tensor]:
+        """One step of the optimiser; the terms of the loss on the rows that are seen here, free of their graph."""
+        cut = Cut(self.team, batch.items if items is None else items, self.method.views, self.settings.accumulate)
+        batch = cut.counted(batch, self.unlabelled)
         found: list[tuple[float, dict[str, Tensor]]] = []
-        for part, known in parts(batch, knowledge, self.settings.accumulate, self.method.views):
-            terms, clipped = self.terms(part, known)
-            weight = len(part) / len(batch)
-            self.gradients.add(terms, clipped, weight, self.stage.name)
+        for number in range(cut.count):
+            part, known = cut.part(batch, knowledge, number)
+            looks, share = self.looks_of(part, cut.spread / self.team.size), len(part) / len(batch)
+            if compared := cut.spread > 1 and self.method.batch_matters:
+                looks, known, part = together(self.team, looks, known, part, cut.items, cut.everywhere(number))
+            terms, clipped = self.terms(looks, known, part)
+            self.gradients.add(terms, clipped, cut.weight(part, compared), self.stage.name)
             self.method.stepped()
-            found.append((weight, {name: value.detach() for name, value in terms.items()}))
-        self.gradients.finish(batch.epoch)
+            found.append((share, {name: value.detach() for name, value in terms.items()}))
+            self.count(found[-1][1], cut.weight(part, compared) * len(cut.items))
+        self.gradients.finish(batch.epoch, self.team)
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         if isinstance(self.optimizer, Dot):
@@ -163,14 +184,18 @@ class Trainer:
             self.average.follow()
         return mean(found)
 
-    def terms(self, batch: Batch, knowledge: Knowledge) -> tuple[dict[str, Tensor], set[str]]:
-        """The terms of the loss, and which of them are clipped to the others."""
+    def looks_of(self, batch: Batch, share: float = 1.0) -> list[Look]:
+        """What every student shows of a batch, whose right answers count so much."""
         images = batch.images
         if self.settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.dtype == "bf16"):
             looks = [by_views(look, images, self.method.views) for look in self.looks]
-        self.seen += answered(looks[0]["logits"].detach(), batch)
+        self.seen.add_(answered(looks[0]["logits"].detach(), batch), alpha=share)
+        return looks
+
+    def terms(self, looks: list[Look], knowledge: Knowledge, batch: Batch) -> tuple[dict[str, Tensor], set[str]]:
+        """The terms of the loss, and which of them are clipped to the others."""
         terms: dict[str, Tensor] = {}
         clipped: set[str] = set()
         for number, look in enumerate(looks):
@@ -180,6 +205,11 @@ class Trainer:
             terms |= {name + suffix: value for name, value in found.items()}
             clipped |= {name + suffix for name in self.method.clipped}
         return terms, clipped
+
+    def count(self, terms: dict[str, Tensor], images: float) -> None:
+        """Adds terms of so many images to the totals of the epoch."""
+        for name, value in terms.items():
+            self.totals.setdefault(name, torch.zeros_like(value)).add_(value, alpha=images)
 
     def require_finite(self, total: float) -> None:
         """Refuses to go on, and so to save, once a loss or a weight is lost."""
@@ -199,24 +229,6 @@ class Trainer:
         yield from ((f"method/{name}", value) for name, value in self.method.state_dict().items())
         if self.average:
             yield from self.average.tensors()
-
-
-def parts(batch: Batch, knowledge: Knowledge, count: int, views: int) -> Iterator[tuple[Batch, Knowledge]]:
-    """A batch in so many parts, or in fewer: of less than two rows, batch norm has no statistics.
-
-    Each has its rows in every one of the views that follow each other in the batch.
-    """
-    n = len(batch) // views
-    count = max(1, min(count, n // 2))
-    if count == 1:
-        yield batch, knowledge
-        return
-    batch = replace(batch, whole=(labelled(batch).sum(), len(batch)))
-    ends = [n * number // count for number in range(count + 1)]
-    for start, end in pairwise(ends):
-        each = [np.arange(start, end) + view * n for view in range(views)]
-        rows = slice(start, end) if views == 1 else np.concatenate(each)
-        yield batch.part(rows), {name: value[rows] for name, value in knowledge.items()}
 
 
 def mean(found: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:

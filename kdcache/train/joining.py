@@ -1,0 +1,71 @@
+"""How processes that torchrun started become a team, and what becomes of it when one of them dies."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from kdcache.errors import KdcacheError, ToldElsewhere
+from kdcache.ranks import Ranks
+from kdcache.train.team import ONE_PROCESS, Several, Team
+
+PATIENCE = datetime.timedelta(minutes=10)  # without a word of another process
+TOLD = "kdcache/told"  # in the store of torchrun: how many have said why the training ended
+
+
+@contextmanager
+def joined(device: str | torch.device) -> Iterator[Team]:
+    """The team of this process, as long as it trains; of what ends it, one process speaks.
+
+    A group that somebody has made is taken as it is.
+    """
+    ranks = Ranks.from_environment()
+    if ranks.world == 1:
+        yield ONE_PROCESS
+        return
+    import torch.distributed as dist
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    def call(name: str, *arguments) -> None:
+        try:
+            getattr(dist, name)(*arguments)
+        except RuntimeError as error:  # of gloo and NCCL: a peer that is gone, or says nothing
+            raise lost(ranks) from error
+
+    if dist.is_initialized():
+        yield Several(ranks.rank, ranks.world, device, call)
+        return
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        raise lost(ranks) from error
+    try:
+        yield Several(ranks.rank, ranks.world, device, call)
+        call("barrier")  # or the first to be done would take what the others still ask for with it
+    except BaseException as error:
+        if isinstance(error, KdcacheError):
+            error.for_all = spoke_first(dist)
+            if not error.for_all:
+                raise ToldElsewhere(error.place, error.expected, error.found, error.remedy) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def spoke_first(dist) -> bool:
+    """Whether no other process has said yet why the training ended."""
+    try:
+        return dist.distributed_c10d._get_default_store().add(TOLD, 1) == 1
+    except RuntimeError:  # torchrun is gone, too
+        return True
+
+
+def lost(ranks: Ranks) -> KdcacheError:
+    found, remedy = "one that has ended, or says nothing", "start them again: `resume` goes on after the last epoch"
+    return KdcacheError("training", f"all {ranks.world} processes", found, remedy)

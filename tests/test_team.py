@@ -1,0 +1,67 @@
+"""Processes that train together end where one alone would, up to rounding: whatever the method, and however many."""
+
+import numpy as np
+import pytest
+from plain_cases import PLAIN
+from team_cases import in_processes
+from train_cases import Fixture
+
+SMALL = {"epochs": 2, "batch": 16, "lr": 0.02, "warmup": 0.5}
+SYNC = {"sync_bn": True}
+FEW = [
+    ("none", PLAIN, {"ema": 0.9, "clip": 1.0}),
+    ("st+at", PLAIN, {"batch": 17, "accumulate": 3}),
+    ("dkd", PLAIN, {"optimizer": "adamw", "lr": 1e-3}),
+    ("fitnet", PLAIN, SYNC),  # two stages, and batch norm in a connector
+    ("rkd+vid", PLAIN, {}),
+    ("crd:negatives=9", PLAIN, {}),
+    ("queue:size=20", PLAIN, {}),
+    ("kdsvd", PLAIN, {}),  # clipped
+    ("st:0.5+kdsvd", PLAIN, {"optimizer": "dot"}),
+    ("dml", PLAIN, {}),
+    ("mlkd", PLAIN, {}),  # two views a step
+    ("hard", PLAIN, {}),
+    ("st", "resnet8", SYNC | {"grad_checkpoint": True}),
+]
+"""One of each kind; a fifth of the images has no label, in all of them."""
+
+
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory):
+    """49 images, a fifth of them without a label."""
+    names = ["st", "at", "vid", "fitnet", "rkd", "kdsvd", "mlkd"]
+    fixture = Fixture(tmp_path_factory.mktemp("partly"), "resnet8", names)
+    fixture.data.train.labels[::5] = -1
+    return fixture
+
+
+def trained(fixture, text, model=PLAIN, **settings):
+    """The losses of all epochs and the weights, as plain data."""
+    networks, records = fixture.student(text, model, **SMALL | settings).train()
+    losses = [value for record in records for value in (*record["loss"].values(), record.get("nll", 0.0))]
+    return losses, {name: value.numpy() for name, value in networks[0].state_dict().items()}, records[-1]
+
+
+def assert_same(found, expected, tolerance=1e-4):
+    assert not isinstance(found, Exception), found
+    (losses, weights, record), (theirs, others, told) = found, expected
+    assert losses == pytest.approx(theirs, rel=tolerance, abs=tolerance)
+    assert record.get("train_top1") == pytest.approx(told.get("train_top1"))
+    for name, value in weights.items():
+        assert np.allclose(value, others[name], rtol=tolerance, atol=tolerance), name
+
+
+def compare(fixture, folder, size, cases):
+    """Each of the cases, alone and among so many processes."""
+    several = in_processes(lambda: [trained(fixture, *case[:-1], **case[-1]) for case in cases], size, folder)
+    for rank, found in enumerate(several):
+        assert not isinstance(found, Exception | int), (rank, found)
+    for number, case in enumerate(cases):
+        alone = trained(fixture, *case[:-1], **case[-1])
+        for found in several:
+            assert_same(found[number], alone)
+
+
+def test_two_processes_end_where_one_does(partly, tmp_path):
+    """In the losses of each epoch, in what is right, in the weights. The last batch of 16 rows has one, and is left."""
+    compare(partly, tmp_path, 2, FEW)
