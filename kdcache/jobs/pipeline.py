@@ -41,6 +41,9 @@ def ready(students: Sequence[Student], team: Team = ONE_PROCESS) -> Iterator[Rea
     views = first.views or settings.epochs * together
     shown = first.teacher.sample_views(Drawn(data.view, settings.seed, rows, views))
     require_views(first.method, together, shown.views)
+    if team.size > 1 and shown.known is not None:  # a process might see none that is known, and lack their terms
+        remedy = "train in one process, or leave those images out with `missing` skip"
+        raise UsageError("torchrun", "answers to all images", "a cache that does not know some", remedy)
     loader = Loader(data.train, data.view, shown, first.device, first.workers)
     require_pixels(shown, loader)
     text = "+".join(dict.fromkeys(one.method for one, method in zip(students, methods, strict=True) if method.taps))
