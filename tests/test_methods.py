@@ -256,3 +256,10 @@ def test_a_loss_says_whether_it_is_the_mean_of_those_of_its_parts(text):
                 found[name] = found[name] + (rows.stop - rows.start) / 8 * value
         equal += [torch.allclose(found[name], value, rtol=1e-5, atol=1e-9) for name, value in expected.items()]
     assert all(equal) is not method.batch_matters
+
+
+@every_method
+def test_a_method_says_whether_it_remembers_rows(text):
+    """Processes that train together show it all of them."""
+    method = made(text)
+    assert method.remembers is (type(method).stepped is not Method.stepped)

@@ -2,15 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
 from plain_cases import PLAIN
 from team_cases import in_processes
-from train_cases import Fixture
+from train_cases import Fixture, asks
+
+from kdcache.errors import CacheError, ToldElsewhere, UsageError
+from kdcache.jobs import train_students
+from kdcache.methods import METHODS
+from kdcache.ranks import Ranks
+from kdcache.train import Listeners, joined
 
 SMALL = {"epochs": 2, "batch": 16, "lr": 0.02, "warmup": 0.5}
 SYNC = {"sync_bn": True}
 FEW = [
     ("none", PLAIN, {"ema": 0.9, "clip": 1.0}),
     ("st+at", PLAIN, {"batch": 17, "accumulate": 3}),
+    ("st:0.5", PLAIN, {"batch": 47}),  # a last batch of two
     ("dkd", PLAIN, {"optimizer": "adamw", "lr": 1e-3}),
     ("fitnet", PLAIN, SYNC),  # two stages, and batch norm in a connector
     ("rkd+vid", PLAIN, {}),
@@ -62,6 +70,53 @@ def compare(fixture, folder, size, cases):
             assert_same(found[number], alone)
 
 
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    fixture = Fixture(tmp_path_factory.mktemp("every"), "resnet8", [name for name in METHODS if asks(name)])
+    fixture.data.train.labels[::5] = -1
+    return fixture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_method_ends_where_it_does_alone(every, tmp_path, size):
+    options = {"crd": "crd:negatives=9", "queue": "queue:size=20"}
+    compare(every, tmp_path, size, [(options.get(name, name), PLAIN, SYNC | {"epochs": 2}) for name in METHODS])
+
+
 def test_two_processes_end_where_one_does(partly, tmp_path):
     """In the losses of each epoch, in what is right, in the weights. The last batch of 16 rows has one, and is left."""
     compare(partly, tmp_path, 2, FEW)
+
+
+def test_what_one_process_meets_is_said_by_it_alone(tmp_path):
+    def meets():
+        with joined("cpu") as team:
+            if team.rank == 1:
+                raise CacheError("a.h5", "a whole block", "a damaged one", "copy it again")
+            team.total(torch.zeros(1))
+
+    first, second = in_processes(meets, 2, tmp_path)
+    assert type(second) is CacheError
+    assert type(first) is ToldElsewhere
+
+
+def test_a_callback_of_the_first_process_stops_all(partly, tmp_path):
+    def stopped():
+        def stop(epoch, record):
+            listeners.stop = Ranks.from_environment().first
+
+        listeners = Listeners([stop])
+        _, records = partly.student("st", PLAIN, **SMALL).train(listeners=listeners)
+        return len(records)
+
+    assert in_processes(stopped, 2, tmp_path) == [1, 1]
+
+
+def test_several_students_are_refused(partly, tmp_path):
+    def refused():
+        train_students([partly.student(text, PLAIN, **SMALL) for text in ("st", "none")], root=tmp_path / "runs")
+
+    found = in_processes(refused, 2, tmp_path)
+    assert {type(one) for one in found} == {UsageError, ToldElsewhere}
+    assert all("one training" in str(one) for one in found)

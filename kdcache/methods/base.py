@@ -48,6 +48,8 @@ class Method(nn.Module):
     """Whether each class counts, however improbable; codecs that model some of them are refused if so."""
     batch_matters = False
     """Whether a row's part in the loss depends on the other rows of its batch: if not, a batch can be had in parts."""
+    remembers = False
+    """Whether it keeps something of the rows from step to step (`stepped`), and so has to be shown all of them."""
     codecs: Mapping[str, str] = {}
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
     variants: Mapping[str, Mapping[str, object]] = {}

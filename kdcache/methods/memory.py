@@ -35,7 +35,7 @@ class Contrastive(Method):
     paper = "CRD, Tian, Krishnan & Isola 2020, Contrastive Representation Distillation"
     taps = ("emb",)
     term = "crd"
-    one_label = True
+    one_label = remembers = True
     batch_matters = True
     variants: ClassVar = {"nolabel": {"classes": False}}
 
@@ -157,6 +157,7 @@ class Queue(Method):
     paper = "SEED, Fang et al. 2021, Self-supervised Distillation for Visual Representation"
     taps = ("emb",)
     term = "queue"
+    remembers = True
 
     def __init__(
         self,

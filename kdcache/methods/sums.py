@@ -36,6 +36,7 @@ class Sum(Method):
         self.shift_matters = any(part.shift_matters for part in parts)
         self.tail_matters = any(part.tail_matters for part in parts)
         self.batch_matters = any(part.batch_matters for part in parts)
+        self.remembers = any(part.remembers for part in parts)
         self.clips_to_ce = any(part.clips_to_ce for part in parts)
         self.init_share = max(part.init_share for part in parts)
         self.students = max(part.students for part in parts)

@@ -166,7 +166,7 @@ class Trainer:
         for number in range(cut.count):
             part, known = cut.part(batch, knowledge, number)
             looks, share = self.looks_of(part, cut.spread / self.team.size), len(part) / len(batch)
-            if compared := cut.spread > 1 and self.method.batch_matters:
+            if compared := cut.spread > 1 and (self.method.batch_matters or self.method.remembers):
                 looks, known, part = together(self.team, looks, known, part, cut.items, cut.everywhere(number))
             terms, clipped = self.terms(looks, known, part)
             self.gradients.add(terms, clipped, cut.weight(part, compared), self.stage.name)
