@@ -43,10 +43,10 @@ ASKED = """<script>addEventListener("load", async () => {
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 
 
-def viewed(tmp_path: Path, files: dict[str, bytes], *options: str, exact: bool = False) -> dict:
+def viewed(tmp_path: Path, files: dict[str, bytes], *options: str, exact: bool = False, before: str = "") -> dict:
     """What the page shows of each of these files, one after the other."""
     given = json.dumps({name: base64.b64encode(data).decode() for name, data in files.items()})
-    asked = ASKED.replace("FILES", given).replace("EXACT", str(exact).lower())
+    asked = ASKED.replace("FILES", given).replace("EXACT", str(exact).lower()).replace("<script>", f"<script>{before}")
     copy = tmp_path / "viewer.html"
     copy.write_text(PAGE.read_text().replace("<head>", f"<head>{WATCHED}").replace("</body>", f"{asked}</body>"))
     text = chromium(tmp_path, copy, "--dump-dom", "--virtual-time-budget=1000000", *options)
@@ -100,6 +100,16 @@ def test_it_reads_parts_of_a_file(tmp_path):
     view = cache.bytes_of_view(["logits"])
     assert shown["most"] <= 1024 * 120
     assert view < shown["read"] < view + 400_000 < path.stat().st_size / 8
+
+
+def test_of_a_large_view_it_shows_a_part_evenly_spread(tmp_path):
+    path = made_cache(tmp_path / "a.h5", 5000, 30, 1, "f32")
+    shown = viewed(tmp_path, {"a.h5": path.read_bytes()}, before="limit.bytes = 300_000;")["found"]["a.h5"]
+    rows = np.concatenate([np.arange(0, 1024), np.arange(2048, 3072), np.arange(4096, 5000)])
+    p = softmax(kdcache.read.open_cache(path).read(0, rows)["logits"])
+    assert shown["told"].startswith(
+        f"2,952 rows of 5,000, evenly spread: mean confidence {100 * p.max(1).mean():.2f} %"
+    )
 
 
 def damaged(path: Path) -> dict[str, tuple[bytes, str]]:
