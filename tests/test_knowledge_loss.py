@@ -135,7 +135,8 @@ def test_an_image_that_the_teacher_has_not_answered_has_its_label_alone(same, im
 TARGETS = {
     "labels alone": ([0, 1], "int64 .n, 2., a label and an item number"),
     "floats": ([[0.0, 1.0]], "int64 .n, 2., a label and an item number"),
-    "beyond the last": ([[0, 98]], "item numbers from 0 to 97"),
+    "beyond the last": ([[0, 98]], "item numbers from 0 to 97, found 98"),
+    "before the first": ([[0, -5]], "item numbers from 0 to 97, found -5"),
     "another label": ([[-1, 3]], "item 3 with label -1, where the data has"),
 }
 

@@ -106,8 +106,8 @@ class KnowledgeLoss(nn.Module):
         if targets.ndim != 2 or targets.shape[1] != 2 or targets.is_floating_point():
             raise UsageError("targets", expected, f"{targets.dtype} {list(targets.shape)}", remedy)
         labels, items = targets.detach().cpu().numpy().T
-        if ((items < 0) | (items >= len(data))).any():
-            raise UsageError("targets", f"item numbers from 0 to {len(data) - 1}", f"{items.max()}", remedy)
+        if (outside := (items < 0) | (items >= len(data))).any():
+            raise UsageError("targets", f"item numbers from 0 to {len(data) - 1}", f"{items[outside][0]}", remedy)
         if (wrong := data.source.labels[items % len(data.source)] != labels).any():
             item, label = int(items[wrong][0]), int(labels[wrong][0])
             found = f"item {item} with label {label}, where the data has {data.source.labels[item % len(data.source)]}"
