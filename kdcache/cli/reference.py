@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import click
 
 HEAD = """# Commands
@@ -37,13 +39,17 @@ def usage(command: click.Command, ctx: click.Context) -> str:
 
 def tables(command: click.Command, ctx: click.Context) -> list[str]:
     records = [param.get_help_record(ctx) for param in command.get_params(ctx)]
-    rows = [f"| `{cell(option)}` | {cell(says)} |" for option, says in filter(None, records) if "--help" not in option]
+    rows = [
+        f"| <code>{cell(option)}</code> | {cell(says)} |"
+        for option, says in filter(None, records)
+        if "--help" not in option
+    ]
     return ["| option | |", "|---|---|", *rows, ""]
 
 
 def cell(text: str) -> str:
-    """A text within a table of Markdown."""
-    return " ".join(text.replace("|", r"\|").split())
+    """A text within a table of Markdown, where a bar ends a cell even in code."""
+    return " ".join(html.escape(text, quote=False).replace("|", "&#124;").split())
 
 
 def plain(example: str) -> str:
