@@ -40,7 +40,7 @@ lint: $(READY)
 
 # README and docs/ as a site, in site/; a link that leads nowhere is an error
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir site
 
 # soft labels without a teacher: student accuracy over the accuracy of a teacher that never existed
 pseudo-teacher: $(READY)

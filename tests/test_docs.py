@@ -23,7 +23,6 @@ from kdcache.errors import KdcacheError
 from kdcache.jobs import estimates
 from kdcache.jobs.catalogue import KEPT, USUAL, methods_for, methods_table, tables
 from kdcache.methods import METHODS, response
-from kdcache.methods.names import ALIASES
 from kdcache.types import Batch
 
 ROOT = Path(__file__).parents[1]
@@ -137,19 +136,6 @@ def test_what_a_page_names_exists(page):
         if name in main.commands:
             known = {opt for p in main.commands[name].params for opt in (*p.opts, *p.secondary_opts)} | {"--help"}
             assert {word for word in arguments if word.startswith("--")} <= known, text
-
-
-def test_the_table_of_commands_is_whole():
-    table = (ROOT / "README.md").read_text().partition("| command | does |")[2].partition("\n\n")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert set(re.findall(r"`([a-z-]+)`", " ".join(rows))) == set(main.commands)
-
-
-def test_the_list_of_methods_is_whole():
-    listed = re.search(r"^`([a-z/\s]+)`, each as its authors wrote it", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert set(listed[1].split()) == {*METHODS, *ALIASES}
-    said = json.loads(good("list methods --json").out)
-    assert set(said["methods"]) == set(METHODS)
 
 
 def test_the_method_that_is_made_up_is_one(in_tmp, monkeypatch):

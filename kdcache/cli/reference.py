@@ -6,7 +6,11 @@ import html
 
 import click
 
+LONG = 200  # characters; no short help is cut off
+
 HEAD = """# Commands
+
+<!-- `python tests/test_site.py` writes this page -->
 
 Every command, as its `--help` has it. `--json`, where a command has it, prints one object for scripts; `--debug` shows
 the traceback of whatever goes wrong. [errors.md](errors.md) says what messages mean.
@@ -15,7 +19,11 @@ the traceback of whatever goes wrong. [errors.md](errors.md) says what messages 
 
 def reference(group: click.Group) -> str:
     """A section for each command: what it does, its options with their defaults, examples."""
-    parts = [HEAD]
+    rows = [
+        f"| [`{name}`](#{name}) | {cell(command.get_short_help_str(LONG))} |"
+        for name, command in group.commands.items()
+    ]
+    parts = [HEAD, "| command | does |", "|---|---|", *rows, ""]
     for name, command in group.commands.items():
         with click.Context(command, info_name=f"kdcache {name}") as ctx:
             parts += [
