@@ -104,7 +104,7 @@ def test_evaluation_images_keep_theirs(at):
                 assert torch.equal(mine[row][2], answers[mine[row][0].numpy().tobytes()])
 
 
-@pytest.mark.parametrize("kind", ["csv", "hf", "wds", "pack"])
+@pytest.mark.parametrize("kind", ["wds", "pack", *(pytest.param(one, marks=pytest.mark.slow) for one in ("csv", "hf"))])
 def test_images_of_another_kind_of_source(kind, dump, in_tmp):
     """The same files in a table, a data set, archives and a pack: too large to be held in memory."""
     if kind == "hf":
@@ -255,6 +255,7 @@ def test_a_data_set_of_ones_own(form, at):
     assert_right(CachedDataset("logits.h5", images=Items(FORMS[form]())))
 
 
+@pytest.mark.slow
 def test_those_of_libraries(at):
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import ToTensor
@@ -360,7 +361,7 @@ def test_a_stream_with_images_that_it_does_not_know(at):
         CachedDataset("logits.h5", images=Once(items))
 
 
-@pytest.mark.parametrize("name", ["webdataset", "datasets"])
+@pytest.mark.parametrize("name", ["webdataset", pytest.param("datasets", marks=pytest.mark.slow)])
 def test_streams_of_libraries_divide_themselves(name, at):
     pytest.importorskip(name)
     items = FORMS["samples of archives"]()

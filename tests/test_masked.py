@@ -13,7 +13,9 @@ from kdcache.train.trainer import parts
 ROWS = 8
 F64 = torch.float64
 ASKING = [text for text in ALL if build(text, SHAPES, SHAPES).taps]
-every_asking_method = pytest.mark.parametrize("text", ASKING)
+every_asking_method = pytest.mark.parametrize(
+    "text", [text if text in METHODS else pytest.param(text, marks=pytest.mark.slow) for text in ASKING]
+)
 
 
 def situation(text, known):

@@ -68,6 +68,7 @@ def test_a_rendering_is_what_the_data_set_shows(photos):
     rendered_alike(photos)
 
 
+@pytest.mark.slow
 def test_the_users_code_renders_the_same_for_those_who_name_it(pictures, dump, in_tmp, monkeypatch):
     (in_tmp / "my_stream_view.py").write_text(CODE)
     monkeypatch.syspath_prepend(str(in_tmp))
@@ -142,7 +143,10 @@ def in_parquet(data: CachedDataset) -> str:
     return "parquet/*.parquet"
 
 
-@pytest.mark.parametrize(("name", "written"), [("webdataset", in_shards), ("datasets", in_parquet)])
+SLOW = pytest.param("datasets", in_parquet, marks=pytest.mark.slow)  # to import
+
+
+@pytest.mark.parametrize(("name", "written"), [("webdataset", in_shards), SLOW])
 def test_a_stream_shows_what_the_data_set_shows(name, written, photos):
     """The program of the page trains on it, and then gives each row once in a pass, with its pixels and answers."""
     pytest.importorskip(name)
