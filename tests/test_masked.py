@@ -8,7 +8,8 @@ import torch
 from test_methods import ALL, SHAPES, batch_of, draw, made, shown, stages_of, taught
 
 from kdcache.methods import METHODS, build
-from kdcache.train.trainer import parts
+from kdcache.train import ONE_PROCESS
+from kdcache.train.cut import Cut
 
 ROWS = 8
 F64 = torch.float64
@@ -102,7 +103,9 @@ def test_parts_of_a_batch_sum_up_to_it(labels, count):
     method, look, knowledge, batch = situation("st", [True, False, False, True])
     batch = dataclasses.replace(batch, targets=torch.tensor(labels), known=np.array([1, 1, 0, 0, 0, 1, 0, 1], bool))
     total = torch.zeros((), dtype=F64)
-    for part, knows in parts(batch, knowledge, count, 1):
+    cut = Cut(ONE_PROCESS, batch.items, 1, count)
+    whole = cut.counted(batch, bool((batch.targets < 0).any()))
+    for part, knows in (cut.part(whole, knowledge, number) for number in range(cut.count)):
         total = total + len(part) / ROWS * sum(method.loss(pick(look, part.items), knows, part).values())
     rows = np.flatnonzero(batch.known)
     labelled = max(1, int((batch.targets >= 0).sum()))
