@@ -47,10 +47,8 @@ class Batch:
     def part(self, rows: slice | np.ndarray) -> Batch:
         """Some of its rows."""
         each = ("images", "targets", "items", "others", "shares", "seeds", "known")
-        held = {name: value for name in each if (value := getattr(self, name)) is not None}
-        return replace(
-            self, **{name: value[rows] for name, value in held.items() if len(value)}
-        )  # pixels may be absent
+        held = ((name, getattr(self, name)) for name in each)  # pixels that nobody needs may be none
+        return replace(self, **{name: value[rows] for name, value in held if value is not None and len(value)})
 
     @property
     def rows(self) -> np.ndarray:
