@@ -48,7 +48,7 @@ def test_what_has_no_label_adds_nothing():
     assert torch.allclose(one, expected, atol=1e-6)
 
 
-LABELS = {"dkd", "tfkd", "nkd", "wsld", "rld", "wkd", "uskd", "crd"}
+LABELS = {"dkd", "tfkd", "nkd", "wsld", "rld", "wkd", "uskd", "crd", "sdd"}
 
 
 @pytest.mark.parametrize("name", METHODS)
