@@ -17,7 +17,7 @@ class Plain(nn.Module):
             self.add_module(f"relu{number}", nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, classes)
-        self.taps = activations({f"f{number}": f"relu{number}" for number in (1, 2, 3)})
+        self.taps = activations({"f0": "relu1", **{f"f{number}": f"relu{number}" for number in (1, 2, 3)}})
 
     def forward(self, x):
         for number in (1, 2, 3):
