@@ -77,7 +77,7 @@ def test_cached_equals_online(same, text, constants_come_from_the_cache):
 @pytest.mark.parametrize("text", [*BRIDGED, "st+ft+co", "ab+vid", "at+dml"])
 def test_cached_equals_online_for_a_wider_teacher(wider, text, constants_come_from_the_cache):
     constants_come_from_the_cache()
-    assert_cached_equals_live(wider, text)
+    assert_cached_equals_live(wider, text, batch=24)
 
 
 def test_every_method_that_asks_a_teacher_is_among_them():
