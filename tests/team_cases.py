@@ -30,7 +30,7 @@ def alone(work, rank, size, port, path):
     try:
         where = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"})
-        signal.alarm(100)  # whatever hangs
+        signal.alarm(300)  # whatever hangs
         try:
             with joined("cpu"):
                 found = work()
