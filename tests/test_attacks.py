@@ -5,7 +5,7 @@ import datetime
 import pytest
 from conftest import attack
 
-FEW = {"kills": 3, "together": 1, "damage": 4, "drift": 3}
+FEW = {"kills": 3, "together": 1, "damage": 4, "long": 1, "drift": 3}
 
 
 def test_nothing_goes_wrong_in_a_few():
@@ -18,6 +18,11 @@ def test_nothing_goes_wrong_in_a_few():
 @pytest.mark.parametrize(("name", "count"), [("kills", 200), ("together", 100), ("damage", 2000), ("drift", 200)])
 def test_nothing_goes_wrong(name, count):
     assert trials(attack(name, "--count", count, "--json")) == count
+
+
+@pytest.mark.slow
+def test_a_long_dump_holds_no_more_at_its_end():
+    assert attack("long", "--count", 20_000, "--json") == {"a dump of many blocks": {"flat": 1}}
 
 
 @pytest.mark.slow

@@ -117,9 +117,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.number, signal_number)
 
-    def ended(self) -> int:
-        """Its exit code, negative after a signal; now and then it takes a minute, but never five."""
-        until = time.monotonic() + 300
+    def ended(self, limit: float = 300.0) -> int:
+        """Its exit code, negative after a signal; now and then it takes a minute, but hardly ever five."""
+        until = time.monotonic() + limit
         while not (done := os.waitpid(self.number, os.WNOHANG))[0]:
             if time.monotonic() > until:
                 self.kill(signal.SIGKILL)

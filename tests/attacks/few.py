@@ -1,6 +1,6 @@
 """A few trials of several attacks in one process, so that what they need is loaded and made once.
 
-    python tests/attacks/few.py kills=3 together=1 damage=4 drift=3 --seed 0
+    python tests/attacks/few.py kills=3 together=1 damage=4 long=1 drift=3 --seed 0
 
 Another seed begins with other commands, situations, files and changes. Prints one JSON object:
 attack -> what -> outcome -> count.
@@ -15,6 +15,7 @@ import sys
 import damage
 import drift
 import kills
+import long
 import together
 from common import table, workplace, wrong
 
@@ -22,6 +23,7 @@ ATTACKS = {
     "kills": (kills.GOOD, lambda count, seed: kills.run(count, seed, [*kills.COMMANDS], 0, None)),
     "together": (together.GOOD, lambda count, seed: together.run(count, seed, [*together.CASES], None)),
     "damage": (damage.GOOD, lambda count, seed: damage.run(count, seed, [*damage.VICTIMS], [*damage.KINDS], None)),
+    "long": (long.GOOD, lambda count, seed: long.run(300 * count)),
     "drift": (drift.GOOD, lambda count, seed: drift.run(count, seed, [*drift.DRIFTS], None)),
 }
 APART = {"drift"}  # its teacher and caches have the names of those of the others
