@@ -74,7 +74,7 @@ def fill_in(descriptor: int, pieces: Mapping[int, bytes]) -> None:
     for offset, data in pieces.items():
         write(descriptor, data, offset)
     os.fsync(descriptor)
-    if any(os.pread(descriptor, len(data), offset) != data for offset, data in pieces.items()):
+    if any(read(descriptor, len(data), offset) != data for offset, data in pieces.items()):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
@@ -84,6 +84,14 @@ def write(descriptor: int, data, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+def read(descriptor: int, length: int, offset: int) -> bytes:
+    """All of it, which Linux gives in calls of 2 GB at most; less where the file ends."""
+    parts = [os.pread(descriptor, length, offset)]
+    while parts[-1] and (missing := length - sum(map(len, parts))):
+        parts.append(os.pread(descriptor, missing, offset + length - missing))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.cache import open_cache
+from kdcache.bench import process
+from kdcache.cache import create, open_cache
+from kdcache.cache.blocks import Blocks
 from kdcache.cache.hdf5 import ALIGNMENT
-from kdcache.cache.layout import part_of
+from kdcache.cache.layout import CHUNK, part_of, read_layout
 from kdcache.cache.meta import read_header
+from kdcache.codecs import TopK
 from kdcache.errors import CacheError, UsageError
 from kdcache.seeds import sample_seeds
 from kdcache.teachers import CacheTeacher, Forward
@@ -254,6 +257,20 @@ def test_an_unfinished_cache_is_refused_by_either_name(copied):
     flip(part, "blocks/seeds", 7)
     with pytest.raises(CacheError, match="missing"):
         open_cache(part)
+
+
+def test_a_dataset_larger_than_the_system_reads_in_one_call(tmp_path, monkeypatch):
+    """Linux gives 2 GB, which labels of 540 million rows exceed; here a megabyte."""
+    monkeypatch.setattr(os, "pread", lambda *a, pread=os.pread: pread(a[0], min(a[1], CHUNK), a[2]))
+    rows, path = 2 * CHUNK // 4 + 5, tmp_path / "x.h5"
+    codec, known = TopK((20,), 5), process.known(rows)
+    known["labels"][:] = np.arange(rows) % 20
+    create(path, process.meta_of(rows, 20, 1, codec), known)
+    with Blocks(read_layout(part_of(path))) as blocks:
+        assert np.array_equal(blocks.array("labels"), known["labels"])
+        pieces = list(blocks.pieces("labels"))
+        assert len(pieces) == 3
+        assert np.array_equal(np.concatenate(pieces), known["labels"])
 
 
 def test_a_header_says_no_more_than_it_should(cache):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
 import numpy as np
 
-from kdcache.cache.layout import DONE, Layout
+from kdcache.cache.layout import CHUNK, DONE, Layout
 from kdcache.cache.meta import REMEDY
+from kdcache.durable import read
 from kdcache.errors import CacheError
 
 
@@ -60,6 +61,12 @@ class Blocks:
         place = self.layout.places[name]
         return np.frombuffer(bytearray(self._read(place.offset, place.nbytes)), place.dtype).reshape(place.shape)
 
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """The same, a part at a time: labels of a billion rows take 4 GB."""
+        place = self.layout.places[name]
+        for start in range(0, place.nbytes, CHUNK):
+            yield np.frombuffer(self._read(place.offset + start, min(CHUNK, place.nbytes - start)), place.dtype)
+
     def block(self, dataset: str, view: int, block: int) -> bytes:
         """The bytes of one block, checked."""
         offset, length, _ = self.layout.span(dataset, view, block)
@@ -71,4 +78,4 @@ class Blocks:
         return data
 
     def _read(self, offset: int, length: int) -> bytes:
-        return os.pread(self.file.fileno(), length, offset)
+        return read(self.file.fileno(), length, offset)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import Layout, merging, sealed_crc
 from kdcache.errors import CacheError
@@ -28,10 +26,10 @@ def require_intact(layout: Layout) -> int:
         seal = require_seal(blocks, "copy or dump it again")
         bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
         for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
-            values = blocks.array(name) if name in layout.places else np.empty(0)
-            if values.size and not (low <= values.min() and values.max() < high):
-                found = f"{values.min()} to {values.max()}"
-                raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
+            for values in blocks.pieces(name) if name in layout.places else ():
+                if not (low <= values.min() and values.max() < high):
+                    found = f"{values.min()} to {values.max()}"
+                    raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
     return seal
 
 
