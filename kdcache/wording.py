@@ -42,7 +42,7 @@ def readable(size: float) -> str:
     >>> readable(999), readable(1_234_567)
     ('999 B', '1.23 MB')
     """
-    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, least in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= least:
             return f"{size / least:,.2f} {unit}"
     return f"{size} B"

@@ -247,6 +247,34 @@ def test_list_of_everything():
     assert all(f"{what}:\n" in text for what in inspection.TABLES)
 
 
+def test_plan_of_images_that_are_elsewhere():
+    asked = "plan --teacher tiny-3 --batch 2 --views 3 --epochs 3 --device cpu --json --augment centre:16"
+    found = good(f"{asked} --like imagenet21k --ranks 8").json()
+    assert (found["rows"], found["views"]) == (14_197_122, 3)
+    assert found["bytes"] == 14_197_122 * (3 * (2 * 21_841 + 8) + 12)
+    sizes = {one["codec"]: one["bytes_per_row"] for one in found["codecs"]}
+    assert (sizes["f32"], sizes["f16"]) == (4 * 21_841, 2 * 21_841)
+    assert sizes["topk:16"] < sizes["topk:64"] < sizes["logp8"]
+    assert {one["codec"]: one["bytes"] for one in found["codecs"]}["f16"] == found["bytes"]
+    assert found["dump_seconds"] == pytest.approx(3 * 14_197_122 / (8 * found["teacher_images_per_second"]))
+    assert found["live_seconds"] == found["dump_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("--like imagenet21", ["--like", "did you mean imagenet21k?"]),
+        ("--like 1000", ["ROWS,CLASSES"]),
+        ("--like 0,10", ["ROWS,CLASSES"]),
+        ("--like 10,1,32", ["two or more classes"]),
+        (f"--like 10,10 {DATA}", ["--like", "no --data beside it"]),
+        ("--like 10,10 --fraction 0.5", ["no --fraction beside it"]),
+    ],
+)
+def test_plan_refuses_what_is_like_nothing(asked, words):
+    refused(f"plan --teacher tiny-3 {asked}", 2, *words)
+
+
 def test_plan_and_soft_labels(tmp_path):
     good(f"plan --teacher tiny-3 {DATA} --json").json()
     assert good(f"pseudo-teacher --accuracy 0.9 --views 2 {DATA} -o {tmp_path}/p.h5 --json").json()["views"] == 2
@@ -326,8 +354,8 @@ def test_inspect_refuses_a_header_that_was_changed(tmp_path):
 
 
 def test_sizes():
-    sizes = (0, 999, 1000, 1_234_567, 12_345_678_901)
-    assert [readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB"]
+    sizes = (0, 999, 1000, 1_234_567, 12_345_678_901, 10**12)
+    assert [readable(size) for size in sizes] == ["0 B", "999 B", "1.00 kB", "1.23 MB", "12.35 GB", "1.00 TB"]
 
 
 # One JSON object, and nothing else, on standard output

@@ -9,11 +9,20 @@ import click
 from kdcache.cli import common
 from kdcache.cli.common import Command, json_option, lines, put
 from kdcache.cli.values import COUNT, OneOf
+from kdcache.errors import UsageError
 from kdcache.report.table import columns
 from kdcache.wording import count, duration, readable
 
+LIKE = "imagenet1k, imagenet21k, laion1b, or ROWS,CLASSES[,SIDE]: without the images, by made-up ones in memory."
 
-@click.command(cls=Command, example="kdcache plan --teacher resnet20 --views all --method st+at")
+
+@click.command(
+    cls=Command,
+    example="""
+        kdcache plan --teacher resnet20 --views all --method st+at
+        kdcache plan --like imagenet1k --teacher torchvision:resnet50 --batch 32
+    """,
+)
 @click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
 @click.option(
     "--weights", type=common.FILE, metavar="F", help="Its weights.  [default: train-teacher's, else fresh ones]"
@@ -21,6 +30,7 @@ from kdcache.wording import count, duration, readable
 @common.normalisation_options
 @common.taps_option
 @common.data_option
+@click.option("--like", metavar="L", help=LIKE)
 @common.fraction_option
 @common.augment_option
 @common.views_option
@@ -31,18 +41,26 @@ from kdcache.wording import count, duration, readable
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
 @common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast.")
 @common.forward("--channels-last", is_flag=True, help="Memory layout.")
+@click.option("--ranks", type=COUNT, default=1, show_default=True, help="As fast as this machine, side by side.")
 @click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
 @common.device_option
 @common.runs_option
 @json_option
-def plan(data, fraction, augment, out, device, runs, as_json, mean, std, **rest):
+def plan(data, like, fraction, augment, out, device, runs, as_json, mean, std, **rest):
     """Say what a dump would cost, and what it would save."""
     from kdcache import jobs
 
-    opened = jobs.Data.open(data, augment, fraction)
-    facts = jobs.plan(
-        opened, Path(out), jobs.choose_device(device), root=runs, normalisation=jobs.normalisation(mean, std), **rest
-    )
+    if like is None:
+        opened = jobs.Data.open(data, augment, fraction)
+    else:
+        if data is not None or fraction != 1:
+            name = "data" if data is not None else "fraction"
+            raise UsageError("`like`", f"no `{name}` beside it", "both", "leave one out")
+        like = jobs.parse_like(like)
+        opened = jobs.stand_in(like, augment, rest["batch"])
+    normalisation = jobs.normalisation(mean, std)
+    where = {"root": runs, "normalisation": normalisation, "like": like}
+    facts = jobs.plan(opened, Path(out), jobs.choose_device(device), **where, **rest)
     put(facts, as_json, plan_page(facts))
 
 
@@ -56,13 +74,20 @@ def plan_page(facts: dict) -> str:
     text["teacher here"] = f"{facts['teacher_images_per_second']:,.0f} images/s"
     if facts["held_bytes"]:
         text["a training"] = f"{readable(facts['held_bytes'])} of memory for what its method keeps of the rows"
-    text["the dump"] = duration(facts["dump_seconds"])
+    ranks = f" on {count(facts['ranks'], 'rank')}, each as fast as this machine" if facts["ranks"] > 1 else ""
+    text["the dump"] = f"{duration(facts['dump_seconds'])}{ranks}"
     text["a live teacher"] = f"{duration(facts['live_seconds'])} for these students and epochs"
     text["saved"] = duration(facts["saved_seconds"])
     if pack := facts["pack"]:
         saved = f"{duration(pack['decode_seconds'])} of decoding an epoch, {duration(pack['saved_seconds'])} in all"
         text["a pack"] = f"{readable(pack['bytes'])} (`kdcache pack`) would save {saved}"
-    return f"{lines(text)}\n\n{other_settings(facts)}"
+    return "\n\n".join(filter(None, [lines(text), other_codecs(facts), other_settings(facts)]))
+
+
+def other_codecs(facts: dict) -> str:
+    """What the file would take with each codec of the logits."""
+    rows = [[f"--codec {one['codec']}", str(one["bytes_per_row"]), readable(one["bytes"])] for one in facts["codecs"]]
+    return columns([["logits as", "bytes a row", "the file"], *rows], {1, 2}) if rows else ""
 
 
 def other_settings(facts: dict) -> str:

@@ -16,6 +16,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "estimates": "answering_rate file_bytes plan rendering_rate training_rate",
         "imports": "import_logits",
         "inspection": "evaluate show verify",
+        "like": "LIKE Like parse_like stand_in",
         "loading": "library_note load_teacher normalisation teacher_folder",
         "machine": "choose_device require_place workers_for",
         "packs": "facts_of_pack make_pack verify_pack",

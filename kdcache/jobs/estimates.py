@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,31 +18,35 @@ from kdcache.codecs.choose import kl_rows
 from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
+from kdcache.jobs.like import Like
 from kdcache.jobs.loading import Normalisation, load_teacher, teacher_folder
 from kdcache.jobs.machine import workers_for
 from kdcache.jobs.packs import estimate
+from kdcache.methods import Method
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
 from kdcache.runs import ROOT
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
 from kdcache.train.optim import make_optimizer
-from kdcache.types import Batch
+from kdcache.types import Batch, Shapes
 from kdcache.views import counted
 
 SECONDS = 1.0  # of measuring the teacher
 SETTINGS = (("f32", False), ("f32", True), ("bf16", False), ("bf16", True))  # dtype, channels last
+OFFERED = ("f32", "f16", "int8", "logp8", "topk:64", "topk:16")  # codecs that a plan compares
 FEW, LEAST_SECONDS = 64, 0.3  # images at once, and time, for a first impression of each of these settings
 
 
 def plan(
     data: Data, path: Path, device: str, *, teacher: str, views: int | str, method: str, codec: str,
     epochs: int, students: int, batch: int, dtype: str, channels_last: bool, weights: str | None = None, root=ROOT,
-    normalisation: Normalisation | None = None, taps: str | None = None,
+    normalisation: Normalisation | None = None, taps: str | None = None, like: Like | None = None, ranks: int = 1,
 ) -> dict:  # fmt: skip
     """Bytes a row and in all, free space, seconds of the dump, what it saves against a live teacher, other settings.
 
     Without weights the teacher is built with fresh ones, which matter only to how far other settings move its answers.
+    Of data that are not here, `like` says how many images there are, and `data` are what stands in for them.
     """
     known = weights or (teacher_folder(root, data.train.spec, teacher) / "last.safetensors").exists()
     if known:
@@ -56,30 +61,45 @@ def plan(
         raise UsageError("`method`", "a method that asks a teacher", method, "try st")
     built.require_cacheable(every, method)
     loader = Loader(data.train, view, 0, device, workers_for(data, None))  # as many as the dump will have
-    n = len(data.train)
+    n, held_out = (like.rows, like.held_out) if like else (len(data.train), len(data.held_out))
     forward = Forward(batch, dtype, channels_last)
     with LiveTeacher(network, build_method("st"), forward, device) as live:
         rate, logits = measured_rate(live, rendered(loader, batch), SECONDS)
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(built, every, codec, logits)
     pack = estimate(data.train, workers_for(data, None))
-    dump, looped, folder = count * n / rate, epochs * students * n / rate, path.absolute().parent
+    dump, looped = count * n / (rate * ranks), epochs * students * n / (rate * ranks)
+    folder = path.absolute().parent
     return {
         "rows": n,
         "views": count,
         "bytes_per_row": sizes,
         "seed_bytes_per_row": 8,
-        "bytes": file_bytes(sizes, n, count, len(data.held_out)),
+        "bytes": file_bytes(sizes, n, count, held_out),
+        "codecs": other_codecs(built, every, logits, lambda sizes: file_bytes(sizes, n, count, held_out)),
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
         "held_bytes": built.held(n),
         "teacher_images_per_second": rate,
         "trained": bool(known),
         "forward": compared,
+        "ranks": ranks,
         "dump_seconds": dump,
         "live_seconds": looped,
         "saved_seconds": looped - dump,
         "pack": pack and pack | {"saved_seconds": (count + epochs * students) * pack["decode_seconds"]},
     }
+
+
+def other_codecs(
+    method: Method, shapes: Shapes, logits: torch.Tensor, whole: Callable[[Mapping[str, int]], int]
+) -> list[dict]:
+    """Of each codec that these logits can have: bytes of a record of them, and of the whole file."""
+    rows = []
+    for name in OFFERED if "logits" in method.stores(shapes) else ():
+        with contextlib.suppress(UsageError):  # one that the method cannot use, or more classes than there are
+            sizes = record_sizes(method, shapes, name, logits)
+            rows.append({"codec": name, "bytes_per_row": sizes["logits"], "bytes": whole(sizes)})
+    return rows
 
 
 def file_bytes(sizes: Mapping[str, int], rows: int, views: int, held_out: int) -> int:
