@@ -9,7 +9,7 @@ PROCESSORS = ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILIT
 	MKL_CBWR=COMPATIBLE
 EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/test_prune.py tests/test_arithmetic.py
 
-.PHONY: demo test test-all test-arithmetic bench lint docs pseudo-teacher
+.PHONY: demo test test-all test-arithmetic bench gpu lint docs pseudo-teacher
 
 # a teacher, its cache, a plain and a distilled student with five seeds, a table and a contact sheet; about a minute
 demo: $(READY)
@@ -32,6 +32,11 @@ test-arithmetic: $(READY)
 # the speed of this machine
 bench: $(READY)
 	$(KDCACHE) bench
+
+# on a machine with a CUDA device: the tests that need one, and its speed, in $(OUT).json and $(OUT).md
+OUT ?= docs/results/gpu
+gpu: $(READY)
+	$(VENV)/bin/python tests/gpu_results.py $(OUT)
 
 # style of the code
 lint: $(READY)
