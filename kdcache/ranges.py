@@ -82,11 +82,10 @@ class Elsewhere:
 
     def waited(self, error: Exception, failed: int) -> int:
         """One failure more, after a pause; raises where it will not pass, or has not for some time."""
-        code = 0
+        code, found = 0, reason(error)
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-            code = error.code
-        found = f"HTTP {code} {error.reason}" if code else reason(error)
+            code, found = error.code, f"HTTP {error.code} {error.reason}"
         if code == 416:
             raise CacheError(self.url, "a file of that length", "a shorter or an empty one", REMEDY) from None
         if isinstance(error, FileNotFoundError | PermissionError) or (code and code not in PASSING):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,6 +15,9 @@ Look: TypeAlias = "Mapping[str, Tensor]"
 
 Knowledge: TypeAlias = "Mapping[str, Tensor]"
 """What a teacher leaves behind: row i of every tensor speaks of sample i only."""
+
+Numbers: TypeAlias = "Sequence[int] | np.ndarray"
+"""Whole numbers that say which: rows, views, items; a list, a range or an array of them."""
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shape of one row of every tensor of a Look or of Knowledge."""

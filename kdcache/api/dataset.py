@@ -17,7 +17,7 @@ from kdcache.cache import Cache, Store, open_cache
 from kdcache.errors import UsageError
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.seeds import permutation
-from kdcache.types import Batch
+from kdcache.types import Batch, Numbers
 from kdcache.wording import by, count
 
 
@@ -61,7 +61,7 @@ class CachedDataset(Dataset):
     def __init__(
         self, path: str | os.PathLike | Cache, data: str | None = None, name: str = "logits",
         augment: str | None = None, *, names: Sequence[str] | None = None, one_hot: bool = False,
-        label_smoothing: float = 0.0, images=None, missing: str = "refuse", rows: Sequence[int] | None = None,
+        label_smoothing: float = 0.0, images=None, missing: str = "refuse", rows: Numbers | None = None,
         tolerate_decoder: int | None = None,
     ):  # fmt: skip
         self.cache = path if isinstance(path, Store) else open_cache(path)
@@ -111,7 +111,7 @@ class CachedDataset(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, int, Answer]:
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[int]) -> list[tuple[Tensor, int, Answer]]:
+    def __getitems__(self, items: Numbers) -> list[tuple[Tensor, int, Answer]]:
         items = within(items, len(self), "item numbers")
         batch = self.loader.show(items)
         parts = [batch.images, self.labels(batch), self.named.rows(self.cache.gather(items, self.named.names))]
@@ -177,7 +177,7 @@ class EvaluationImages(Dataset):
     def __getitem__(self, row: int) -> tuple:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[tuple]:
+    def __getitems__(self, rows: Numbers) -> list[tuple]:
         rows = within(rows, len(self), "rows")
         batch = self.loader.show(rows)
         parts = [batch.images, batch.targets.tolist()]
@@ -209,7 +209,7 @@ class CachedView(Dataset):
     def __getitem__(self, row: int) -> tuple[Tensor, int, Tensor]:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, int, Tensor]]:
+    def __getitems__(self, rows: Numbers) -> list[tuple[Tensor, int, Tensor]]:
         return self.data.__getitems__(self.number * len(self) + within(rows, len(self), "rows"))
 
 
@@ -246,7 +246,7 @@ class NumberedImages(Dataset):
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    def __getitems__(self, rows: Numbers) -> list[tuple[Tensor, Tensor]]:
         view = (self.epoch or 0) % self.data.views
         items = view * len(self) + within(rows, len(self), "rows")
         batch = self.data.loader.show(items)
@@ -254,7 +254,7 @@ class NumberedImages(Dataset):
         return list(zip(batch.images, targets, strict=True))
 
 
-def within(numbers: Sequence[int], stop: int, what: str) -> np.ndarray:
+def within(numbers: Numbers, stop: int, what: str) -> np.ndarray:
     """Whole numbers from 0 to stop - 1; counting from the end would hide mistakes in item numbers."""
     if any(isinstance(number, slice) for number in numbers):
         raise TypeError(f"{what} are whole numbers, not slices; torch.utils.data.Subset(data, range(10)) is a part")

@@ -58,7 +58,7 @@ def again(
 
 def averaged(cache: Store, rows: np.ndarray, views: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Mean probabilities f32 [n, C], and the answer in each view [V, n]."""
-    likely, tops = 0.0, []
+    likely, tops = np.zeros(1, np.float32), []
     for view in views:
         p = cache.read(view, rows, ["logits"])["logits"].softmax(1).numpy()
         tops.append(p.argmax(1))

@@ -14,7 +14,7 @@ from kdcache.cache.lookup import Lookup
 from kdcache.checks import array_of, whole_numbers
 from kdcache.errors import UsageError
 from kdcache.seeds import VISIT, below, keyed
-from kdcache.types import Shapes
+from kdcache.types import Numbers, Shapes
 from kdcache.wording import count
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Store(abc.ABC):
         """Whether it holds this knowledge of the evaluation images, too."""
 
     @abc.abstractmethod
-    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         """What the teacher said of un-augmented evaluation images."""
 
     @abc.abstractmethod
@@ -159,20 +159,20 @@ class Store(abc.ABC):
         return self.meta["source"]["classes"]
 
     def read(
-        self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"
+        self, view: int | Numbers, rows: Numbers, names: Sequence[str] | None = None, device="cpu"
     ) -> dict[str, Tensor]:
         """Knowledge of these rows in a view (or in one view each), decoded to f32, in the order asked for."""
         return self.gather(self.items(view, rows), names, device)
 
-    def top1(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+    def top1(self, view: int | Numbers, rows: Numbers) -> np.ndarray:
         """The classes that the stored logits of these rows name."""
         return self.read(view, rows, ["logits"])["logits"].argmax(1).numpy()
 
-    def eval_top1(self, rows: Sequence[int]) -> np.ndarray:
+    def eval_top1(self, rows: Numbers) -> np.ndarray:
         """The classes that the stored logits of these evaluation rows name."""
         return self.read_eval(rows, ["logits"])["logits"].argmax(1).numpy()
 
-    def seeds(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+    def seeds(self, view: int | Numbers, rows: Numbers) -> np.ndarray:
         """The augmentation seeds of these rows in a view (or in one view each)."""
         return self.seeds_of(self.items(view, rows))
 
@@ -181,7 +181,7 @@ class Store(abc.ABC):
         """Its rows by the digests of their images: sorted once, 12 bytes a row."""
         return Lookup(self.digests)
 
-    def rows_of(self, digests: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows_of(self, digests: Numbers) -> np.ndarray:
         """The rows of images, by the digests of their encoded bytes: int64 [n], -1 where it knows no such image.
 
         `kdcache.digest` makes one of the bytes of a file. Images of the same bytes share the first row.
@@ -225,7 +225,7 @@ class Store(abc.ABC):
         """
         return self.renderer.render(row, view, data, augment)
 
-    def items(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+    def items(self, view: int | Numbers, rows: Numbers) -> np.ndarray:
         """The item numbers of rows in a view, or in one view each."""
         n = len(self)
         rows = whole_numbers(self.path, "rows", rows, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,9 +19,11 @@ class Blocks:
     def __init__(self, layout: Layout):
         self.layout = layout
         try:
-            self.file = open(layout.path, "rb")  # noqa: SIM115 - held for as long as it is read
+            self.file: BinaryIO = open(layout.path, "rb")  # noqa: SIM115 - held for as long as it is read
         except OSError as error:
-            raise CacheError(layout.path, "a readable file", error.strerror, "check its mode and owner") from None
+            raise CacheError(
+                layout.path, "a readable file", error.strerror or str(error), "check its mode and owner"
+            ) from None
 
     def __enter__(self) -> Blocks:
         return self

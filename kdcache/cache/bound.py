@@ -12,7 +12,7 @@ import numpy as np
 from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
 from kdcache.checks import whole_numbers
-from kdcache.types import Shapes
+from kdcache.types import Numbers, Shapes
 from kdcache.views import View, seeds_of
 from kdcache.wording import count
 
@@ -77,11 +77,11 @@ class Bound(Store):
 
     @property
     def eval_digests(self) -> np.ndarray | None:
-        return self.evaluated and self.evaluated.digests
+        return self.evaluated.digests if self.evaluated else None
 
     @property
     def eval_labels(self) -> np.ndarray | None:
-        return self.evaluated and self.evaluated.labels
+        return self.evaluated.labels if self.evaluated else None
 
     @property
     def constants(self) -> Mapping[str, Tensor]:
@@ -136,7 +136,8 @@ class Bound(Store):
     def has_eval(self, name: str) -> bool:
         return self.evaluated is not None and self.whole.has_eval(name)
 
-    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+        assert self.evaluated is not None  # `has_eval` has said so
         rows = whole_numbers(self.path, "evaluation rows", rows, len(self.evaluated.rows))
         return self.whole.read_eval(self.evaluated.rows[rows], names, device)
 

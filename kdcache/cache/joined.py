@@ -24,7 +24,7 @@ from kdcache.cache.moments import Moments, moments
 from kdcache.cache.same import require_same_images, same_constants, teacher_of
 from kdcache.checks import whole_numbers
 from kdcache.errors import CacheError, UsageError
-from kdcache.types import Shapes
+from kdcache.types import Numbers, Shapes
 
 COMPARED = 256  # rows whose seeds are compared between files
 EMB = "emb"
@@ -112,7 +112,8 @@ class MoreViews(Joined):
 
     def require_other_views(self) -> None:
         """Refuses a view that two files hold, or one file twice."""
-        rows, seen = np.arange(min(COMPARED, len(self))), {}
+        rows = np.arange(min(COMPARED, len(self)))
+        seen: dict[bytes, str] = {}
         for file in self.files:
             for view in range(file.views):
                 seeds = file.seeds(view, rows).tobytes()
@@ -145,7 +146,7 @@ class MoreViews(Joined):
                 out[name][torch.from_numpy(place).to(values.device)] = values
         return out
 
-    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.first.read_eval(rows, names, device)
 
     def advise(self, view: int, names: Sequence[str]) -> None:
@@ -209,7 +210,7 @@ class Average(Joined):
     @property
     def shapes(self) -> Shapes:
         found = super().shapes
-        return found | ({EMB: (sum(file.shapes[EMB][0] for file in self.files),)} if EMB in found else {})
+        return {**found, EMB: (sum(file.shapes[EMB][0] for file in self.files),)} if EMB in found else found
 
     @cached_property
     def moments(self) -> list[Moments]:
@@ -230,7 +231,7 @@ class Average(Joined):
     def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.averaged(lambda file: file.gather(items, self.asked_for(names), device))
 
-    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.averaged(lambda file: file.read_eval(rows, self.asked_for(names), device))
 
     def advise(self, view: int, names: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class Layout:
     def blocks(self, dataset: str) -> tuple[int, int]:
         """How many views and blocks of rows a dataset has."""
         shape = self.places[f"blocks/{dataset}"].shape
-        return (1, shape[0]) if len(shape) == 1 else shape
+        return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
 
     def share(self, dataset: str) -> np.ndarray:
         """Which blocks are to be in this file: bool [V, NB], all but in a shard."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 
 import numpy as np
 
 from kdcache.checks import array_of
 from kdcache.errors import UsageError
+from kdcache.types import Numbers
 
 TOGETHER = 1 << 18  # look-ups that are sorted at a time: neighbours then meet in the processor's cache
 
@@ -28,7 +28,7 @@ class Lookup:
     def nbytes(self) -> int:
         return self.digests.nbytes + self.rows.nbytes
 
-    def rows_of(self, digests: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows_of(self, digests: Numbers) -> np.ndarray:
         """int64 [n]; -1 where no image has that digest."""
         wanted = as_digests(digests)
         found = np.full(len(wanted), -1, dtype=np.int64)
@@ -42,7 +42,7 @@ class Lookup:
         return found
 
 
-def as_digests(digests: Sequence[int] | np.ndarray) -> np.ndarray:
+def as_digests(digests: Numbers) -> np.ndarray:
     """uint64 [n]; of int64 the same bits. What is no whole number is refused: floats would round."""
     given = array_of(digests)
     if not hasattr(digests, "dtype"):  # NumPy makes floats of a list with large numbers

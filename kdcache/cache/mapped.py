@@ -17,7 +17,7 @@ from kdcache.cache.intact import require_finished
 from kdcache.cache.layout import Layout, read_layout
 from kdcache.checks import is_url, whole_numbers
 from kdcache.errors import CacheError, UsageError
-from kdcache.types import Shapes
+from kdcache.types import Numbers, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class Mapped(Store):
     """The part of reading that needs NumPy alone. No locks, no open HDF5 handle: safe in forked and spawned workers."""
 
     def __init__(self, path: str | os.PathLike, check: bool = True, folder: str | os.PathLike | None = None):
-        self.mirror = mirror_of(path, folder) if is_url(path) else None
+        self.mirror = mirror_of(os.fspath(path), folder) if is_url(path) else None
         self.path = self.mirror.path if self.mirror else Path(path)
         self.layout, self.seal = self.mirror.opened(checked) if self.mirror else checked(self.path)
         self.check = check or self.mirror is not None
@@ -105,14 +105,14 @@ class Mapped(Store):
         return self._taken(whole_numbers(self.path, "item numbers", items, self._rows * self._views), names, device)
 
     def read(
-        self, view: int | Sequence[int], rows: Sequence[int], names: Sequence[str] | None = None, device="cpu"
+        self, view: int | Numbers, rows: Numbers, names: Sequence[str] | None = None, device="cpu"
     ) -> dict[str, Tensor]:
         return self._taken(self.items(view, rows), names, device)  # checked there, and not a second time
 
     def _taken(self, items: np.ndarray, names: Sequence[str] | None, device) -> dict[str, Tensor]:
         return {name: self._decode("knowledge", name, items, device) for name in self._known(names)}
 
-    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         rows = whole_numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
         return {name: self._decode("eval", name, rows, device) for name in self._known(names) if self.has_eval(name)}
 
@@ -125,14 +125,14 @@ class Mapped(Store):
             np.int64
         )
 
-    def top1(self, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+    def top1(self, view: int | Numbers, rows: Numbers) -> np.ndarray:
         return self.layout.codecs["logits"].top1(self.records("logits", view, rows))
 
-    def eval_top1(self, rows: Sequence[int]) -> np.ndarray:
+    def eval_top1(self, rows: Numbers) -> np.ndarray:
         rows = whole_numbers(self.path, "evaluation rows", rows, self.meta["eval"]["rows"])
         return self.layout.codecs["logits"].top1(self._bytes("eval/logits", rows))
 
-    def records(self, name: str, view: int | Sequence[int], rows: Sequence[int]) -> np.ndarray:
+    def records(self, name: str, view: int | Numbers, rows: Numbers) -> np.ndarray:
         """The stored bytes of knowledge, undecoded: uint8 [n, record size]."""
         return self._bytes(f"knowledge/{self._known([name])[0]}", self.items(view, rows))
 
@@ -225,7 +225,7 @@ class Mapped(Store):
         blocks = [divmod(block, per_view) for block in np.unique(new).tolist()]
         faults = {block: fault for block in blocks if (fault := self.fault(dataset, *block))}
         if faults and self.mirror:
-            self._fetch(dataset, list(faults))
+            self._fetch(self.mirror, dataset, list(faults))
             faults = {block: fault for block in faults if (fault := self.fault(dataset, *block))}
         for (view, block), fault in faults.items():
             found = f"{fault} in block {block} of view {view}"
@@ -235,12 +235,12 @@ class Mapped(Store):
         if not unchecked.any():
             table.unchecked = None
 
-    def _fetch(self, dataset: str, blocks: Sequence[tuple[int, int]]) -> None:
+    def _fetch(self, mirror: Mirror, dataset: str, blocks: Sequence[tuple[int, int]]) -> None:
         """Brings blocks into the mirror, those that are right."""
         places = {self.layout.span(dataset, *block)[:2]: block for block in blocks}
-        for span, data in self.mirror.fetch(list(places)):
+        for span, data in mirror.fetch(list(places)):
             if not self._fault_in(data, dataset, *places[span]):
-                self.mirror.keep(span[0], data, self._mapped[0])
+                mirror.keep(span[0], data, self._mapped[0])
 
     def _open(self) -> mmap.mmap:
         if self._map is None:

@@ -39,9 +39,10 @@ class Mirror:
     def __init__(self, url: str, folder: str | os.PathLike | None = None):
         self.url, self.remote = url, opened(url)
         version = self.remote.require_version(self.remote.look())
-        if not version.size:
+        self.size = version.size
+        if not self.size:
             raise CacheError(url, "an HDF5 file", "an empty file", "check the address")
-        key = sha256(f"{url}\n{version.size}\n{version.stamp}".encode()).hexdigest()[:16]
+        key = sha256(f"{url}\n{self.size}\n{version.stamp}".encode()).hexdigest()[:16]
         name = (
             re.sub(r"[^\w.+-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[-100:].lstrip(".") or "cache.h5"
         )
@@ -75,10 +76,10 @@ class Mirror:
 
     def fill(self, path: Path, descriptor: int) -> None:
         """Fetches all that is read when a cache is opened; from a server without ranges, the whole file."""
-        os.ftruncate(descriptor, self.remote.version.size)
-        pages = Pages(self.remote, descriptor)
+        os.ftruncate(descriptor, self.size)
+        pages = Pages(self.remote, descriptor, self.size)
         try:
-            pages.bring(0, 48 if self.remote.ranges else self.remote.version.size)
+            pages.bring(0, 48 if self.remote.ranges else self.size)
             require_file(path)
             for name, place in structure_of(path, pages).items():
                 if is_sealed(name) or name == "seal" or name.startswith("blocks/"):
@@ -124,8 +125,9 @@ class Mirror:
 class Pages:
     """The pages that a mirror has while it is begun."""
 
-    def __init__(self, remote: Elsewhere, descriptor: int):
-        self.remote, self.descriptor, self.have = remote, descriptor, set()
+    def __init__(self, remote: Elsewhere, descriptor: int, size: int):
+        self.remote, self.descriptor, self.size = remote, descriptor, size
+        self.have: set[int] = set()
 
     def read(self, offset: int, length: int) -> bytes:
         self.bring(offset, length)
@@ -133,9 +135,8 @@ class Pages:
 
     def bring(self, offset: int, length: int) -> None:
         """Fetches what is missing of these bytes, in whole pages."""
-        size = self.remote.version.size
-        wanted = range(offset // PAGE, -(-min(offset + length, size) // PAGE))
-        missing = [(page * PAGE, min(PAGE, size - page * PAGE)) for page in wanted if page not in self.have]
+        wanted = range(offset // PAGE, -(-min(offset + length, self.size) // PAGE))
+        missing = [(page * PAGE, min(PAGE, self.size - page * PAGE)) for page in wanted if page not in self.have]
         for group in together(missing):
             place = group[0][0]
             for part in self.remote.stream(place, sum(group[-1]) - place):
@@ -147,7 +148,7 @@ class Pages:
 def structure_of(path: Path, pages: Pages) -> dict[str, Place]:
     """Where the datasets of a file lie whose pages are brought as they are asked for."""
     try:
-        return structure_by(pages.read, pages.remote.version.size).places
+        return structure_by(pages.read, pages.size).places
     except (CacheError, OSError):
         raise
     except Exception as error:  # as in `read_layout`

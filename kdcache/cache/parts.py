@@ -54,8 +54,8 @@ def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
             require_kin(first, file)
         holders, words = gathered(files, path)
         meta = {key: value for key, value in first.layout.meta.items() if key != "shard"}
-        measured = [file.layout.meta.get("exactness") for file in files]
-        if all(measured):  # the least exact of the machines speaks for all
+        measured = [found for file in files if (found := file.layout.meta.get("exactness"))]
+        if len(measured) == len(files):  # the least exact of the machines speaks for all
             meta["exactness"] = max(measured, key=lambda found: found.get("relative", 0))
         meta["requires"] = [feature for feature in meta["requires"] if feature != "shard"]
 
@@ -210,7 +210,7 @@ def gathered(files: Sequence[Blocks], path: Path) -> tuple[dict[str, np.ndarray]
             place, other = (f.layout.path for f in (files[which], files[holders[dataset][view, block]]))
             expected = f"block {block} of view {view} as in {other}"
             raise CacheError(f"{place}:/{dataset}", expected, "another one", "leave one of the two files out")
-        missing[dataset] = ~done.any(0)
+        missing[dataset] = ~np.logical_or.reduce(done)
     require_none_missing(files, missing, path)
     return holders, words
 

@@ -58,7 +58,7 @@ class Renderer:
 
     def _require_image(self, row: int, data) -> None:
         """Refuses the bytes of another image than the teacher saw as this row."""
-        known = digest(data if isinstance(data, bytes) else np.ascontiguousarray(data))
+        known = digest(data if isinstance(data, bytes) else np.ascontiguousarray(data).data)
         if self.store.rows_of([known])[0] != row and int(self.store.digests[row]) != known:
             remedy = "find the row of an image with rows_of"
             raise DataChanged(f"{self.store.path}, row {row}", "the bytes of its image", "those of another", remedy)

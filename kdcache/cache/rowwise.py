@@ -9,6 +9,7 @@ import numpy as np
 
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import word_of
+from kdcache.types import Numbers
 
 
 @dataclass
@@ -48,7 +49,7 @@ def of_rows(known: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.n
     return with_canaries_of({**known, **kept}, "row", rows)
 
 
-def with_canaries_of(known: Mapping[str, np.ndarray], what: str, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+def with_canaries_of(known: Mapping[str, np.ndarray], what: str, numbers: Numbers) -> dict[str, np.ndarray]:
     """Those canaries alone whose row, or view, is among these, under its new number."""
     found, name = dict(known), f"canaries/{what}"
     stay = np.isin(found[name], numbers) if name in found else np.zeros(0, bool)

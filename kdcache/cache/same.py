@@ -24,7 +24,7 @@ def differing(meta: dict, request: dict) -> tuple[str, object, object] | None:
     asked = dict.fromkeys(APART) | json.loads(json.dumps(request))  # as it would be read back
     asked = {key: value for key, value in asked.items() if key not in OPTIONAL}
     stored = {key: meta.get(key) for key in asked}
-    stored["source"] = stored["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
+    stored["source"] = meta["source"] | {"spec": asked["source"]["spec"]}  # it may lie in another folder by now
     if stored == asked:
         return None
     name, expected, found = difference(stored, asked)

@@ -11,7 +11,7 @@ import numpy as np
 from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
 from kdcache.checks import Range, whole_numbers
-from kdcache.types import Shapes
+from kdcache.types import Numbers, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ class Subset(Store):
     torch.Size([1, 10])
     """
 
-    def __init__(self, whole: Store, rows: Sequence[int] | None, source: dict | None = None, views: int | None = None,
+    def __init__(self, whole: Store, rows: Numbers | None, source: dict | None = None, views: int | None = None,
         *, judged: bool = True,
     ):  # fmt: skip
         self.whole, self.path = whole, whole.path
@@ -33,7 +33,8 @@ class Subset(Store):
         self.source = whole.meta["source"] if source is None else source
         rows = np.arange(len(whole)) if rows is None else whole_numbers(whole.path, "rows", rows, len(whole))
         self.rows = np.unique(rows)
-        self.first = whole.views if views is None else Range(1, whole.views, whole=True).checked("`views`", views)
+        least = Range(1, whole.views, whole=True)
+        self.first = whole.views if views is None else int(least.checked("`views`", views))
 
     @property
     def meta(self) -> dict:
@@ -106,7 +107,7 @@ class Subset(Store):
     def has_eval(self, name: str) -> bool:
         return self.judged and self.whole.has_eval(name)
 
-    def read_eval(self, rows: Sequence[int], names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
+    def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.whole.read_eval(rows, names, device)
 
     def advise(self, view: int, names: Sequence[str]) -> None:

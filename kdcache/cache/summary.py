@@ -20,7 +20,7 @@ def summary(path: str | os.PathLike) -> dict:
     >>> summary("logits.h5")["complete"], summary("logits.h5")["views"]
     (True, 10)
     """
-    layout = mirror_of(path).opened(read_layout) if is_url(path) else read_layout(Path(path))
+    layout = mirror_of(os.fspath(path)).opened(read_layout) if is_url(path) else read_layout(Path(path))
     meta = layout.meta
     done, total = blocks_done(layout)
     complete = done == total and layout.path.suffix != ".part"

@@ -94,7 +94,7 @@ class Writer(Blocks):
     def put(self, dataset: str, view: int, block: int, data) -> None:
         """Writes one block of records."""
         offset, length, _ = self.layout.span(dataset, view, block)
-        data = memoryview(np.ascontiguousarray(data)).cast("B")
+        data = np.ascontiguousarray(data).data.cast("B")
         assert len(data) == length, (dataset, len(data), length)
         self._write(data, offset)
         word = self.layout.word_offset(dataset, view, block)

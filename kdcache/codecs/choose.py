@@ -78,7 +78,7 @@ def auto(
     sample("auto", logits)
     table = []
     for codec in candidates(logits):
-        row = {"codec": codec.label, "keeps_shift": codec.keeps_shift}
+        row: dict = {"codec": codec.label, "keeps_shift": codec.keeps_shift}
         try:
             row |= measure(codec, logits, tuple(max_kl))
             refused = _refusal(codec, row["kl"], max_kl, shift_matters, tail_matters)

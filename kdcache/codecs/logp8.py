@@ -103,7 +103,7 @@ def _table(codec: Logp8, device: torch.device) -> Tensor:
 
 def _density(depth: Tensor, lowest: float) -> np.ndarray:
     """How densely levels should lie in each of the bins from 0 to `lowest`."""
-    cost = 0
+    cost = torch.zeros_like(depth)
     for temperature, importance in ((1, 1.0), (4, 0.1)):
         p = torch.softmax(-depth / temperature, 1)
         cost = cost + importance * p * (1 - p) / temperature**2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source, open_source
 from kdcache.sources.adopted import AdoptedSource, has_rows
 from kdcache.threads import in_threads
+from kdcache.types import Numbers
 from kdcache.views import View, from_json
 from kdcache.wording import count
 
@@ -71,7 +71,7 @@ def reopened(cache: Store, data: str, augment: str | None, missing: str, source=
 
 def images_of(
     cache: Store, data: str | None = None, images=None, augment: str | None = None, missing: str = "refuse",
-    rows: Sequence[int] | None = None,
+    rows: Numbers | None = None,
 ) -> tuple[Data, Store]:  # fmt: skip
     """What a cache was dumped from, or other images: those of a name, or of a data set of the user's."""
     one_of("`missing`", missing, MISSING)
@@ -165,7 +165,7 @@ def name_of(source: Source, row: int) -> str:
     return source.names[row] if source.names is not None else f"row {row}"
 
 
-def believed(cache: Store, source: AdoptedSource, rows: Sequence[int]) -> np.ndarray:
+def believed(cache: Store, source: AdoptedSource, rows: Numbers) -> np.ndarray:
     """The digests of images whose rows somebody knows: of some they are compared now, of the others when first read."""
     given = np.asarray(rows)
     whole = given.dtype.kind in "iu" and given.shape == (len(source),)

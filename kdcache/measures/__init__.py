@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from kdcache.measures import formulas
 from kdcache.measures.answers import Outcome, answered
 from kdcache.wording import duration, readable
 
 __all__ = ["MEASURES", "NUMBERS", "Measure", "Outcome", "answered", "every", "numbers", "shown"]
+
+Need: TypeAlias = Literal["labels", "teacher", "finite"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Measure:
     help: str
     unit: Literal["share", "nats", "seconds", "images/s", "bytes", "images", "parameters"]
     compute: Callable[[Outcome], object] | None = None  # None: the clock, the system or the file says it
-    needs: frozenset[Literal["labels", "teacher", "finite"]] = frozenset()
+    needs: frozenset[Need] = frozenset()
     larger: bool | None = None  # whether that is better; None: neither is
     shape: Literal["number", "classes", "table"] = "number"
 
@@ -56,8 +58,10 @@ UNITS: dict[str, Callable[[float], str]] = {
     "parameters": lambda value: f"{value:,.0f}",
 }
 
-LABELS, TEACHER = frozenset({"labels"}), frozenset({"teacher"})
-SURE, COMPARED = LABELS | {"finite"}, TEACHER | {"finite"}  # what needs probabilities, too
+LABELS: frozenset[Need] = frozenset({"labels"})
+TEACHER: frozenset[Need] = frozenset({"teacher"})
+SURE: frozenset[Need] = LABELS | {"finite"}  # what needs probabilities, too
+COMPARED: frozenset[Need] = TEACHER | {"finite"}
 
 MEASURES: dict[str, Measure] = {
     "top1": Measure("accuracy", "images that are answered with their label", "share", formulas.top1, LABELS, True),

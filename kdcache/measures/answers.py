@@ -84,8 +84,8 @@ class Outcome:
 def answered(logits: Tensor, batch: Batch) -> Tensor:
     """Of a batch, [how many got their label, how many have one]; a mixed image counts for both of its labels."""
     answers = logits.argmax(1)
-    pairs = [(batch.targets, None)]
-    if batch.shares is not None:
+    pairs: list[tuple[Tensor, Tensor | None]] = [(batch.targets, None)]
+    if batch.shares is not None and batch.others is not None:
         pairs = [(batch.targets, batch.shares), (batch.others, 1 - batch.shares)]
     found = torch.zeros(2, device=logits.device)
     for targets, share in pairs:

@@ -41,7 +41,7 @@ def number(place: str, value, low: float, high: float, remedy: str = "") -> floa
 
 
 def whole(place: str, value, low: int, high: int) -> int:
-    return Range(low, high, whole=True).checked(place, value)
+    return int(Range(low, high, whole=True).checked(place, value))
 
 
 def indices(place: str, values, size: int) -> np.ndarray:
@@ -135,14 +135,15 @@ def schedule_of(value, classes: int, lowest: float) -> Schedule:
             raise UsageError(f"schedule {key}", "its first and its last value", quoted(value[key]), "give these two")
     accuracy = confidence = None
     if "accuracy" in value:
-        accuracy = tuple(per_class("schedule accuracy", end, classes) for end in value["accuracy"])
-        change = accuracy[1] - accuracy[0]
+        first, last = (per_class("schedule accuracy", end, classes) for end in value["accuracy"])
+        accuracy, change = (first, last), last - first
         if change.min() < 0 < change.max():  # the wrong rows of a mixed schedule could not be nested
             remedy = "let every class get better or every class get worse"
             raise UsageError("schedule accuracy", "one direction", "classes that move against each other", remedy)
     if "confidence" in value:
         remedy = f"{lowest:.6g} is the flattest answer that still has a largest class"
-        confidence = tuple(number("schedule confidence", end, lowest, 1, remedy) for end in value["confidence"])
+        start, end = (number("schedule confidence", one, lowest, 1, remedy) for one in value["confidence"])
+        confidence = start, end
     return Schedule(views, shape, accuracy, confidence)
 
 

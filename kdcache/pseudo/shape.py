@@ -64,7 +64,8 @@ def peak_table(spec, classes: int, place: str = "`confidence`") -> tuple:
     lowest = lowest_peak(classes)
     floor = f"{lowest:.6g} is the flattest answer of {classes} classes that still has a largest one"
     if isinstance(spec, list) and len(spec) == 3 and spec[0] == "beta":
-        return beta_table(*(number(f"{place} beta", v, 1e-2, 1e6) for v in spec[1:]))
+        a, b = (number(f"{place} beta", v, 1e-2, 1e6) for v in spec[1:])
+        return beta_table(a, b)
     if isinstance(spec, list) and len(spec) == 2 and spec[0] == "quantiles" and isinstance(spec[1], list) and spec[1]:
         values = [number(f"{place} quantiles", v, 0, 1) for v in spec[1]]
         if values != sorted(values):

@@ -89,7 +89,7 @@ class PseudoTeacher:
             if isinstance(spread, str):
                 one_of("`spread`", spread, ("uniform", "similarity"))
             self._shares = shape.spread_table(spread, self.classes, self._confusion)
-        self._tables = {}
+        self._tables: dict[float | None, dict] = {}
         for view in (0, self._schedule.views - 1):  # what cannot be is refused now, not in the last epoch
             self._peaks_of(view)
 

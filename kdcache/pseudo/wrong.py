@@ -68,7 +68,8 @@ class Errors:
 
     def __init__(self, labels: np.ndarray, counts: np.ndarray, seed: int, per_view: bool, confusion=None):
         self.labels, self.seed, self.per_view, self.classes = labels, seed, per_view, counts.shape[1]
-        self._counts, self._ranks = counts, {}
+        self._counts = counts
+        self._ranks: dict[int, np.ndarray] = {}
         self.sizes = np.bincount(labels[labels >= 0], minlength=self.classes)
         self._ends = None if confusion is None else thresholds(confusion)
 

@@ -14,7 +14,7 @@ def draw(path: Path, title: str, shares: Mapping[str, float]) -> Path:
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    names = sorted(shares, key=shares.get)
+    names = sorted(shares, key=lambda name: shares[name])
     figure = Figure((7.0, 1.2 + 0.45 * len(names)), DPI, layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="share of the differences in accuracy, %")
     bars = axes.barh(names, [100 * shares[name] for name in names], color="C0", height=0.6)

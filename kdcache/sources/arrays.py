@@ -199,7 +199,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean), tuple(std)
 
 
-def digest(data: bytes) -> int:
+def digest(data: bytes | memoryview) -> int:
     """The 64-bit hash by which a cache knows an image: of its encoded bytes, or of its pixels, uint8 [3, h, w].
 
     >>> digest(b"the bytes of a file")
@@ -212,7 +212,7 @@ def blake(*parts) -> str:
     """A hash of arrays and bytes, each with its length, so that nothing slides from one part into the next."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = memoryview(part) if isinstance(part, bytes) else memoryview(np.ascontiguousarray(part)).cast("B")
+        data = memoryview(part) if isinstance(part, bytes) else np.ascontiguousarray(part).data.cast("B")
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()

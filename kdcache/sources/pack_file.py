@@ -96,7 +96,8 @@ class PackFile:
 
 def layout(header: dict, text: int) -> tuple[dict[str, dict[str, tuple[int, int]]], int]:
     """Offset and length of every part of every split, and of the file, for a JSON of that length."""
-    at, places = PRELUDE.size + text, {split: {} for split in SPLITS}
+    at = PRELUDE.size + text
+    places: dict[str, dict[str, tuple[int, int]]] = {split: {} for split in SPLITS}
 
     def lay(split: str, part: str, length: int, alignment: int = 8) -> None:
         nonlocal at
@@ -212,7 +213,7 @@ def require_facts(header: dict) -> None:
         texts = all(isinstance(facts[key], str) for key in ("fingerprint", "identified_by", "view", "student"))
         require(texts and type(facts["files"]) is bool, "an identity that is none")
         own = VIEW.fullmatch(facts["view"]) and STUDENT.fullmatch(facts["student"])
-        require(own, "a view or a network that is none of ours")
+        require(own is not None, "a view or a network that is none of ours")
         for key in ("mean", "std"):
             numbers = len(facts[key]) == 3 and all(isinstance(value, float | int) for value in facts[key])
             require(numbers, f"a {key} of no image")

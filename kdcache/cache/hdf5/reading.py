@@ -93,14 +93,16 @@ def header(file: File, offset: int) -> dict[int, list[bytes]]:
     first = 6 + 16 * bool(flags & 32) + 4 * bool(flags & 16)
     length = int.from_bytes(start[first : first + width], "little")
     data = file.checked(offset, first + width + length + 4, b"OHDR\x02")
-    parts, found = [data[first + width :]], {}
+    parts = [data[first + width :]]
+    found: dict[int, list[bytes]] = {}
     for part in parts:
         for kind, body in messages(part, ordered=bool(flags & 4)):
             if kind in found and kind in ONCE:
                 raise Unknown(f"a second message {kind}")
             found.setdefault(kind, []).append(body)
             if kind == CONTINUED:
-                parts.append(file.checked(*unpacked("<QQ", body), b"OCHK")[4:])
+                at, size = unpacked("<QQ", body)
+                parts.append(file.checked(at, size, b"OCHK")[4:])
     return found
 
 

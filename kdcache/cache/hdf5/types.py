@@ -20,7 +20,7 @@ def encode(dtype: np.dtype) -> bytes:
     if dtype.subdtype:
         base, shape = dtype.subdtype
         return head(ARRAY, dtype.itemsize) + struct.pack(f"<B{len(shape)}I", len(shape), *shape) + encode(base)
-    if dtype.names:
+    if dtype.names and dtype.fields:
         width = offset_width(dtype.itemsize)
         members = [
             name.encode() + b"\0" + dtype.fields[name][1].to_bytes(width, "little") + encode(dtype.fields[name][0])
