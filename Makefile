@@ -33,16 +33,12 @@ test-arithmetic: $(READY)
 bench: $(READY)
 	$(KDCACHE) bench
 
-<<<<<<< HEAD
 # on a machine with a CUDA device: the tests that need one, and its speed, in $(OUT).json and $(OUT).md
 OUT ?= docs/results/gpu
 gpu: $(READY)
 	$(VENV)/bin/python tests/gpu_results.py $(OUT)
 
-# style of the code
-=======
 # style of the code, and its types
->>>>>>> 9aac7c8 (Types are checked by make lint, in the rooms that are whole: numbers that say which may be an array everywhere)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
