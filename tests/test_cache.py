@@ -7,6 +7,7 @@ import shutil
 import time
 
 import h5py
+import large_file
 import numpy as np
 import pytest
 import torch
@@ -271,6 +272,14 @@ def test_a_dataset_larger_than_the_system_reads_in_one_call(tmp_path, monkeypatc
         pieces = list(blocks.pieces("labels"))
         assert len(pieces) == 3
         assert np.array_equal(np.concatenate(pieces), known["labels"])
+
+
+def test_the_large_file_that_is_measured_is_intact(tmp_path):
+    large_file.make(tmp_path / "x.h5", 2500)
+    cache = open_cache(tmp_path / "x.h5")
+    assert cache.read(0, range(2500))["logits"].isfinite().all()
+    assert not cache.digests.any()
+    assert not cache.seeds_of(np.arange(2500)).any()
 
 
 def test_a_header_says_no_more_than_it_should(cache):
