@@ -8,6 +8,7 @@
 """
 
 import os
+from typing import TYPE_CHECKING
 
 from kdcache.on_demand import on_demand
 
@@ -27,5 +28,31 @@ _PLACES = {
     "codecs": "CODECS",
     "errors": "KdcacheError",
 }
-__all__ = [*" ".join(_PLACES.values()).split(), "__version__"]
-__getattr__, __dir__ = on_demand(__name__, _PLACES)  # `kdcache --help` does not pay for torch
+__all__ = [
+    "CODECS",
+    "METHODS",
+    "Cache",
+    "CachedDataset",
+    "CachedStream",
+    "Distiller",
+    "KdcacheError",
+    "KnowledgeLoss",
+    "PseudoTeacher",
+    "Settings",
+    "__version__",
+    "digest",
+    "open_cache",
+    "summary",
+]
+if TYPE_CHECKING:  # the same for editors and type checkers
+    from kdcache.api import CachedDataset, CachedStream, Distiller, KnowledgeLoss
+    from kdcache.cache import Cache, open_cache
+    from kdcache.cache.summary import summary
+    from kdcache.codecs import CODECS
+    from kdcache.errors import KdcacheError
+    from kdcache.methods.table import METHODS
+    from kdcache.pseudo import PseudoTeacher
+    from kdcache.sources.arrays import digest
+    from kdcache.train import Settings
+else:
+    __getattr__, __dir__ = on_demand(__name__, _PLACES)  # `kdcache --help` does not pay for torch

@@ -1,5 +1,6 @@
 """What is installed without a checkout: the wheel holds what commands read."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import kdcache
 from kdcache.jobs.shipped import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +41,14 @@ def test_extras_all_are_pinned():
     ]
     names = {one.partition("[")[0].partition(">")[0].partition("<")[0].lower() for one in wanted} - {"kdcache"}
     assert names <= pinned
+
+
+def test_type_checkers_are_told_of_every_name():
+    tree = ast.parse(Path(kdcache.__file__).read_text())
+    told = {name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for name in node.names}
+    lent = {*" ".join(kdcache._PLACES.values()).split()}
+    assert told - {"TYPE_CHECKING", "on_demand"} == lent
+    assert {*kdcache.__all__} == lent | {"__version__"}
 
 
 def version() -> str:

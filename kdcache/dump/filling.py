@@ -120,7 +120,8 @@ def filled(
 
     A block is always cut into the same batches, which decide the last bits of the answers.
     """
-    size, n, passed, taken = teacher.forward.batch, len(loader.source), 0, deque()
+    size, n, passed = teacher.forward.batch, len(loader.source), 0
+    taken: deque[tuple[int, int, Block]] = deque()
 
     def plan() -> Iterator[np.ndarray]:
         for number, (view, block) in enumerate(todo):
@@ -151,7 +152,7 @@ def datasets(writer: Writer, kind: str) -> list[str]:
 def undone(writer: Writer, names: list[str]) -> Places:
     """(view, block) of all that is to be in this file and is missing in one of these datasets."""
     done = np.logical_and.reduce([writer.done(name) for name in names])
-    return [tuple(place) for place in np.argwhere(writer.layout.share(names[0]) & ~done).tolist()]
+    return [(view, block) for view, block in np.argwhere(writer.layout.share(names[0]) & ~done).tolist()]
 
 
 def block_rows(layout: Layout, block: int, rows: int) -> np.ndarray:

@@ -90,9 +90,8 @@ class Group:
 
     def gain(self, name: str) -> float | None:
         """By how much its mean is above that of the plain ones."""
-        if self.baseline is None or not (self.values(name) and self.baseline.values(name)):
-            return None
-        return self.mean(name) - self.baseline.mean(name)
+        own, plain = self.mean(name), self.baseline.mean(name) if self.baseline else None
+        return None if own is None or plain is None else own - plain
 
     def p(self, name: str) -> float | None:
         """How likely such a difference is by chance."""

@@ -60,8 +60,10 @@ def ends(row: dict) -> tuple[float, float] | None:
 
 
 def interval(row: dict) -> str:
-    low, high = ends(row) or (None, None)
-    return "-" if low is None else f"{100 * low:.2f} to {100 * high:.2f}"
+    if (found := ends(row)) is None:
+        return "-"
+    low, high = found
+    return f"{100 * low:.2f} to {100 * high:.2f}"
 
 
 BESIDE = {"sheet": "what the teacher saw and said", "plot": "plot", "no_plot": "no plot", "points": "its points"}

@@ -105,7 +105,7 @@ class ArraySource(Source):
         self.spec, self.split, self.resident, self.classes = spec, split, images, classes
         self.default_view, self.default_student = default_view, default_student
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.size = tuple(images.shape[2:])
+        self.size = (images.shape[2], images.shape[3])
         self._digests = digests  # of the files, where the pixels came from files
         self.packages = () if digests is None else PACKAGES
         self.mean, self.std = channel_statistics(images)

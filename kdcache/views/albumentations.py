@@ -134,7 +134,8 @@ def require_bounded(place: str, pipeline, inside: tuple[str, ...] = ()) -> None:
 
 def strip_tail(transform: dict) -> list[dict]:
     """Takes trailing normalisation off, in place, from inner pipelines too; what went."""
-    transforms, removed = transform.get("transforms", []), []
+    transforms = transform.get("transforms", [])
+    removed: list[dict] = []
     while transforms and short_name(transforms[-1]) in FLOAT_TAIL:
         removed.insert(0, transforms.pop())
     if transforms and short_name(transforms[-1]) in ("Compose", "Sequential"):

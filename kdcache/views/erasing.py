@@ -25,7 +25,7 @@ Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def erased(images: Tensor, seeds: np.ndarray, n: int, *, p: float, least: float, most: float) -> Tensor:
     """The images, a share `p` of them with a grey box over `least` to `most` of the area; draws begin at number `n`."""
-    top, left, height, width = boxes(seeds, n, tuple(images.shape[2:]), p, least, most)
+    top, left, height, width = boxes(seeds, n, (images.shape[2], images.shape[3]), p, least, most)
     return erase(images.clone(), top, left, (height, width), GREY)
 
 

@@ -73,7 +73,7 @@ class Mixing:
 
     def mix(self, own: Tensor, other: Tensor, seeds: np.ndarray) -> Tensor:
         """The images, mixed pair by pair: integer arithmetic, the same on every device."""
-        share, (top, bottom, left, right) = self.parameters(seeds, tuple(own.shape[2:]))
+        share, (top, bottom, left, right) = self.parameters(seeds, (own.shape[2], own.shape[3]))
         if (blended := np.flatnonzero(share < ONE)).size:
             place = torch.from_numpy(blended).to(own.device)
             weight = torch.from_numpy(share[blended].astype(np.int32)).to(own.device)[:, None, None, None]

@@ -27,8 +27,10 @@ Boxes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def heights_and_widths(images: Images) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(images, torch.Tensor):
-        return tuple(np.full(len(images), side) for side in images.shape[2:])
-    return tuple(np.array([image.shape[1:] for image in images]).T)
+        height, width = (np.full(len(images), side) for side in images.shape[2:])
+    else:
+        height, width = np.array([image.shape[1:] for image in images]).T
+    return height, width
 
 
 def random_boxes(height: np.ndarray, width: np.ndarray, seeds: np.ndarray) -> tuple[Boxes, np.ndarray]:
