@@ -54,7 +54,7 @@ def numbered(place: object, written: Sequence[str]) -> tuple[np.ndarray, list[st
     names = sorted({*written} - {""})
     matches = {name: NUMBER.fullmatch(name) for name in names}
     if all(matches.values()):
-        numbers = {name: int(match[1]) for name, match in matches.items()}
+        numbers = {name: int(match[1]) for name, match in matches.items() if match}
         wrong = next((name for name, number in numbers.items() if not -1 <= number < MOST_CLASSES), None)
         if wrong is not None:
             remedy = "count classes from 0, or write their names"

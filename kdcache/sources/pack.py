@@ -34,7 +34,7 @@ class Pixels:
 
     def _open(self) -> None:
         self.seen = np.frombuffer(mmap.mmap(-1, max(1, self.split.rows)), bool)
-        self.map = None
+        self.map: mmap.mmap | None = None
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name not in ("seen", "map")}

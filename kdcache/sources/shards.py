@@ -104,7 +104,7 @@ def expanded(spec: str, pattern: str) -> Iterator[str]:
     if not 0 < total <= MOST_SHARDS:
         raise UsageError("`data`", f"1 to {MOST_SHARDS:,} archives", f"{total:,} of {spec}", "correct the braces")
     for chosen in itertools.product(*(every for _, every in choices)):
-        said = [f"{one:0{width}}" if width else one for (width, _), one in zip(choices, chosen, strict=True)]
+        said = [f"{one:0{width}}" if width else str(one) for (width, _), one in zip(choices, chosen, strict=True)]
         yield "".join(itertools.chain(*itertools.zip_longest(texts, said, fillvalue="")))
 
 
