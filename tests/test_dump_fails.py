@@ -133,7 +133,7 @@ def test_a_file_that_was_put_in_its_place_gets_no_final_name(dump, tmp_path, mon
     path, part = tmp_path / "x.h5", tmp_path / "x.h5.part"
 
     def replace(self):
-        part.unlink()
+        part.unlink(missing_ok=True)
         if replacement:
             part.write_bytes(replacement)
         return True
