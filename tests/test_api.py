@@ -100,7 +100,7 @@ def test_a_shuffling_loader_shows_every_row_once(cached, workers):
     assert_right(cached, np.array(rows) + 1300, batches)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", START)
 def test_workers_that_stay_get_every_epoch_from_the_sampler(cached, method):
     loader = DataLoader(
         cached,

@@ -5,7 +5,7 @@ import datetime
 import pytest
 from conftest import attack
 
-FEW = {"kills": 3, "together": 1, "damage": 4, "long": 1, "drift": 3}
+FEW = {"kills": 2, "together": 1, "damage": 2, "long": 1, "drift": 2}
 
 
 def test_nothing_goes_wrong_in_a_few():

@@ -71,7 +71,10 @@ SMALL = {
 ASKED = {"scale": {"rows": 3000, "classes": 20, "views": 2}}
 
 
-@pytest.fixture(params=SMALL)
+LONG = {"scale"}  # six processes, each with a torch of its own
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SMALL])
 def found(request, monkeypatch, tmp_path) -> tuple[str, dict]:
     """The name of a bench, and what it found on a few rows."""
     monkeypatch.chdir(tmp_path)

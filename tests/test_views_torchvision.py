@@ -55,7 +55,10 @@ def test_pixels_depend_on_image_and_seed_alone(opened, factory):
     assert type(rendered) is torch.Tensor
 
 
-@pytest.mark.parametrize("factory", ["make", "pictured", "drawn", "augmentor:Pipeline", "augmentor:real"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("make", "pictured", "augmentor:real")]
+
+
+@pytest.mark.parametrize("factory", ["drawn", "augmentor:Pipeline", *SLOW])
 def test_a_fresh_process_renders_the_same(opened, factory):
     require_augmentor(factory)
     view = opened(factory)
