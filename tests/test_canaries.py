@@ -46,7 +46,7 @@ def verified(path: Path, weights: Path) -> dict[str, tuple[bool, str]]:
     return {check.name: (check.ok, check.detail) for check in checks}
 
 
-@pytest.mark.parametrize("method", ASKING)
+@pytest.mark.parametrize("method", [*ASKING[:6], *(pytest.param(one, marks=pytest.mark.slow) for one in ASKING[6:])])
 def test_every_method_can_be_asked_again(taught, method):
     weights, dumped = taught
     path = dumped(method)

@@ -82,7 +82,9 @@ def test_nobody_reads_the_remarks():
     assert (done.returncode, done.stdout) == (2, b"")
 
 
-@pytest.mark.parametrize(("line", "code"), [("verify a.h5", 0), ("verify broken.h5", 1)])
+@pytest.mark.parametrize(
+    ("line", "code"), [("verify a.h5", 0), pytest.param("verify broken.h5", 1, marks=pytest.mark.slow)]
+)
 def test_a_verdict_does_not_depend_on_who_reads_it(line, code):
     """As with `kdcache verify F | head -1`, which reads one line and goes."""
     data = bytearray(Path("a.h5").read_bytes())

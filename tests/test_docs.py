@@ -45,6 +45,7 @@ FEWER = {
     '"resnet20", teacher=': '"tiny-2", teacher=',
 }  # and code reads so
 INSIDE = {"contributing.md": response}  # where its code says that it stands
+LONG = {"own-network.md", "recipes.md", "views.md"}  # whole recipes, and what takes timm: run by make test-all
 NAMED = re.compile(r"# (\w+\.\w+)$", re.MULTILINE)  # the first line of what a page shows as a file
 
 
@@ -99,7 +100,9 @@ def own_images(folder: Path, monkeypatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in LONG)) for page in PAGES]
+)
 def test_a_page_runs_from_top_to_bottom(page, in_tmp, monkeypatch):
     if page.name == "own-network.md":
         birds(in_tmp / "birds")

@@ -252,7 +252,7 @@ def test_values_beyond_f16_are_found_before_the_file_is_made_or_named(dump, data
     assert part.exists() == bool(row)
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(0, marks=pytest.mark.slow)])
 def test_calls_that_fail(count):
     program = Path(__file__).parent / "attacks" / "failing_calls.py"
     done = subprocess.run([sys.executable, program, "--count", str(count), "--json"], capture_output=True, text=True)

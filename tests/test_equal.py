@@ -74,7 +74,9 @@ def test_cached_equals_online(same, text, constants_come_from_the_cache):
     assert_cached_equals_live(same, text)
 
 
-@pytest.mark.parametrize("text", [*BRIDGED, "st+ft+co", "ab+vid", "at+dml"])
+@pytest.mark.parametrize(
+    "text", [*(pytest.param(one, marks=pytest.mark.slow) for one in BRIDGED), "st+ft+co", "ab+vid", "at+dml"]
+)
 def test_cached_equals_online_for_a_wider_teacher(wider, text, constants_come_from_the_cache):
     constants_come_from_the_cache()
     assert_cached_equals_live(wider, text, batch=24)

@@ -175,7 +175,9 @@ def test_ranks_make_the_file_of_one(tmp_path, monkeypatch, spec):
 
 
 @pytest.mark.parametrize("spec", VIEWS)
-@pytest.mark.parametrize("method", ["st", "st+at", "logits", "st/funmatch"])
+@pytest.mark.parametrize(
+    "method", ["st", *(pytest.param(m, marks=pytest.mark.slow) for m in ("st+at", "logits", "st/funmatch"))]
+)
 @pytest.mark.usefixtures("few_are_tried")
 def test_cached_equals_live(tmp_path, spec, method):
     data = Data.open(SPEC, spec)

@@ -51,7 +51,7 @@ def test_what_has_no_label_adds_nothing():
 LABELS = {"dkd", "tfkd", "nkd", "wsld", "rld", "wkd", "uskd", "crd", "sdd"}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one not in LABELS)) for one in METHODS])
 def test_methods_that_know_one_class_an_image_refuse_a_mixture(name):
     data = Data.open(SPEC, "crop-flip+mixup")
     live = None if name in ("none", "ls", "uskd", "dml") else teacher_of("resnet8", data)

@@ -400,6 +400,7 @@ def test_a_bad_image_is_named_before_anything_is_written(root, spec, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_plan_says_what_a_pack_takes_and_saves(spec, pack):
     plan = "plan --teacher tiny-2 --augment resized-crop:16 --views 3 --epochs 7 --json"
     found = kdcache(f"{plan} --data {spec('mixed')}").json()["pack"]

@@ -25,7 +25,7 @@ def _in_tmp(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
-@pytest.mark.parametrize("size", ["--tiny", "--data synthetic:200,10,32"])
+@pytest.mark.parametrize("size", ["--tiny", pytest.param("--data synthetic:200,10,32", marks=pytest.mark.slow)])
 def test_the_plan_of_each(path, size, monkeypatch):
     monkeypatch.setattr(jobs, "training_rate", lambda *_: 1000.0)  # large networks take seconds for a step
     monkeypatch.setattr(jobs, "answering_rate", lambda *_: 3000.0)

@@ -75,7 +75,9 @@ CASES = {
 STOPS = {"in the first epoch": [(1, 1)], "in the third": [(3, 0)], "twice": [(2, 2), (4, 1)]}
 
 
-@pytest.mark.parametrize("stops", STOPS.values(), ids=STOPS)
+@pytest.mark.parametrize(
+    "stops", [pytest.param(one, id=name, marks=[pytest.mark.slow] * (name != "twice")) for name, one in STOPS.items()]
+)
 @pytest.mark.parametrize(("text", "settings"), CASES.values(), ids=CASES)
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(wider, tmp_path, text, settings, stops):
     whole, said = wider.student(text, epochs=4, **settings).train(Run(tmp_path / "whole", {}))

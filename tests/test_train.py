@@ -58,7 +58,9 @@ def needs_same_width(text):
     return any(part.partition("/")[0] in SAME_WIDTH for part in text.split("+"))
 
 
-@pytest.mark.parametrize("text", EVERY)
+@pytest.mark.parametrize(
+    "text", [*EVERY[::4], *(pytest.param(one, marks=pytest.mark.slow) for one in EVERY if one not in EVERY[::4])]
+)
 def test_every_method_trains_its_own_parts_too(same, wider, spied, tmp_path, text):
     fixture = same if needs_same_width(text) else wider
     live = text == "reviewkd"  # which no cache holds

@@ -88,6 +88,7 @@ def test_a_change_that_no_text_shows_is_seen_in_the_pixels(cached, monkeypatch):
         require_pixels(cache, Loader(opened.train, opened.view, cache))
 
 
+@pytest.mark.slow
 def test_a_module_that_is_gone_is_named(cached, monkeypatch):
     _, _, cache, augment = cached()
     code = augment.split(":")[1]
@@ -97,6 +98,7 @@ def test_a_module_that_is_gone_is_named(cached, monkeypatch):
         Data.of_cache(cache, None, augment)
 
 
+@pytest.mark.slow
 def test_a_generator_of_its_own_is_refused_by_a_dump(cached, in_tmp):
     with pytest.raises(PipelineChanged, match="view torchvision: expected a rendering that replays"):
         cached("alone")

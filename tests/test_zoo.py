@@ -32,6 +32,7 @@ def assert_cached_equals_live(model, method, folder):
     assert_same_weights(outcomes[0][0][0], outcomes[1][0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "method"), STUDENTS.items())
 def test_cached_equals_online(model, method, tmp_path):
     assert_cached_equals_live(model, method, tmp_path)
