@@ -11,8 +11,9 @@ import numpy as np
 
 from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
+from kdcache.cache.renumbered import Renumbered
 from kdcache.checks import whole_numbers
-from kdcache.types import Numbers, Shapes
+from kdcache.types import Numbers
 from kdcache.views import View, seeds_of
 from kdcache.wording import count
 
@@ -30,7 +31,7 @@ class Evaluated:
     labels: np.ndarray
 
 
-class Bound(Store):
+class Bound(Renumbered):
     """What `whole` says of images, by the rows of another data set; `rows` are those of the cache, -1 where none is.
 
     Of an image that it does not know, answers are zeros, `known` is false, and seeds are drawn from its digest, so that
@@ -41,7 +42,7 @@ class Bound(Store):
         self, whole: Store, rows: np.ndarray, source: dict, digests: np.ndarray, view: View,
         evaluated: Evaluated | None = None,
     ):  # fmt: skip
-        self.whole, self.path, self.rows, self.source = whole, whole.path, rows, source
+        super().__init__(whole, rows, source)
         self._digests, self.view, self.evaluated = digests, view, evaluated
 
     @cached_property
@@ -55,16 +56,8 @@ class Bound(Store):
         return self.whole.meta | {"source": self.source, "eval": held_out}
 
     @property
-    def files(self) -> Sequence[Store]:
-        return self.whole.files
-
-    @property
     def views(self) -> int:
         return self.whole.views
-
-    @property
-    def shapes(self) -> Shapes:
-        return self.whole.shapes
 
     @property
     def labels(self) -> np.ndarray:
@@ -82,10 +75,6 @@ class Bound(Store):
     @property
     def eval_labels(self) -> np.ndarray | None:
         return self.evaluated.labels if self.evaluated else None
-
-    @property
-    def constants(self) -> Mapping[str, Tensor]:
-        return self.whole.constants
 
     @cached_property
     def canaries(self) -> Mapping[str, np.ndarray]:
@@ -108,9 +97,6 @@ class Bound(Store):
         more = len(there) - int(there.sum())
         others = f"; {count(more, 'image')} that it does not know: learnt from labels alone" if more else ""
         return [*self.whole.notes, f"images: {found} found by content{others}"]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def split(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The item numbers of the cache, 0 where it has none, and which those are that it has."""
@@ -140,12 +126,6 @@ class Bound(Store):
         assert self.evaluated is not None  # `has_eval` has said so
         rows = whole_numbers(self.path, "evaluation rows", rows, len(self.evaluated.rows))
         return self.whole.read_eval(self.evaluated.rows[rows], names, device)
-
-    def advise(self, view: int, names: Sequence[str]) -> None:
-        self.whole.advise(view, names)
-
-    def bytes_of_view(self, names: Sequence[str]) -> int:
-        return self.whole.bytes_of_view(names)
 
     def hold(self, view: int, names: Sequence[str], device) -> Held:
         held, rows = self.whole.hold(view, names, device), torch.from_numpy(self.rows).to(device)

@@ -10,14 +10,15 @@ import numpy as np
 
 from kdcache import lazy_torch as torch
 from kdcache.cache.base import Held, Store
+from kdcache.cache.renumbered import Renumbered
 from kdcache.checks import Range, whole_numbers
-from kdcache.types import Numbers, Shapes
+from kdcache.types import Numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Subset(Store):
+class Subset(Renumbered):
     """These rows, in growing order, under numbers from 0, in the first of its views or all; all evaluation answers.
 
     >>> from kdcache.cache import open_cache
@@ -28,11 +29,9 @@ class Subset(Store):
     def __init__(self, whole: Store, rows: Numbers | None, source: dict | None = None, views: int | None = None,
         *, judged: bool = True,
     ):  # fmt: skip
-        self.whole, self.path = whole, whole.path
-        self.judged = judged  # whether the evaluation images are those that it has answers to
-        self.source = whole.meta["source"] if source is None else source
         rows = np.arange(len(whole)) if rows is None else whole_numbers(whole.path, "rows", rows, len(whole))
-        self.rows = np.unique(rows)
+        super().__init__(whole, np.unique(rows), whole.meta["source"] if source is None else source)
+        self.judged = judged  # whether the evaluation images are those that it has answers to
         least = Range(1, whole.views, whole=True)
         self.first = whole.views if views is None else int(least.checked("`views`", views))
 
@@ -41,16 +40,8 @@ class Subset(Store):
         return self.whole.meta | {"source": self.source, "views": self.views}
 
     @property
-    def files(self) -> Sequence[Store]:
-        return self.whole.files
-
-    @property
     def views(self) -> int:
         return self.first
-
-    @property
-    def shapes(self) -> Shapes:
-        return self.whole.shapes
 
     @property
     def labels(self) -> np.ndarray:
@@ -73,10 +64,6 @@ class Subset(Store):
         return self.whole.eval_labels
 
     @property
-    def constants(self) -> Mapping[str, Tensor]:
-        return self.whole.constants
-
-    @property
     def canaries(self) -> Mapping[str, np.ndarray]:
         """Those of these rows and views, under their new numbers; none where none is left."""
         found = self.whole.canaries
@@ -89,9 +76,6 @@ class Subset(Store):
     @property
     def notes(self) -> Sequence[str]:
         return self.whole.notes
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def gather(self, items: np.ndarray, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.whole.gather(self.items_of_whole(items), names, device)
@@ -109,12 +93,6 @@ class Subset(Store):
 
     def read_eval(self, rows: Numbers, names: Sequence[str] | None = None, device="cpu") -> dict[str, Tensor]:
         return self.whole.read_eval(rows, names, device)
-
-    def advise(self, view: int, names: Sequence[str]) -> None:
-        self.whole.advise(view, names)
-
-    def bytes_of_view(self, names: Sequence[str]) -> int:
-        return self.whole.bytes_of_view(names)
 
     def hold(self, view: int, names: Sequence[str], device) -> Held:
         held, rows = self.whole.hold(view, names, device), torch.from_numpy(self.rows).to(device)
