@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kdcache.errors import KdcacheError
@@ -28,6 +29,17 @@ def on_demand(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], 
         return sorted({*vars(sys.modules[package]), *modules})
 
     return getattr_, dir_
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of these packages that are installed; none of them is imported."""
+    from importlib.metadata import PackageNotFoundError, version  # which is as slow to import as all of `kdcache`
+
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def extra(package: str, name: str, place: object) -> Any:

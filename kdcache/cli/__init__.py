@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 
 import click
@@ -10,6 +9,7 @@ import click
 from kdcache import __version__
 from kdcache.cli import checkup, files, inspection, labels, make, pack, plan, study, tune
 from kdcache.cli.frame import Commands
+from kdcache.on_demand import installed
 
 LIBRARIES = ("torch", "torchvision", "numpy", "h5py", "albumentations", "opencv-python-headless", "pillow")
 VERSIONS = "Print the version, and those of what pixels and answers depend on."
@@ -18,11 +18,9 @@ VERSIONS = "Print the version, and those of what pixels and answers depend on."
 def versions(ctx, param, wanted):
     if wanted:
         click.echo(f"kdcache {__version__}\npython {platform.python_version()}")
+        found = installed(LIBRARIES)
         for name in LIBRARIES:
-            try:
-                click.echo(f"{name} {importlib.metadata.version(name)}")
-            except importlib.metadata.PackageNotFoundError:
-                click.echo(f"{name} is not installed")
+            click.echo(f"{name} {found.get(name, 'is not installed')}")
         ctx.exit()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import zlib
 from collections.abc import Mapping
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from kdcache.batches import Loader
 from kdcache.cache.layout import THUMB, sampled_values
 from kdcache.errors import PipelineChanged
+from kdcache.on_demand import installed
 from kdcache.seeds import CANARY, sample_views
 from kdcache.sources.decode import PACKAGES
 from kdcache.teachers import Dumped, require_finite
@@ -84,13 +84,7 @@ def require_replay(loader: Loader, items: np.ndarray, images: torch.Tensor) -> N
 
 
 def library_versions() -> dict[str, str]:
-    found = {}
-    for name in RECORDED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(RECORDED)
 
 
 def packages(loader: Loader) -> tuple[str, ...]:
