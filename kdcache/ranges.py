@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import http.client
 import os
 import re
@@ -31,7 +32,7 @@ class Version(NamedTuple):
     stamp: str  # its ETag, else when it was changed; nothing where a server tells neither
 
 
-class Elsewhere:
+class Elsewhere(abc.ABC):
     """A file elsewhere. It is read by any number of processes, and nothing is held open between two requests."""
 
     def __init__(self, url: str, pauses: tuple[float, ...] = PAUSES):
@@ -39,13 +40,13 @@ class Elsewhere:
         self.version: Version | None = None  # of what was read so far; other answers are refused
         self.ranges = True  # whether it hands out parts; else all before them is read, too
 
+    @abc.abstractmethod
     def state(self) -> Version:
         """Which version is there now."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def parts(self, offset: int, length: int) -> Iterator[bytes]:
         """As many bytes from there on as come, in parts."""
-        raise NotImplementedError
 
     def look(self) -> Version:
         """Which version is there now; asks again after a failure that may pass."""

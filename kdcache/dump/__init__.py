@@ -181,6 +181,7 @@ class Dump:
 
     def completed(self, writer: Writer) -> bool:
         """Whether all is done, once this rank has filled what others that died were at."""
-        if not writer.complete():
-            self.fill(writer)
+        if writer.complete():
+            return True
+        self.fill(writer)
         return writer.complete()
