@@ -1,5 +1,6 @@
 """Looks that are only random tensors, and every method of embeddings with its terms as the formulas have them."""
 
+import pytest
 import reference_embedding as ref
 import torch
 
@@ -44,6 +45,15 @@ def gradients(term, inputs):
     parts = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
     zeros = [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts, strict=True)]
     return torch.cat([part.double().flatten() for part in zeros])
+
+
+def assert_same(got, trained, want, expected, close):
+    """Terms by name, and the gradient of each over all that is trained, are those of the reference."""
+    assert list(got) == list(want)
+    for name in want:
+        assert got[name].item() == pytest.approx(want[name].item(), rel=close)
+        right = gradients(want[name], expected)
+        assert (gradients(got[name], trained) - right).norm() <= close * right.norm(), name
 
 
 def differing(look):

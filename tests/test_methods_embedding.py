@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from embedding_cases import ALL, EXPECTED, STUDENT, TEACHER, batch_of, differing, draw, gradients, made
+from embedding_cases import ALL, EXPECTED, STUDENT, TEACHER, assert_same, batch_of, differing, draw, gradients, made
 from reference_relation import cross_entropy
 
 from kdcache.errors import UsageError
@@ -33,12 +33,7 @@ def test_terms_and_gradients_are_those_of_the_reference(text, dtype, close):
     student, teacher, mine = differing(draw(STUDENT, 1)), draw(TEACHER, 2), differing(draw(STUDENT, 1, dtype=dtype))
     want = {"ce": cross_entropy(student["logits"], batch.targets), **EXPECTED[text](slow, student, teacher)}
     got = fast.loss(mine, fast.project(draw(TEACHER, 2, dtype=dtype)), batch)
-    assert list(got) == list(want)
-    for name in want:
-        assert got[name].item() == pytest.approx(want[name].item(), rel=close)
-        expected = gradients(want[name], [*student.values(), *slow.parameters()])
-        found = gradients(got[name], [*mine.values(), *fast.parameters()])
-        assert (found - expected).norm() <= close * expected.norm(), name
+    assert_same(got, [*mine.values(), *fast.parameters()], want, [*student.values(), *slow.parameters()], close)
 
 
 def test_equal_embeddings_are_compared_without_a_connector_and_others_with_one():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import reference_maps as ref
 import torch
-from embedding_cases import CLASSES, batch_of, differing, draw, gradients, made
+from embedding_cases import CLASSES, assert_same, batch_of, differing, draw, made
 from reference_relation import cross_entropy
 from torch import nn
 
@@ -99,12 +99,7 @@ def test_terms_and_gradients_are_those_of_the_reference(text, dtype, close):
     if slow.ce:
         want = {"ce": slow.ce * cross_entropy(student["logits"], batch.targets), **want}
     got = fast.loss(mine, fast.project(draw(TEACHER, 2, dtype=dtype)), batch)
-    assert list(got) == list(want)
-    for name in want:
-        assert got[name].item() == pytest.approx(want[name].item(), rel=close)
-        expected = gradients(want[name], [*student.values(), *slow.parameters()])
-        found = gradients(got[name], [*mine.values(), *fast.parameters()])
-        assert (found - expected).norm() <= close * expected.norm(), name
+    assert_same(got, [*mine.values(), *fast.parameters()], want, [*student.values(), *slow.parameters()], close)
 
 
 def test_a_region_that_decides_otherwise_than_the_whole_counts_twice():
