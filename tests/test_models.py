@@ -15,6 +15,7 @@ from kdcache.models.figures import figures
 from kdcache.models.network import check_output, shapes, watch
 from kdcache.models.normalize import Normalize
 from kdcache.models.outline import outline
+from kdcache.models.resnet import Subsample
 
 # names and sizes
 
@@ -170,6 +171,19 @@ def test_the_global_generator_is_left_alone(name):
 def test_convolutions_start_as_he_says():
     spread = make("resnet110").body.layer3[5].conv1.weight.std().item()
     assert spread == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+
+
+def test_shortcut_without_weights_takes_every_second_pixel_and_keeps_the_layout_of_gradients():
+    x = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    gradients, shortcut = [], Subsample(16, 32)
+    x.register_hook(gradients.append)
+    out, plain = shortcut(x), F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+    assert torch.equal(out, plain)
+    given = torch.randn(out.shape).to(memory_format=torch.channels_last)
+    out.backward(given)
+    plain.backward(given)
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*gradients)
 
 
 # normalisation
