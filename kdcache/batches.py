@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from kdcache.errors import KdcacheError
 from kdcache.seeds import permutation
 from kdcache.sources import Source
 from kdcache.types import Batch
-from kdcache.views import View, seeds_of
+from kdcache.views import Mixed, View, seeds_of
 
 AHEAD = 4  # batches that each worker renders before they are asked for
 
@@ -32,8 +32,9 @@ AHEAD = 4  # batches that each worker renders before they are asked for
 class Seeds(Protocol):
     """Gives the seeds of sample-views: a cache reads them, `Seeded` draws them under a key."""
 
-    known: np.ndarray | None
-    """bool [N], which rows a teacher has answered; None: all of them, or nobody asked one."""
+    @property
+    def known(self) -> np.ndarray | None:
+        """bool [N], which rows a teacher has answered; None: all of them, or nobody asked one."""
 
     def seeds_of(self, items: np.ndarray) -> np.ndarray:
         """int64, one for each item number."""
@@ -94,7 +95,7 @@ class Loader:
     def __init__(self, source: Source, view: View, seeds: Seeds | int, device="cpu", workers: int = 0):
         self.seeds = Seeded(view, seeds, len(source)) if isinstance(seeds, int) else seeds
         self.source, self.view, self.device = source, view, torch.device(device)
-        self.mixing = view.mixing if view.mixes else None
+        self.mixing = view.mixing if isinstance(view, Mixed) else None
         self.targets = torch.from_numpy(source.labels).to(self.device)
         self.resident, self.workers, self.threads = None, None, 0
         self.plan = Plan()
@@ -139,7 +140,7 @@ class Loader:
 
     def ahead(self, plan: Iterable[np.ndarray], epoch: int | None) -> Iterator[Batch]:
         """The batches in order, rendered by threads; their seeds are read here, since a cache is read by one."""
-        pool, waiting = ThreadPoolExecutor(self.threads), deque()
+        pool, waiting = ThreadPoolExecutor(self.threads), deque[tuple[np.ndarray, np.ndarray, Future[Tensor]]]()
         try:
             for items in plan:
                 seeds = self.seeds.seeds_of(items)
@@ -163,6 +164,7 @@ class Loader:
 
     def taken(self, rows: np.ndarray) -> Tensor:
         """The images of these rows, where all of them lie on the device."""
+        assert self.resident is not None
         return self.resident.index_select(0, torch.from_numpy(rows).to(self.device))
 
     def moved(self, rows: np.ndarray) -> Tensor | list[Tensor]:
@@ -178,7 +180,7 @@ class Loader:
         batch = Batch(images.to(self.device, non_blocking=True), targets, items, n, epoch, seeds=seeds)
         if self.seeds.known is not None:
             batch.known = self.seeds.known[items % n]
-        if self.view.mixes:
+        if isinstance(self.view, Mixed):
             batch.others = self.targets[torch.from_numpy(self.view.partners(seeds)).to(self.device)]
             batch.shares = self.view.kept(seeds).to(self.device)
         return batch

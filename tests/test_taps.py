@@ -112,6 +112,13 @@ def test_a_single_pixel_is_no_map_and_without_one_linear_layer_there_is_none(net
     assert "ends in one linear layer" in str(refusal(name_taps, without, "cam=2", IMAGE))
 
 
+def test_a_class_map_without_a_known_last_layer_is_refused(nets, images):
+    found = make(f"{nets}:small").eval()
+    found.places["cam"] = ("2", "out")  # as a body's own `taps` may have it, without an `emb` that goes into a layer
+    with torch.no_grad(), watch(found, ["cam"]) as look:
+        assert "a known last layer for tap cam" in str(refusal(look, images))
+
+
 def test_what_a_text_names_goes_before_what_the_body_names():
     network = name_taps(make("resnet8"), "f1=layer1.0.conv2", IMAGE)
     assert [tap for tap in network.taps if tap.startswith("f1")] == ["f1.raw"]

@@ -67,7 +67,7 @@ def find(name: str) -> Callable[..., nn.Module]:
 
 def _families(name: str) -> list[str]:
     """The networks that there are; of those that the name resembles, also the numbers that will do."""
-    letters = re.match("[a-z]*", name)[0]
+    letters = re.split("[^a-z]", name)[0]
     return [
         f"{family.name} with {family.rule}" if family.rule and family.name.startswith(letters) else family.name
         for family in MODELS

@@ -41,7 +41,7 @@ def activations(relus: dict[str, str]) -> dict[str, tuple[str, str]]:
 
     It ends in a pooling `avgpool` and a linear layer `fc`.
     """
-    taps = {}
+    taps: dict[str, tuple[str, str]] = {}
     for tap, relu in relus.items():
         taps |= {f"{tap}.raw": (relu, "out"), f"{tap}.pre": (relu, "in"), f"{tap}.post": (relu, "out")}
     return taps | {"emb": ("fc", "in"), "cam": ("avgpool", "in")}

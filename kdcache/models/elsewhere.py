@@ -10,6 +10,7 @@ A library is imported when one of its networks is asked for, and the internet is
 
 from __future__ import annotations
 
+import abc
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +57,7 @@ class Layout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Foreign:
+class Foreign(abc.ABC):
     """A network of another library. Leaves: `Torchvision`, `Timm`, `Hub`."""
 
     text: str
@@ -67,6 +68,22 @@ class Foreign:
     def options(self) -> dict:
         """What has to be kept beside the name, so that the network can be built again anywhere."""
         return {}
+
+    @abc.abstractmethod
+    def body(self, classes: int) -> nn.Module:
+        """The network with fresh weights, for so many classes; `options` are arguments, too."""
+
+    @abc.abstractmethod
+    def weights(self) -> Mapping[str, Tensor]:
+        """Those that it is published with, in the shapes that its arguments ask for."""
+
+    @abc.abstractmethod
+    def classes(self) -> int | None:
+        """How many these weights know; None: its library does not tell."""
+
+    @abc.abstractmethod
+    def feeding(self) -> Feeding:
+        """What these weights were trained with."""
 
     def made(self, maker: Callable[..., nn.Module], classes: int, **arguments) -> nn.Module:
         """Calls a library's function; what it says of wrong arguments is passed on."""
@@ -95,8 +112,7 @@ class Torchvision(Foreign):
         models = self.knowing()
         plain = {"aux_logits": False, "init_weights": True} if self.network in ("googlenet", "inception_v3") else {}
         body = self.made(partial(models.get_model, self.network, **plain), classes, **self.arguments)
-        body.layout = Layout(self.feeding().size, "swin" in self.network, int(self.network.startswith("vit")))
-        return body
+        return laid_out(body, Layout(self.feeding().size, "swin" in self.network, self.network.startswith("vit")))
 
     def knowing(self):
         """`torchvision.models`, if it has such a network."""
@@ -114,7 +130,6 @@ class Torchvision(Foreign):
         return len(self.pretrained.meta["categories"])
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those that it is published with."""
         with self.reaching("its pretrained weights"):
             state = self.pretrained.get_state_dict(progress=False, check_hash=True)
         return {name: tensor for name, tensor in state.items() if not name.lower().startswith("aux")}
@@ -135,7 +150,9 @@ class Timm(Foreign):
     def of_timm(self, network: str, classes: int, arguments: Mapping) -> nn.Module:
         timm = self.knowing(network)
         body = self.made(partial(timm.create_model, network), classes, **arguments)
-        return laid_out(body, self.fed(body.pretrained_cfg, arguments).size)
+        size = self.fed(getattr(body, "pretrained_cfg", {}), arguments).size
+        prefix = getattr(body, "num_prefix_tokens", 0) or 0
+        return laid_out(body, Layout(size, getattr(body, "output_fmt", None) == "NHWC", prefix))
 
     def knowing(self, network: str):
         """timm, if it has such a network."""
@@ -145,7 +162,6 @@ class Timm(Foreign):
         return timm
 
     def weights(self) -> Mapping[str, Tensor]:
-        """Those that it is published with, in the shapes that the arguments ask for."""
         timm = self.knowing(self.network)
         with self.reaching("its pretrained weights"):
             return timm.create_model(self.network, pretrained=True, **self.arguments).state_dict()
@@ -210,10 +226,9 @@ class Hub(Timm):
         )
 
 
-def laid_out(body: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """A network of timm that says how its stages arrange their maps, for images of this size."""
-    prefix = getattr(body, "num_prefix_tokens", 0) or 0
-    body.layout = Layout(tuple(size), getattr(body, "output_fmt", None) == "NHWC", prefix)
+def laid_out(body: nn.Module, layout: Layout) -> nn.Module:
+    """A network that says how its stages arrange their maps."""
+    body.layout = layout  # type: ignore[assignment]  # torch's types know modules and tensors as attributes alone
     return body
 
 
@@ -226,9 +241,9 @@ def foreign(name: object) -> Foreign | None:
     >>> foreign("timm:vit_tiny_patch16_224:img_size=64").arguments
     {'img_size': 64}
     """
-    library, _, rest = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if library not in LIBRARIES:
+    if not isinstance(name, str) or name.partition(":")[0] not in LIBRARIES:
         return None
+    library, _, rest = name.partition(":")
     network, _, text = rest.partition(":")
     return LIBRARIES[library](name, network, arguments_in(name, text))
 

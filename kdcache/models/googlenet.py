@@ -58,6 +58,7 @@ class GoogLeNet(nn.Module):
         self.margins = {f"{tap}.pre": tuple(f"{end}.{norm}" for norm in NORMS) for tap, end in ends.items()}
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.b3(self.a3(self.pre_layers(x))))
-        x = self.maxpool(self.e4(self.d4(self.c4(self.b4(self.a4(x))))))
-        return self.fc(self.avgpool(self.b5(self.a5(x))).flatten(1))
+        x = self.pre_layers(x)
+        for name in STAGES:
+            x = self.get_submodule(name)(self.maxpool(x) if name in ("a4", "a5") else x)
+        return self.fc(self.avgpool(x).flatten(1))

@@ -18,7 +18,7 @@ TAP = "logits.dist"
 class TwoHeads(nn.Module):
     """A head that learns from labels beside one that learns from a teacher."""
 
-    def __init__(self, own: nn.Module, taught: nn.Module):
+    def __init__(self, own: nn.Linear, taught: nn.Linear):
         super().__init__()
         self.own, self.taught = own, taught
 
@@ -62,8 +62,8 @@ def head_of(network: Network) -> list[str]:
     body = network.body
     if doubled := [path for path, module in body.named_modules() if isinstance(module, TwoHeads)]:
         return doubled
-    if hasattr(body, "get_classifier"):
-        found = body.get_classifier()
+    if callable(ask := getattr(body, "get_classifier", None)):
+        found = ask()
         return paths_of(body, found if isinstance(found, tuple | list) else [found])
     path, side = network.places.get("emb", ("", "out"))
     if side == "in":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.models.elsewhere import Layout
 
@@ -34,6 +34,6 @@ def grid_of(tokens: int, size: Sequence[int]) -> tuple[int, int] | None:
     return height, tokens // height
 
 
-def class_map(head: nn.Module, maps: Tensor) -> Tensor:
+def class_map(weight: Tensor, maps: Tensor) -> Tensor:
     """What the last layer makes of each pixel, without its bias: its mean and that bias are the logits."""
-    return F.conv2d(maps, head.weight[:, :, None, None])
+    return F.conv2d(maps, weight[:, :, None, None])

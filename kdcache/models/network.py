@@ -198,7 +198,13 @@ def _as_seen(network: Network, name: str, seen: Seen) -> Tensor:
 
 def _as_shown(network: Network, name: str, seen: Seen, size: Sequence[int]) -> Tensor:
     tensor = as_map(network.layout, name, _as_seen(network, name, seen), size)
-    return class_map(network.classifier, tensor) if name == CAM else tensor
+    if name != CAM:
+        return tensor
+    weight = getattr(network.classifier, "weight", None)
+    if not isinstance(weight, Tensor):
+        expected, remedy = "a known last layer for tap cam", "name what goes into it among the taps, as emb=fc:in"
+        raise UsageError(network.arch["model"], expected, "none", remedy)
+    return class_map(weight, tensor)
 
 
 def _place(network: Network, name: str) -> Place:
@@ -208,9 +214,9 @@ def _place(network: Network, name: str) -> Place:
         raise UsageError(network.arch["model"], expected, name, remedy)
     place = OUTPUT if name == "logits" else network.places[name]
     match place:
-        case (str(path), "in" | "out"):
+        case (str(path), "in" | "out" as side):
             _submodule(network, path, ADVICE)  # before the first hook, which nobody would take away
-            return tuple(place)
+            return path, side
     raise UsageError(network.arch["model"], f"a path and a side for tap {name}", repr(place), ADVICE)
 
 

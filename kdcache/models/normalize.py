@@ -11,6 +11,11 @@ from torch import Tensor, nn
 class Normalize(nn.Module):
     """uint8 [n, c, h, w] to floats, with a mean and a std per channel in units of 0..1; keeps the memory format."""
 
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         assert len(mean) == len(std)

@@ -86,7 +86,15 @@ class Bottleneck(nn.Module):
 class Residual(nn.Module):
     """A convolution to `stem` channels, stages of blocks, the mean over all pixels, a linear layer."""
 
-    def __init__(self, block: type, stem: int, widths: list[int], blocks: list[int], classes: int, shortcut: str):
+    def __init__(
+        self,
+        block: type[Block | Bottleneck],
+        stem: int,
+        widths: list[int],
+        blocks: list[int],
+        classes: int,
+        shortcut: str,
+    ):
         super().__init__()
         self.conv1 = conv(3, stem)
         self.bn1 = nn.BatchNorm2d(stem)

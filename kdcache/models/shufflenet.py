@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,7 @@ class Down(nn.Module):
         return self.shuffle(self.relu(torch.cat([left, self.bn5(self.conv5(right))], 1)))
 
 
+Part: TypeAlias = Grouped | Split | Down
 BLOCKS = (4, 8, 4)
 V2_WIDTHS = {
     50: (48, 96, 192, 1024),
@@ -98,7 +100,7 @@ V2_WIDTHS = {
 class ShuffleNet(nn.Module):
     """A convolution to 24 channels, three stages, whose first block halves both sides, and what V2 has behind them."""
 
-    def __init__(self, classes: int, stem: int, stages: list[list[nn.Module]], width: int, head: int = 0):
+    def __init__(self, classes: int, stem: int, stages: list[list[Part]], width: int, head: int = 0):
         super().__init__()
         self.conv1 = conv(3, 24, stem)
         self.bn1 = nn.BatchNorm2d(24)
@@ -127,7 +129,7 @@ class ShuffleNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def stages(widths: tuple[int, ...], first: Callable, rest: Callable) -> list[list[nn.Module]]:
+def stages(widths: tuple[int, ...], first: Callable[..., Part], rest: Callable[..., Part]) -> list[list[Part]]:
     widths = (24, *widths)
     return [
         [first(widths[i], widths[i + 1]), *(rest(widths[i + 1]) for _ in range(count - 1))]

@@ -118,7 +118,7 @@ def averaged(network: Network, head: str, image: Sequence[int]) -> Place | None:
             shown = as_map(network.layout, "", output, image[1:])
             if shown.ndim == 4 and shown[0, 0].numel() > 1 and means(shown, given):
                 found[path] = shown[0, 0].numel()
-    last = max(reversed(found), key=found.get, default=None)
+    last = max(reversed(found), key=found.__getitem__, default=None)
     return (last, "out") if last else None
 
 

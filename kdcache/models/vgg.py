@@ -50,11 +50,9 @@ class VGG(nn.Module):
         self.margins = {f"f{i}.pre": norms[f"f{i}"] for i in (1, 2, 3)}
 
     def forward(self, x: Tensor) -> Tensor:
-        large = x.shape[2] == 64
-        x = self.pool(self.block0(x))
-        x = self.pool(self.block1(x))
-        x = self.block3(self.pool(self.block2(x)))
-        x = self.block4(self.pool(x) if large else x)
+        pooled = (1, 2, 3, 4) if x.shape[2] == 64 else (1, 2, 3)
+        for number in range(5):
+            x = self.get_submodule(f"block{number}")(self.pool(x) if number in pooled else x)
         return self.fc(self.avgpool(x).flatten(1))
 
 

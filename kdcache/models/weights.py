@@ -41,7 +41,7 @@ def save(network: Network, path: str | os.PathLike, **facts) -> None:
     """Writes weights, architecture and facts (JSON values); the file appears whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     # one key, since safetensors writes several in an order that changes from run to run
-    header = {"arch": network.arch, "facts": facts}
+    header: dict[str, object] = {"arch": network.arch, "facts": facts}
     header["crc"] = checksum(header, tensors)
     try:
         replace(Path(path), safetensors.torch.save(tensors, {"kdcache": json.dumps(header)}))
@@ -82,32 +82,32 @@ def pretrained(
     return filled(name, *_theirs(name, weights_of(name), name, classes, mean, std))
 
 
-def filled(path: Path | str, network: Network, state: dict) -> Network:
+def filled(place: object, network: Network, state: dict) -> Network:
     """The network with all of these tensors, in evaluation mode; a list of those that do not fit is an error."""
     counters = [name for name in network.state_dict() if name.endswith(COUNTER)]
     state = {**dict.fromkeys(counters, torch.tensor(0)), **state}
-    _compare(path, network, state)
+    _compare(place, network, state)
     network.load_state_dict(state)
     return network.eval()
 
 
-def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: int | None) -> Network:
+def _ours(place: object, state: Mapping, header: dict, name: str | None, classes: int | None) -> Network:
     arch, facts = header["arch"], header["facts"]
     model = arch["model"]
     if runs_user_code(model) and model != name:
         remedy = f"name {model} as the model if you trust that code"
-        raise UsageError(path, f"weights of {name or 'a model that is built in'}", f"weights of {model}", remedy)
+        raise UsageError(place, f"weights of {name or 'a model that is built in'}", f"weights of {model}", remedy)
     if model.startswith(f"{HUB}:") and not arch["options"]:  # a header never reaches out to the internet
-        raise TeacherError(path, "the network that it had from the hub", "its name alone", "save it again")
-    if classes not in (None, arch["classes"]):
-        raise _wrong_classes(path, classes, f"one of {arch['classes']}")
+        raise TeacherError(place, "the network that it had from the hub", "its name alone", "save it again")
+    if classes is not None and classes != arch["classes"]:
+        raise _wrong_classes(place, classes, f"one of {arch['classes']}")
     try:
-        network = _lay_out(path, state, model, arch["classes"], arch["options"])
+        network = _lay_out(place, state, model, arch["classes"], arch["options"])
     except UsageError as error:
         if runs_user_code(model):
             raise
         found = f"{model} with options {arch['options']}"
-        raise TeacherError(path, "a model that this version can build", found, "update kdcache") from error
+        raise TeacherError(place, "a model that this version can build", found, "update kdcache") from error
     if arch.get("heads") == 2:
         with_second_head(network)
     network.facts = facts
@@ -116,20 +116,20 @@ def _ours(path: Path, state: Mapping, header: dict, name: str | None, classes: i
     return network
 
 
-def _theirs(path: Path, state: dict, name, classes, mean, std) -> tuple[Network, dict]:
+def _theirs(place: object, state: dict, name, classes, mean, std) -> tuple[Network, dict]:
     if name is None:
-        raise UsageError(path, "the name of its model", "weights that do not tell it", "name the model")
+        raise UsageError(place, "the name of its model", "weights that do not tell it", "name the model")
     classes = classes or checkpoints.classes_of(state)
     if classes is None:
-        raise UsageError(path, "the number of classes", "weights that do not tell it", "give the number of classes")
-    network = _lay_out(path, state, name, classes, checkpoints.options_of(state, name))
+        raise UsageError(place, "the number of classes", "weights that do not tell it", "give the number of classes")
+    network = _lay_out(place, state, name, classes, checkpoints.options_of(state, name))
     state, network.read_as = checkpoints.renamed(state, network)
     if "normalize.mean" not in state:
         if mean is None and (other := foreign(name)):
             return network, state | _normalisation(*other.feeding()[1:3])
         if mean is None or std is None:
             remedy = "give the mean and std that the network was trained with"
-            raise UsageError(path, "a mean and a std", "weights without them", remedy)
+            raise UsageError(place, "a mean and a std", "weights without them", remedy)
         state |= _normalisation(mean, std)
         network.assumed_normalisation = True
     return network, state
@@ -139,7 +139,7 @@ def _normalisation(mean: Sequence[float], std: Sequence[float]) -> dict[str, Ten
     return {"normalize.mean": torch.tensor(mean), "normalize.std": torch.tensor(std)}
 
 
-def _require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
+def _require_size(place: object, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
     """Refuses a network far larger than its weights, before it takes any memory."""
     kept = not options and isinstance(classes, int) and KEPT.get(name)
     if kept and kept[0] + WIDEST * classes <= LARGE:  # an outline imports torch's compiler, which takes seconds
@@ -152,19 +152,19 @@ def _require_size(path: Path, state: Mapping[str, Tensor], name: str, classes: i
         raise
     wanted, given = (sum(t.numel() for t in tensors.values()) for tensors in (whole, state))
     if wanted > max(4 * given, LARGE):
-        raise TeacherError(path, f"the {wanted:,} weights of {name}", f"{given:,}", "name the model they belong to")
+        raise TeacherError(place, f"the {wanted:,} weights of {name}", f"{given:,}", "name the model they belong to")
 
 
-def _lay_out(path: Path, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> Network:
+def _lay_out(place: object, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> Network:
     """The network with whatever was in its memory; a user's own code may count on its own start."""
     if runs_user_code(name):
         return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
-    _require_size(path, state, name, classes, options)
+    _require_size(place, state, name, classes, options)
     with NoInit():
         return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
 
 
-def _compare(path: Path, network: Network, state: Mapping[str, Tensor]) -> None:
+def _compare(place: object, network: Network, state: Mapping[str, Tensor]) -> None:
     wanted, given = ({name: list(t.shape) for name, t in tensors.items()} for tensors in (network.state_dict(), state))
     reshaped = [name for name in wanted if name in given and given[name] != wanted[name]]
     missing = [name for name in wanted if name not in given]
@@ -174,7 +174,7 @@ def _compare(path: Path, network: Network, state: Mapping[str, Tensor]) -> None:
         rows = {given[name][0] for name in reshaped if given[name][1:] == wanted[name][1:] and wanted[name] != []}
         if len(rows) == 1 and all(wanted[name][:1] == [classes] for name in reshaped):
             layer = _short(reshaped[0]).rpartition(".")[0]
-            raise _wrong_classes(path, classes, f"{layer} of {rows.pop()}")
+            raise _wrong_classes(place, classes, f"{layer} of {rows.pop()}")
     short = _short if not {*map(_short, missing)} & {*map(_short, unexpected)} else str  # or a name is in both lists
     found = [
         _listed("missing", [f"{short(name)} {wanted[name]}" for name in missing]),
@@ -185,7 +185,7 @@ def _compare(path: Path, network: Network, state: Mapping[str, Tensor]) -> None:
         meant = checkpoints.meant({_short(name): tensor for name, tensor in state.items()})
         expected = f"the {len(wanted)} tensors of {network.arch['model']}"
         remedy = f"name the model that these weights belong to{meant and f': {meant}'}"
-        raise TeacherError(path, expected, ", ".join(filter(None, found)), remedy)
+        raise TeacherError(place, expected, ", ".join(filter(None, found)), remedy)
 
 
 def _listed(what: str, tensors: list[str]) -> str:
@@ -198,9 +198,9 @@ def _short(name: str) -> str:
     return name.removeprefix("body.")
 
 
-def _wrong_classes(path: Path, expected: int, found: str) -> TeacherError:
+def _wrong_classes(place: object, expected: int, found: str) -> TeacherError:
     remedy = "take weights trained on this data, or train a new head on them: `init_from`"
-    return TeacherError(path, f"a network of {expected} classes", found, remedy)
+    return TeacherError(place, f"a network of {expected} classes", found, remedy)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
@@ -231,7 +231,7 @@ def checksum(facts: Mapping, tensors: Mapping[str, Tensor]) -> int:
     """safetensors has none of its own, and a flipped bit would train on unnoticed."""
     crc = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))
     return crc
 
 

@@ -88,5 +88,7 @@ class PreActResNet18(nn.Module):
         self.margins = {f"f{i}.pre": follow[i].format("bn") for i in (1, 2, 3)}
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        x = self.conv1(x)
+        for number in (1, 2, 3, 4):
+            x = self.get_submodule(f"layer{number}")(x)
         return self.fc(self.avgpool(x).flatten(1))

@@ -30,10 +30,13 @@ Same = Callable[[Store, Source], bool]
 class SampleViews(Seeds, Protocol):
     """The renderings that a student is shown: those of a cache, or others drawn under a key."""
 
-    views: int
-    """How many before they repeat."""
-    canaries: Mapping[str, np.ndarray]
-    """What proves that they are those that the teacher saw; nothing where no teacher saw them."""
+    @property
+    def views(self) -> int:
+        """How many before they repeat."""
+
+    @property
+    def canaries(self) -> Mapping[str, np.ndarray]:
+        """What proves that they are those that the teacher saw; nothing where no teacher saw them."""
 
 
 class Drawn(Seeded):
@@ -49,14 +52,21 @@ class Drawn(Seeded):
 class Teacher(Protocol):
     """Who teaches a student: `Cached`, `Live`, `Pseudo` or `Alone`. A training cannot tell which one it has."""
 
-    name: str
-    """For the folder of a run."""
-    views: int | None
-    """How many sample-views are given; None: as many as are drawn."""
-    notes: Sequence[str]
-    """What the user should be told before a training."""
-    stored: Store | None
-    """The cache that its answers are read from; None: it is asked."""
+    @property
+    def name(self) -> str:
+        """For the folder of a run."""
+
+    @property
+    def views(self) -> int | None:
+        """How many sample-views are given; None: as many as are drawn."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should be told before a training."""
+
+    @property
+    def stored(self) -> Store | None:
+        """The cache that its answers are read from; None: it is asked."""
 
     def identity(self) -> dict | None:
         """The teacher as it stands in a cache, and in a run."""

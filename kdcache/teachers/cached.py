@@ -74,7 +74,8 @@ class Cached:
 
     @contextmanager
     def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
-        yield CacheTeacher(self.cache, self.read_by(method, self.shapes(loader.view.size), text), loader.device)
+        shown = self.shapes((3, *loader.view.size))
+        yield CacheTeacher(self.cache, self.read_by(method, shown, text), loader.device)
 
     def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
         return ()
@@ -121,10 +122,11 @@ class CacheTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         items, n = batch.items, len(self.cache)
-        if len(items) and items[0] // n != self.view:
-            self.turn(int(items[0] // n))
-        if self.held and len(items):
-            rows = items - self.view * n
+        view = int(items[0] // n) if len(items) else self.view
+        if view is not None and view != self.view:
+            self.turn(view)
+        if self.held and view is not None and len(items):
+            rows = items - view * n
             if rows.min() >= 0 and rows.max() < n:
                 return self.held(torch.from_numpy(rows).to(self.device, non_blocking=True))
         return self.cache.gather(items, self.names, self.device)

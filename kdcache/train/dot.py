@@ -23,7 +23,7 @@ class Dot(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "delta": delta, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None):
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.move(parameter, parameter.grad, self.taught.get(parameter), group)

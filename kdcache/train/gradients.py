@@ -54,7 +54,7 @@ class Gradients:
             return
         for several in self.apart.values():
             team.add_up(several)
-        nothing = [None] * len(self.parameters)
+        nothing: Several = [None] * len(self.parameters)
         task, others, held = (self.apart.get(kind, nothing) for kind in ("task", "others", "clipped"))
         whole = clipped_gradients(added(task, others), held, epoch) if "clipped" in self.apart else others
         if self.two:

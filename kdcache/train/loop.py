@@ -26,6 +26,7 @@ from kdcache.train import events
 from kdcache.train.callbacks import Listeners
 from kdcache.train.evaluate import Evaluation
 from kdcache.train.made import made
+from kdcache.train.mixlabels import MixingLoader
 from kdcache.train.optim import Settings
 from kdcache.train.records import EMA, figures, line, peak_bytes, time_left
 from kdcache.train.state import read_state, restore, save_state
@@ -40,7 +41,7 @@ STATE = "state.safetensors"
 class Feed:
     """What trainings are shown: each batch is rendered once for all of them, and the teacher is asked about it once."""
 
-    loader: Loader
+    loader: Loader | MixingLoader
     answers: Answers
     views: int  # before they repeat
 
@@ -78,7 +79,7 @@ class Course:
 
     def begin(self) -> None:
         """Goes on where the run was left, else from the weights as they are: those of the first process."""
-        left = self.team.told(self.left() if self.run else None)
+        left = self.team.told(self.left(self.run) if self.run else None)
         if left:
             facts, tensors, self.records = left
             self.trainer.enter(next(stage for stage in self.trainer.stages if stage.name == facts["stage"]))
@@ -88,12 +89,12 @@ class Course:
         if self.run and self.settings.tensorboard:
             events.begin(self.run.path(EVENTS), self.records)
 
-    def left(self) -> tuple[dict, dict, list[dict]] | None:
+    def left(self, run: Run) -> tuple[dict, dict, list[dict]] | None:
         """The state in which the run was left, and the records until then; None where it begins."""
-        if not self.run.begin(self.remark):
+        if not run.begin(self.remark):
             return None
-        facts, tensors = read_state(self.run.path(STATE))
-        return facts, tensors, self.run.forget_after(facts["epoch"])
+        facts, tensors = read_state(run.path(STATE))
+        return facts, tensors, run.forget_after(facts["epoch"])
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -111,13 +112,13 @@ class Course:
         """Evaluates the network after an epoch."""
         record = self.records[-1]
         if self.evaluation and self.settings.evaluates(record["epoch"]):
-            self.judged = self.evaluated()
+            self.judged = self.evaluated(self.evaluation)
             record |= {name: self.judged[name] for name in NUMBERS if name in self.judged}
             if average := self.trainer.average:
                 record |= {f"{EMA}{name}": value for name, value in self.evaluation(average.network).items()}
 
-    def evaluated(self) -> dict:
-        return self.evaluation.page(self.evaluation.outcome(self.trainer.students[0]))
+    def evaluated(self, evaluation: Evaluation) -> dict:
+        return evaluation.page(evaluation.outcome(self.trainer.students[0]))
 
     def keep(self, left: float) -> None:
         """Tells of the last epoch, logs it, and saves what goes with it."""
@@ -127,29 +128,29 @@ class Course:
             self.run.log(record)
             if self.settings.tensorboard:
                 events.add(self.run.path(EVENTS), record)
-            self.save(record)
+            self.save(self.run, record)
             save_state(self.run.path(STATE), self.trainer, record["epoch"], self.best)
 
-    def save(self, record: dict) -> None:
+    def save(self, run: Run, record: dict) -> None:
         """The last network, and the best by accuracy if that is measured."""
         score, student = record.get("top1", -record["total"]), self.trainer.students[0]
         facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
-        save(student, self.run.path("last.safetensors"), **facts)
+        save(student, run.path("last.safetensors"), **facts)
         if average := self.trainer.average:
             of_mean = {name: record[EMA + name] for name in ("top1", "agreement") if EMA + name in record}
-            save(average.network, self.run.path("ema.safetensors"), epoch=record["epoch"], ema=average.decay, **of_mean)
+            save(average.network, run.path("ema.safetensors"), epoch=record["epoch"], ema=average.decay, **of_mean)
         judged = self.evaluation is None or self.settings.evaluates(record["epoch"])
         if judged and (self.best is None or score > self.best):
             self.best = score
-            save(student, self.run.path("best.safetensors"), **facts)
+            save(student, run.path("best.safetensors"), **facts)
 
     def finish(self) -> None:
         """Keeps what it came to."""
         if self.evaluation and not self.judged and (self.run or self.team.size > 1):  # it was finished before
-            self.judged = self.evaluated()
+            self.judged = self.evaluated(self.evaluation)
         if not self.run:
             return
-        if self.evaluation:
+        if self.judged:
             self.run.keep("evaluation.json", self.judged)
         sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}
         sizes |= {"cache_bytes": self.cache_bytes} if self.cache_bytes else {}
@@ -265,11 +266,11 @@ def shared_out(seconds: float, courses: Sequence[Course]) -> Iterator[tuple[Cour
 def label(courses: Sequence[Course], epoch: int) -> str:
     """What a bar says of an epoch."""
     several = f" of {len(courses)} students" if len(courses) > 1 else ""
-    init = all(course.trainer.stage and course.trainer.stage.name == "init" for course in courses)
+    init = all(course.trainer.stage.name == "init" for course in courses)
     return f"epoch {epoch}/{courses[0].settings.epochs}{several}" + (" (init)" if init else "")
 
 
-def require_labels(method: Method, loader: Loader) -> None:
+def require_labels(method: Method, loader: Loader | MixingLoader) -> None:
     """Refuses images of two classes where a method's formula knows one."""
     if method.one_label and (mixing := loader.mixing):
         remedy = "take a method such as st, or do not mix"

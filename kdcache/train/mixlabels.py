@@ -6,10 +6,11 @@ A view that mixes (`--augment crop-flip+mixup`) asks the teacher about the mixed
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdcache.batches import Loader
 from kdcache.errors import UsageError
@@ -24,7 +25,8 @@ from kdcache.views.mixing import Mixing, parse_mixing
 class Pair(Batch):
     """Mixed images, beside the two batches that they were mixed of."""
 
-    of: tuple[Batch, Batch] | None = None
+    shares: Tensor = field(kw_only=True)
+    of: tuple[Batch, Batch] = field(kw_only=True)
 
 
 class MixingLoader:
@@ -53,13 +55,16 @@ class MixingLoader:
         shares = self.mixing.kept(seeds, self.view.size).to(self.device)
         images = self.mixing.mix(own.images, other.images, seeds)
         size, epoch = both.rows_per_view, both.epoch
-        return Pair(images, own.targets, own.items, size, epoch, other.targets, shares, of=(own, other))
+        return Pair(images, own.targets, own.items, size, epoch, other.targets, shares=shares, of=(own, other))
 
 
 def two_batches(both: Batch) -> tuple[Batch, Batch]:
-    n, size, epoch = len(both) // 2, both.rows_per_view, both.epoch
-    parts = both.images, both.targets, both.items
-    return Batch(*(p[:n] for p in parts), size, epoch), Batch(*(p[n:] for p in parts), size, epoch)
+    halves = slice(0, len(both) // 2), slice(len(both) // 2, None)
+    own, other = (
+        Batch(both.images[half], both.targets[half], both.items[half], both.rows_per_view, both.epoch)
+        for half in halves
+    )
+    return own, other
 
 
 class MixedAnswers:
@@ -68,7 +73,8 @@ class MixedAnswers:
     def __init__(self, teacher: Answers):
         self.teacher = teacher
 
-    def __call__(self, batch: Pair) -> Knowledge:
+    def __call__(self, batch: Batch) -> Knowledge:
+        assert isinstance(batch, Pair)
         own, other = (self.teacher(part)["logits"].log_softmax(1) for part in batch.of)
         share = batch.shares[:, None]
         return {"logits": torch.logaddexp(own + share.log(), other + (1 - share).log())}

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -149,13 +150,16 @@ class Settings:
         return {name: value for name, value in facts.items() if name not in usual or value != usual[name]}
 
 
-def light(base: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def light(base: type[Kind]) -> type[Kind]:
     """The same optimiser without the wrappers for torch's compiler, whose import takes seconds in every process."""
     bare = {"step": torch.no_grad()(inspect.unwrap(base.step)), "add_param_group": inspect.unwrap(base.add_param_group)}
     return type(base.__name__, (base,), bare)
 
 
-SGD, Adam, AdamW = map(light, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW))
+SGD, Adam, AdamW = light(torch.optim.SGD), light(torch.optim.Adam), light(torch.optim.AdamW)
 
 
 def make_optimizer(
@@ -170,7 +174,7 @@ def make_optimizer(
         raise UsageError("training", "a network with weights to train", "none", "train a network with parameters")
     lr, decay = settings.top_lr, settings.weight_decay
     own, slower = ([p for p in parameters if (p in backbone) == inside] for inside in (False, True))
-    groups = [{"params": own}, {"params": slower, "factor": settings.backbone_lr}]
+    groups: list[dict] = [{"params": own}, {"params": slower, "factor": settings.backbone_lr}]
     if settings.optimizer == "adamw":
         groups = [part for group in groups for part in sparing(group)]
     groups = [group for group in groups if group["params"]]

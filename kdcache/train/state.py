@@ -50,20 +50,20 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
     return facts, tensors
 
 
-def restore(path: Path, trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
+def restore(place: object, trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
     """Puts saved tensors into a trainer that has entered the stage they were saved in."""
     own, parameters = dict(trainer.tensors()), dict(trainer.parameters())
     saved = {name: value for name, value in tensors.items() if not name.startswith("optimizer/")}
     for name in sorted(own.keys() | saved.keys()):
         theirs, ours = (tuple(side[name].shape) if name in side else "nothing" for side in (saved, own))
         if theirs != ours:
-            raise KdcacheError(path, f"{ours} as {name}", f"{theirs}: of another version?", REMEDY)
+            raise KdcacheError(place, f"{ours} as {name}", f"{theirs}: of another version?", REMEDY)
     for name, value in saved.items():
         own[name].copy_(value)
     for name in tensors.keys() - saved.keys():
         _, key, parameter = name.split("/", 2)
-        place = parameters[parameter]
-        trainer.optimizer.state[place][key] = like(place, tensors[name])
+        own_parameter = parameters[parameter]
+        trainer.optimizer.state[own_parameter][key] = like(own_parameter, tensors[name])
 
 
 @torch.no_grad()

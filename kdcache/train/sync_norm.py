@@ -22,7 +22,7 @@ def synchronised(modules: Iterable[nn.Module], team: Team) -> Iterator[None]:
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats] if team.size > 1 else []
     for norm in norms:
-        norm.forward = partial(over_all, norm, norm.forward, team)
+        norm.forward = partial(over_all, norm, norm.forward, team)  # type: ignore[method-assign]  # taken back below
     try:
         yield
     finally:
@@ -39,7 +39,7 @@ def over_all(norm: _BatchNorm, forward, team: Team, x: Tensor) -> Tensor:
         [values.new_full((1,), x.numel() / x.shape[1]), values.mean(others), values.var(others, correction=0)]
     )
     every = Stacked.apply(own, team)
-    count, means, variances = every[:, :1], *every[:, 1:].chunk(2, 1)
+    count, (means, variances) = every[:, :1], every[:, 1:].chunk(2, 1)
     mean = (count * means).sum(0) / count.sum()
     variance = (count * (variances + (means - mean).square())).sum(0) / count.sum()
     follow(norm, mean.detach(), variance.detach(), count.sum().detach())
@@ -47,16 +47,22 @@ def over_all(norm: _BatchNorm, forward, team: Team, x: Tensor) -> Tensor:
     scale = (variance + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
     shift = (0 if norm.bias is None else norm.bias) - mean * scale
     out = (values * scale.view(shape) + shift.view(shape)).to(x.dtype)
-    return norm.act(norm.drop(out)) if hasattr(norm, "act") else out  # timm's norms go on with an activation
+    for behind in (getattr(norm, "drop", None), getattr(norm, "act", None)):  # timm's norms go on with an activation
+        out = out if behind is None else behind(out)
+    return out
 
 
 @torch.no_grad()
 def follow(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) -> None:
     """The running statistics, as torch keeps them."""
-    norm.num_batches_tracked.add_(1)
-    new = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), new)
-    norm.running_var.lerp_((variance * (count / (count - 1).clamp(min=1))).to(norm.running_var.dtype), new)
+    seen, running_mean, running_var = norm.num_batches_tracked, norm.running_mean, norm.running_var
+    assert seen is not None
+    assert running_mean is not None
+    assert running_var is not None
+    seen.add_(1)
+    new = 1 / float(seen) if norm.momentum is None else norm.momentum
+    running_mean.lerp_(mean.to(running_mean.dtype), new)
+    running_var.lerp_((variance * (count / (count - 1).clamp(min=1))).to(running_var.dtype), new)
 
 
 class Stacked(torch.autograd.Function):

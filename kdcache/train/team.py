@@ -60,6 +60,10 @@ class Team:
         """The rows of all processes, of n that were shared."""
         return own
 
+    def joined(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The rows of all processes, one after the other."""
+        return own
+
     def told(self, facts=None):
         """What the first process says."""
         return facts
@@ -96,8 +100,7 @@ class Several(Team):
         spread = self.spread(n)
         return own if spread == 1 else self.joined(own, [len(places(n, 1, spread, rank)) for rank in range(spread)])
 
-    def joined(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The rows of all processes, one after the other."""
+    def joined(self, own, sizes):
         most = max(sizes)
         padded = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])]).contiguous()
         found = [torch.empty_like(padded) for _ in sizes]
@@ -149,7 +152,7 @@ class Rows(torch.autograd.Function):
     """The rows of all processes. All of them go on with the same loss, of which each counts a share of 1/size."""
 
     @staticmethod
-    def forward(ctx, own: Tensor, team: Several, sizes: list[int]) -> Tensor:
+    def forward(ctx, own: Tensor, team: Team, sizes: list[int]) -> Tensor:
         ctx.scale, ctx.start, ctx.end = team.size, sum(sizes[: team.rank]), sum(sizes[: team.rank + 1])
         return team.joined(own.detach(), sizes)
 
@@ -176,10 +179,11 @@ def together(
         wide = {name: value.float() if value.dtype in HALVES else value for name, value in look.items()}
         return {name: sorted_rows(Rows.apply(value, team, sizes)) for name, value in wide.items()}
 
-    labels = {name: getattr(batch, name) for name in ("targets", "others", "shares")}
-    labels = {name: gathered(value) for name, value in labels.items() if value is not None}
+    batch = replace(batch, items=items[stand[order]], targets=gathered(batch.targets))
+    if batch.others is not None and batch.shares is not None:
+        batch = replace(batch, others=gathered(batch.others), shares=gathered(batch.shares))
     known = {name: gathered(value.float() if value.dtype in HALVES else value) for name, value in knowledge.items()}
-    return [seen(look) for look in looks], known, replace(batch, items=items[stand[order]], **labels)
+    return [seen(look) for look in looks], known, batch
 
 
 HALVES = (torch.float16, torch.bfloat16)

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -35,6 +36,9 @@ class Stage:
     name: str
     first: int  # epoch, from 1
     epochs: int
+
+
+BEFORE = Stage("", 0, 0)  # none has been entered
 
 
 def stages(method: Method, epochs: int) -> list[Stage]:
@@ -68,7 +72,7 @@ class Trainer:
     ):
         self.team, self.unlabelled = team, False
         self.students, self.method, self.settings, self.device = list(students), method, settings, device
-        self.stages, self.stage = stages(method, settings.epochs), None
+        self.stages, self.stage = stages(method, settings.epochs), BEFORE
         for student in self.students:
             student.to(device)
             if settings.channels_last:
@@ -118,7 +122,7 @@ class Trainer:
 
     def enter(self, stage: Stage) -> None:
         """Every stage has an optimiser and a schedule of its own."""
-        if self.stage is None or self.stage.name != stage.name:
+        if self.stage.name != stage.name:
             self.stage = stage
             self.optimizer = make_optimizer(self.trained, self.settings, self.backbone.parameters)
 
@@ -236,7 +240,7 @@ def mean(found: list[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
     if len(found) == 1:
         return found[0][1]
     names = dict.fromkeys(name for _, terms in found for name in terms)  # a part without answers has not all of them
-    return {name: sum(weight * terms[name] for weight, terms in found if name in terms) for name in names}
+    return {name: reduce(torch.add, [part * terms[name] for part, terms in found if name in terms]) for name in names}
 
 
 def by_views(look: Callable[[Tensor], Look], images: Tensor, views: int) -> Look:
@@ -247,7 +251,7 @@ def by_views(look: Callable[[Tensor], Look], images: Tensor, views: int) -> Look
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def others(looks: list[dict], number: int) -> Tensor:
+def others(looks: Sequence[Look], number: int) -> Tensor:
     """The peers' logits, as constants: [n, K-1, C]."""
     return torch.stack([look["logits"].detach() for i, look in enumerate(looks) if i != number], 1)
 
