@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from kdcache.cache import open_cache
 from kdcache.jobs import estimates
 from kdcache.methods import compose
 from kdcache.recipe import Recipe, matrix, setup
+from kdcache.recipe.results import plain_beside
+from kdcache.report.statistics import half_difference, welch
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 AT = '[[student]]\nname = "at"\nmethod = "at"\nmodel = "tiny-2"\nlive = true\n'
@@ -79,6 +82,31 @@ def test_the_table(finished):
     text = good("run small.toml").out
     assert all(name in text for name in ("plain", "st/4 a", "accuracy %", "runs/small/sheet.png"))
     assert Path("runs/small/table.md").read_text().count("\n|") == 7
+
+
+def test_every_student_stands_beside_the_plain_one_that_it_is_like(finished):
+    teacher, plain, *others = json.loads(Path("runs/small/table.json").read_text())["rows"]
+    assert not {"gain", "gain_p"} & (teacher.keys() | plain.keys())
+    for row in others:
+        assert row["gain"] == row["top1"] - plain["top1"]
+        assert row["gain_p"] == welch(row["top1_all"], plain["top1_all"])
+        assert row["gain_ci"] == half_difference(row["top1_all"], plain["top1_all"])
+    text = good("run small.toml").out
+    assert all(words in text for words in ("  gain  ", "± half of its 95 % interval", "Welch's t-test"))
+
+
+def test_plain_students_of_another_network_or_of_other_epochs_are_no_measure():
+    asked = [{"method": "none"}, {"method": "none", "lr": 1.0}, {"method": "st", "lr": 1.0}, {"method": "at"}]
+    asked += [{"method": "st", "epochs": 2}, {"method": "st", "fraction": 0.5}, {"method": "st", "model": "tiny-3"}]
+    tables = [[f"name = {str(i)!r}", *(f"{k} = {v!r}" for k, v in keys.items())] for i, keys in enumerate(asked)]
+    Path("plain.toml").write_text("\n".join(["[teacher]", 'model = "tiny-3"', *lines_of(tables)]))
+    recipe = Recipe.load("plain.toml")
+    beside = [plain_beside(SimpleNamespace(recipe=recipe), part) for part in recipe.students]
+    assert [found and found.name for found in beside] == [None, None, "1", "0", None, None, None]
+
+
+def lines_of(tables: list[list[str]]) -> list[str]:
+    return [line for table in tables for line in ("[[student]]", *table)]
 
 
 def test_the_table_for_other_programs(finished):

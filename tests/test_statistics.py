@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from kdcache.report import statistics
-from kdcache.report.statistics import half_interval, incomplete_beta, mark, t_quantile, welch
+from kdcache.report.statistics import half_difference, half_interval, incomplete_beta, mark, t_quantile, welch
 
 
 def test_as_documented():
@@ -33,11 +33,14 @@ def test_the_interval_and_the_test_are_those_of_scipy(seed):
     some, others = rng.normal(0, 1, n), rng.normal(rng.choice([0, 1, 5]), rng.choice([0.1, 3]), m)
     low, high = stats.t.interval(0.95, n - 1, some.mean(), stats.sem(some))
     assert half_interval([*some]) == pytest.approx((high - low) / 2, rel=1e-9)
-    assert welch([*some], [*others]) == pytest.approx(stats.ttest_ind(some, others, equal_var=False).pvalue, rel=1e-8)
+    test = stats.ttest_ind(some, others, equal_var=False)
+    low, high = test.confidence_interval()
+    assert welch([*some], [*others]) == pytest.approx(test.pvalue, rel=1e-8)
+    assert half_difference([*some], [*others]) == pytest.approx((high - low) / 2, rel=1e-8)
 
 
 def test_nothing_is_said_of_too_few_values_or_of_values_that_never_vary():
     assert half_interval([0.5]) is None
-    assert welch([0.5], [0.1, 0.2]) is None
-    assert welch([0.5, 0.5], [0.1, 0.1]) is None
+    for nobody_can_tell in (([0.5], [0.1, 0.2]), ([0.5, 0.5], [0.1, 0.1])):
+        assert welch(*nobody_can_tell) is half_difference(*nobody_can_tell) is None
     assert [mark(p) for p in (None, 0.2, 0.04, 0.009, 0.0009)] == ["", "", "*", "**", "***"]

@@ -229,7 +229,7 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, ("recipe.toml", *TABLES))
         replace(folder / "recipe.toml", self.recipe.text)
-        facts = {"recipe": self.recipe.name, "title": self.recipe.title, "data": self.data.train.spec}
+        facts = {"recipe": self.recipe.name, "title": self.recipe.title, "data": self.setup.called(self.data)}
         facts |= {"seeds": self.recipe.seeds, "rows": list(results.rows(self))}
         if failed:
             facts["failed"] = failed

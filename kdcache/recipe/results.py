@@ -11,9 +11,10 @@ from kdcache.cache import open_cache
 from kdcache.errors import KdcacheError
 from kdcache.proof.accuracy import of_eval
 from kdcache.report.plot import Series, draw, require_matplotlib, save_points
-from kdcache.report.table import row_of
+from kdcache.report.table import gain, row_of
 
 if TYPE_CHECKING:
+    from kdcache.recipe.parts import Part
     from kdcache.recipe.plan import Plan
 
 
@@ -27,10 +28,36 @@ def rows(plan: Plan) -> Iterator[dict]:
     files = [read for student in plan.students for read in student.reads if isinstance(read, Path)]
     for path in dict.fromkeys(files):
         yield of_file(path, plan.data_of(path))
-    for part in plan.recipe.students:
-        mine = [student for student in plan.students if student.part is part]
-        model, asked = mine[0].model, {"method": mine[0].method, **part.keys}
-        yield row_of(asked, model, sizes[model], [found for student in mine if (found := student.result())])
+    students = [student_row(plan, part) for part in plan.recipe.students]
+    for part, row in zip(plan.recipe.students, students, strict=True):
+        plain = plain_beside(plan, part)
+        yield row | (gain(row, students[plan.recipe.students.index(plain)]) if plain else {})
+
+
+def student_row(plan: Plan, part: Part) -> dict:
+    """Of all seeds of one student."""
+    mine = [student for student in plan.students if student.part is part]
+    model, asked = mine[0].model, {"method": mine[0].method, **part.keys}
+    return row_of(asked, model, plan.networks.sizes[model], [found for one in mine if (found := one.result())])
+
+
+def plain_beside(plan: Plan, part: Part) -> Part | None:
+    """The plain student that shares most with another: network, fraction and epochs in any case."""
+
+    def must(one: Part) -> tuple:
+        return one.keys.get("model"), one.keys.get("fraction"), plan.recipe.settings_of(one).epochs
+
+    def shared(one: Part) -> int:
+        return sum(one.keys.get(key) == value for key, value in part.keys.items())
+
+    if is_plain(part):
+        return None
+    alike = [one for one in plan.recipe.students if is_plain(one) and must(one) == must(part)]
+    return max(alike, key=shared, default=None)
+
+
+def is_plain(part: Part) -> bool:
+    return part.keys.get("method") == "none"
 
 
 def of_file(path: Path, data: jobs.Data) -> dict:

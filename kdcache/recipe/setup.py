@@ -63,9 +63,13 @@ class Setup:
         if id(data) not in self.described:
             found = images_of(data)
             if self.short is not None:  # a pack's own name holds the folder that it lies in
-                found["data"] |= {"spec": f"{self.spec or jobs.DEFAULT_DATA}, short {self.short}"}
+                found["data"] |= {"spec": self.called(data)}
             self.described[id(data)] = data, found
         return self.described[id(data)][1]
+
+    def called(self, data: jobs.Data) -> str:
+        """The name of the images; of shrunk ones that of what they were made of."""
+        return data.train.spec if self.short is None else f"{self.spec or jobs.DEFAULT_DATA}, short {self.short}"
 
     def code(self, model: str, data: jobs.Data) -> str | None:
         """What `code_of` says of a network; it is built once."""

@@ -15,7 +15,7 @@ from kdcache.checks import short
 from kdcache.errors import UsageError
 from kdcache.limits import read_text
 from kdcache.measures import MEASURES
-from kdcache.report.statistics import half_interval, welch
+from kdcache.report.statistics import half_difference, half_interval, welch
 from kdcache.runs import read_metrics
 
 MOST_BYTES = 1 << 26  # of an evaluation: a confusion matrix of some thousand classes
@@ -92,6 +92,10 @@ class Group:
         """By how much its mean is above that of the plain ones."""
         own, plain = self.mean(name), self.baseline.mean(name) if self.baseline else None
         return None if own is None or plain is None else own - plain
+
+    def gain_half(self, name: str) -> float | None:
+        """Half the interval of the gain."""
+        return None if self.baseline is None else half_difference(self.values(name), self.baseline.values(name))
 
     def p(self, name: str) -> float | None:
         """How likely such a difference is by chance."""

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from kdcache.measures import MEASURES
 from kdcache.report.collect import Group, Study, Trained
-from kdcache.report.statistics import mark
+from kdcache.report.statistics import STARS, mark
 
 NUMBERS = [name for name, one in MEASURES.items() if one.shape == "number"]
 RATED = [name for name in NUMBERS if MEASURES[name].unit in ("share", "nats")]
@@ -83,12 +83,13 @@ def gain_cells(group: Group) -> list[Cell]:
     if gain is None:
         return [Cell("-"), Cell("-")]
     p_text = "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    return [Cell(f"{100 * gain:+.2f}{mark(p)}", gain), Cell(p_text, p)]
+    half = group.gain_half("top1")
+    spread = f"± {100 * half:.2f}" if half is not None else ""
+    return [Cell(f"{100 * gain:+.2f}{mark(p)}", gain, spread), Cell(p_text, p)]
 
 
 INTERVALS = "Mean over the seeds ± half of the 95 % interval of the mean (Student's t)."
-GAINS = "Gain: against the plain students of the same network, images and epochs"
-STARS = "* p < 0.05, ** p < 0.01, *** p < 0.001 by Welch's t-test, two-sided, not corrected for many comparisons"
+GAINS = "Gain: against the plain students of the same network, images and epochs, ± half of its own 95 % interval"
 
 
 def note_of(study: Study) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kdcache.checks import replace
 from kdcache.measures import MEASURES
-from kdcache.report.statistics import half_interval
+from kdcache.report.statistics import STARS, half_difference, half_interval, mark, welch
 from kdcache.wording import count
 
 RATED = tuple(name for name, one in MEASURES.items() if one.shape == "number" and one.unit in ("share", "nats"))
@@ -46,6 +46,15 @@ def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -
     return row
 
 
+def gain(row: dict, plain: dict) -> dict:
+    """What the row has above that of plain students: the difference of the means, half of its interval, and p."""
+    if "top1" not in row or "top1" not in plain:
+        return {}
+    own, others = row["top1_all"], plain["top1_all"]
+    known = {"gain_ci": half_difference(own, others), "gain_p": welch(own, others)}
+    return {"gain": row["top1"] - plain["top1"], **known}
+
+
 def percent(row: dict, key: str) -> str:
     if key not in row:
         return "-"
@@ -66,6 +75,11 @@ def interval(row: dict) -> str:
     return f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+def gained(row: dict) -> str:
+    half = row["gain_ci"]
+    return f"{100 * row['gain']:+.2f}" + (f" ± {100 * half:.2f}" if half is not None else "") + mark(row["gain_p"])
+
+
 BESIDE = {"sheet": "what the teacher saw and said", "plot": "plot", "no_plot": "no plot", "points": "its points"}
 """What a recipe may leave beside the table."""
 
@@ -77,6 +91,8 @@ def shown(row: dict) -> dict[str, str]:
     if "published" in row:
         found["published %"] = f"{row['published']:.2f}"
     found |= {"accuracy %": percent(row, "top1"), "95 % interval": interval(row)}
+    if "gain" in row:
+        found["gain"] = gained(row)
     if "difference" in row:
         found["difference"] = f"{row['difference']:+.2f}"
     seconds = f"{row['seconds']:.1f}" if "seconds" in row else "-"
@@ -84,7 +100,9 @@ def shown(row: dict) -> dict[str, str]:
 
 
 NUMBERS = {"weights", "published %", "difference", "seconds"}
-HEADS = ("", "model", "weights", "published %", "accuracy %", "95 % interval", "difference", "agreement %", "seconds")
+HEADS = ("", "model", "weights", "published %", "accuracy %", "95 % interval", "gain", "difference", "agreement %")
+HEADS += ("seconds",)
+GAIN = f"Gain: points above the plain students, ± half of its 95 % interval; {STARS}"
 
 
 def cells(facts: dict) -> list[tuple[str, ...]]:
@@ -100,10 +118,16 @@ def table_text(facts: dict) -> str:
     text = columns([heads, *rows], {i for i, head in enumerate(heads) if head in NUMBERS}).splitlines()
     text.insert(1, "-" * max(map(len, text)))
     text.append(f"\n{facts['data']}, {seeds(facts)}")
+    text += [GAIN] if compared(facts) else []
     text += [f"published: {source}" for source in sources(facts)]
     text += [f"failed: {one['name']}, seed {one['seed']}: {one['problem']}" for one in facts.get("failed", ())]
     text += [f"{what}: {facts[key]}" for key, what in BESIDE.items() if key in facts]
     return "\n".join(text)
+
+
+def compared(facts: dict) -> bool:
+    """Whether a row has a gain that there is a test of."""
+    return any(row.get("gain_p") is not None for row in facts["rows"])
 
 
 def sources(facts: dict) -> list[str]:
@@ -121,11 +145,14 @@ def seeds(facts: dict) -> str:
 def table_markdown(facts: dict) -> str:
     heads, *rows = cells(facts)
     lines = [f"| {' | '.join(line)} |" for line in (heads, ("---",) * len(heads), *rows)]
-    notes = [f"{facts['data']}, {seeds(facts)}", *(f"\nPublished: {source}" for source in sources(facts))]
+    notes = [f"{facts['data']}, {seeds(facts)}"]
+    notes += [f"\n{GAIN}."] if compared(facts) else []
+    notes += [f"\nPublished: {source}" for source in sources(facts)]
     return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, "", *notes, ""])
 
 
 COLUMNS = ("name", "model", "method", "weights", "seeds", "top1", "top1_std", "top1_low", "top1_high")
+COLUMNS += ("gain", "gain_ci", "gain_p")
 COLUMNS += tuple(f"{name}{part}" for name in RATED if name != "top1" for part in ("", "_std"))
 COLUMNS += ("seconds", "series", "x", "published", "difference", "source")
 
