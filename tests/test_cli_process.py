@@ -17,7 +17,7 @@ from kdcache.cache.layout import read_layout
 pytestmark = pytest.mark.usefixtures("home")
 KDCACHE = [sys.executable, "-m", "kdcache"]
 INTERRUPTED = "kdcache: interrupted; the same command goes on where it was\n"
-RESUMED = INTERRUPTED.replace("\n", " with --resume\n")
+RESUMED = INTERRUPTED.replace("goes on", "with --resume goes on")
 
 
 def process(line: str, **kwargs) -> subprocess.CompletedProcess:
@@ -194,6 +194,26 @@ def test_ctrl_c_where_python_drops_exceptions(monkeypatch):
     started = time.monotonic()
     said = kdcache("inspect a.h5")
     assert (said.code, said.err, time.monotonic() - started < 15) == (130, "kdcache: interrupted\n", True)
+
+
+def test_ctrl_c_waits_for_the_end_of_an_import(monkeypatch, tmp_path):
+    """C++ code that imports a module, as that of torch does, aborts the process where an exception leaves it."""
+    code = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01); WHOLE = True"
+    (tmp_path / "interrupted_import.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = []
+
+    def importing(_):
+        import interrupted_import
+
+        whole.append(interrupted_import.WHOLE)
+        time.sleep(20)
+
+    monkeypatch.setattr("kdcache.jobs.facts_of", importing, raising=False)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    started = time.monotonic()
+    said = kdcache("inspect a.h5")
+    assert (said.code, whole, time.monotonic() - started < 15) == (130, [True], True)
 
 
 def test_workers_that_end_do_not_disturb_the_unwinding(monkeypatch):

@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 
 import click
 
@@ -24,8 +25,10 @@ from kdcache.errors import KdcacheError, KdcacheWarning, ToldElsewhere, UsageErr
 from kdcache.ranks import Ranks
 
 GOES_ON = "the same command goes on where it was"
+RESUMES = "the same command with --resume goes on where it was"
 LAST = "Where and how"  # the section of a long help page for the options that hardly any command lacks
 AGAIN = 0.5  # seconds
+IMPORTING = "<frozen importlib._bootstrap>"  # the file of the frames that import
 DEBUG = "kdcache.debug"  # in a context's meta: whether tracebacks are wanted
 WORDS = "kdcache.words"  # there, too: what was typed behind the command
 FURTHER = {"--device", "--workers", "--runs", "--out", "--resume", "--json", "--help"}
@@ -213,10 +216,11 @@ def signals() -> Iterator[list[int]]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Python drops what is raised within a __del__ or a callback of os.fork: then the command is still running
         signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
-        raise Stopped
+        if len(caught) > 1 or not imports(frame):
+            raise Stopped
 
     def again(number, frame):
-        if not isinstance(sys.exception(), Stopped):  # not while the first one is unwinding the command
+        if not isinstance(sys.exception(), Stopped) and not imports(frame):  # the first may be unwinding the command
             raise Stopped
 
     before = {}
@@ -230,6 +234,13 @@ def signals() -> Iterator[list[int]]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: C++ code that imports others, as that of torch does, aborts if that fails."""
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None
 
 
 def leave(ctx: click.Context, caught: list[int]) -> int:

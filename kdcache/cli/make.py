@@ -8,7 +8,7 @@ import click
 
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put, training_options
-from kdcache.cli.frame import GOES_ON, as_typed, note
+from kdcache.cli.frame import GOES_ON, RESUMES, as_typed, note
 from kdcache.cli.pages import made, trained
 from kdcache.cli.values import COUNT, SEED, SEEDS, Numbers, OneOf, Shard
 from kdcache.errors import UsageError
@@ -20,7 +20,7 @@ METHOD = "`kdcache list methods`; none: labels. Weight, options: st:0.9:T=2; a v
     "train-teacher",
     cls=Command,
     together=True,
-    goes_on=f"{GOES_ON} with --resume",
+    goes_on=RESUMES,
     example="""
         kdcache train-teacher --model tiny-32
         kdcache train-teacher --model resnet110 --data cifar10 --epochs 200
@@ -114,7 +114,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
     "train-student",
     cls=Command,
     together=True,
-    goes_on=f"{GOES_ON} with --resume",
+    goes_on=RESUMES,
     example="""
         kdcache train-student --cache logits.h5 --student tiny --method st
         kdcache train-student --method none --student tiny        # the plain baseline
