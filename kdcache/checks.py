@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import secrets
@@ -34,8 +35,8 @@ def quoted(value: object) -> str:
 
 def advice(found: object, names: Iterable[str], otherwise: str) -> str:
     """The closest of these names; what else to do where none is close."""
-    folded = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(found).lower(), folded, 1, 0.5)
+    folded = {name.lower().lstrip("-"): name for name in names}  # dashes would make all options look alike
+    close = difflib.get_close_matches(str(found).lower().lstrip("-"), folded, 1, 0.55)
     return f"did you mean {folded[close[0]]}?" if close else otherwise
 
 
@@ -94,7 +95,9 @@ class Range:
         if self.holds(value):
             return int(value) if self.whole else float(value)
         if not self.remedy and usual is None:
-            usual = next((limit for limit in (self.least, self.most) if limit is not None), 1)
+            ends = [limit for limit in (self.least, self.most) if limit is not None]
+            near = isinstance(value, Real) and not math.isnan(value)
+            usual = min(ends or [1], key=lambda end: abs(end - value) if near else 0)
         raise UsageError(place, self.expected, quoted(value), self.remedy or f"try {usual}")
 
 

@@ -54,8 +54,8 @@ def exactness(found: dict | None) -> str:
         return "not measured"
     tried = f"{found['rows']} rows tried"
     if found["exact"]:
-        return f"exact: the same bits in any order and company ({tried})"
-    return f"not exact: up to {found['relative']:.1e} of the largest value apart in other company ({tried})"
+        return f"exact: the same bits whatever images are beside it ({tried})"
+    return f"not exact: the images beside it move it by up to {found['relative']:.1e} of the largest value ({tried})"
 
 
 def by(shape: Sequence[int]) -> str:

@@ -84,7 +84,7 @@ def test_it_stands_where_the_teacher_is_asked_and_used(home, tmp_path):
     said = good(f"{STUDENT} --cache {tmp_path}/d.h5 --out {tmp_path}/run --json")
     assert said.json()["teacher_train_top1"] == facts["train_top1"]
     assert said.json()["teacher_top1"] == facts["eval_top1"]
-    assert said.err.startswith(f"teacher: d, {accuracy_in_words(facts)}\n")
+    assert said.err.startswith(f"teacher: d.h5, {accuracy_in_words(facts)}\n")
 
 
 def test_a_teacher_in_the_loop_is_measured_on_the_evaluation_images(data, tmp_path):

@@ -129,7 +129,8 @@ def test_names_of_the_weights_are_the_references():
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("resnet21", {}, ["resnet32", "wrn-D-K", "MODULE:FACTORY"]),
+        ("resnet21", {}, ["resnet32", "resnetDx4", "MODULE:FACTORY"]),
+        ("wnr-16-4", {}, ["`kdcache list models`", "did you mean wrn-16-4?"]),
         ("vgg12", {}, ["D = 8, 11, 13, 16, 19"]),
         ("resnet9x4", {}, ["resnetDx4"]),
         ("mobilenetv2-x60", {}, ["P = 50, 75, 100, 140"]),

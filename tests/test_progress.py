@@ -41,10 +41,10 @@ def test_the_longer_it_takes_the_more_rarely_it_tells():
 
 
 def test_the_line_of_an_epoch():
-    expected = "epoch 3/30: loss 0.75, train top1 0.8123, top1 0.9000, 5,432 images/s, 1 min 15 s left"
+    expected = "epoch  3/30: loss 0.7500, train top1 81.23 %, top1 90.00 %, 5,432 images/s, 1 min 15 s left"
     assert line(RECORD, 30, 75) == expected
     first = {name: fact for name, fact in RECORD.items() if name not in ("top1", "train_top1")} | {"stage": "init"}
-    assert line(first, 3, 0) == "epoch 3/3 (init): loss 0.75, 5,432 images/s"
+    assert line(first, 3, 0) == "epoch 3/3 (init): loss 0.7500, 5,432 images/s"
 
 
 @pytest.mark.parametrize(("laps", "left"), [([0, 5], 50), ([0, 5, 7], 20), ([0, 5, 7, 11], 30)])

@@ -122,7 +122,7 @@ def test_every_flipped_bit_is_found(dump, data, tmp_path):
 def test_padding_that_is_not_zero_is_named(copied):
     layout = read_layout(copied)
     flipped(copied, layout.places["labels"].span[1] + 7, 3)
-    assert checks(copied)["padding"] == (False, "1 bytes between the data are not zero")
+    assert checks(copied)["padding"] == (False, "1 byte between the data not zero")
 
 
 # Evaluation images

@@ -12,7 +12,7 @@ from kdcache.cli.frame import Command, Option
 from kdcache.cli.progress import bar
 from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
 from kdcache.cli.voice import say
-from kdcache.measures import shown
+from kdcache.measures import MEASURES
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
 
@@ -33,11 +33,15 @@ def spelled(value):
 
 
 def lines(facts: dict) -> str:
-    width, measured = max(map(len, facts)), shown(facts)
-    return "\n".join(f"{name:<{width}}  {measured.get(name) or plain(value)}" for name, value in facts.items())
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {plain(name, value)}" for name, value in facts.items())
 
 
-def plain(value) -> str:
+def plain(name: str, value) -> str:
+    """A fact as people read it: one that is a measure, of a teacher or of the mean of the weights, too, in its unit."""
+    measure = MEASURES.get(name.removeprefix("teacher_").removeprefix("ema_"))
+    if measure and isinstance(value, int | float):
+        return measure.text(value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

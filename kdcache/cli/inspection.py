@@ -76,7 +76,7 @@ def verify(file, data, no_data, augment, tolerate_decoder, teacher, weights, mea
         for check in jobs.verify(file, data, no_data, augment, *asked, bar, tolerate_decoder):
             checks.append(vars(check) | {"detail": as_typed(check.detail)})
             if not as_json:
-                tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {checks[-1]['detail']}")
+                tell(f"{'ok  ' if check.ok else 'FAIL'}  {check.name + ':':<{CHECK}}  {checks[-1]['detail']}")
     except (CacheError, SourceError) as error:  # not even the header can be read
         if not as_json:
             raise
@@ -170,6 +170,7 @@ def audit(file, sheet, top, views, data, augment, as_json):
     sys.exit(1 if facts["displaced"] else 0)
 
 
+CHECK = len("evaluation images:")  # the longest of the usual names
 WIDTH = 100
 TABLES = ("sources", "views", "codecs", "recipes", "methods", "models")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdcache.checks import short
+from kdcache.measures import MEASURES
 from kdcache.report.table import columns
 from kdcache.wording import count, exactness, readable
 
@@ -173,7 +174,7 @@ def trained(students: list[dict]) -> str:
     shown = [name for name in ("top1", "agreement", "seconds") if any(name in one for one in students)]
     rows = [["student", "method", "seed", *shown, "run"]]
     for one in students:
-        figures = [f"{one[name]:.{1 if name == 'seconds' else 4}f}" if name in one else "-" for name in shown]
+        figures = [MEASURES[name].text(one.get(name)) for name in shown]
         rows.append([one["student"], one["method"], str(one["seed"]), *figures, one["run"]])
     errors = [f"{one['run']}: ended early: {one['error']}" for one in students if "error" in one]
     return "\n".join([columns(rows, {2, *range(3, 3 + len(shown))}), *errors])

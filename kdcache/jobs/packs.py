@@ -21,6 +21,7 @@ from kdcache.sources.pack import Pixels
 from kdcache.sources.pack_file import PackFile, done, padding, read_pack, words_in
 from kdcache.threads import cores
 from kdcache.types import quiet
+from kdcache.wording import count
 
 COMPARED = 64  # images of each split that `verify` decodes again
 BLOCK = 1024  # rows whose digests it takes at a time
@@ -77,7 +78,7 @@ def verify_pack(
     found = read_pack(Path(file))
     yield Check("header", True, "format version 1, seal right")
     filled = padding(found)
-    yield Check("padding", not filled, f"{filled} bytes between the data are not zero")
+    yield Check("padding", not filled, f"{count(filled, 'byte')} between the data not zero")
     pixels = {name: Pixels(found, split) for name, split in found.splits.items()}
     damaged = False
     for name, one in pixels.items():
@@ -85,7 +86,7 @@ def verify_pack(
         wrong = [row for row in every if not one.is_right(row)]
         damaged |= bool(wrong)
         where = f": the first is row {wrong[0]}" if wrong else ""
-        yield Check(f"{name} pixels", not wrong, f"{len(wrong)} of {one.split.rows} rows damaged{where}")
+        yield Check(f"{name} pixels", not wrong, f"{len(wrong):,} of {one.split.rows:,} rows damaged{where}")
     if damaged or no_data:
         return
     try:
@@ -110,7 +111,7 @@ def compared(file: PackFile, pixels: Pixels, source: Source, progress) -> Iterat
     blocks = progress(starts, total=len(starts), desc=f"comparing {split.name}")
     spans = (np.arange(start, min(start + BLOCK, split.rows)) for start in blocks)
     wrong = sum(int((source.digests(rows) != digests[rows]).sum()) for rows in spans)
-    yield Check(f"{split.name} images", not wrong, f"{wrong} of {split.rows} are others than were packed")
+    yield Check(f"{split.name} images", not wrong, f"{wrong:,} of {split.rows:,} are others than were packed")
     rows = np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], split.rows))
     again = [scaled(source.read([row])[0], file.header["short"]).numpy() for row in rows.tolist()]
     differ = sum(image.tobytes() != pixels.row(row).tobytes() for row, image in zip(rows.tolist(), again, strict=True))

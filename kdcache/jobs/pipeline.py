@@ -110,7 +110,7 @@ def train(
         stored = first.teacher.stored
         cache_bytes = sum(file.path.stat().st_size for file in stored.files) if stored else 0
         courses = [
-            Course(trainer, evaluation, run, told(title, remark), cache_bytes, listeners or Listeners())
+            Course(trainer, evaluation, run, told(title, titles, remark), cache_bytes, listeners or Listeners())
             for trainer, run, title in zip(trainers, runs, titles, strict=True)
         ]
         for note in first.said_of_teacher(feed.views):
@@ -132,5 +132,7 @@ def train(
     return courses
 
 
-def told(title: str, remark: Callable) -> Callable:
-    return (lambda line: remark(f"{title}: {line}")) if title else remark
+def told(title: str, titles: Sequence[str], remark: Callable) -> Callable:
+    """Remarks behind a title, one below the other whatever the title."""
+    width = max(map(len, titles)) + 1
+    return (lambda line: remark(f"{f'{title}:':<{width}} {line}")) if title else remark

@@ -150,7 +150,9 @@ class Student:
     def said_of_teacher(self, views: int) -> Iterator[str]:
         """How often it is right, what may be wrong with it if that is hardly ever, and how its schedule fits."""
         if self.taught:
-            yield f"teacher: {self.teacher.name}, {accuracy_in_words(self.taught)}"
+            stored = self.teacher.stored
+            name = " and ".join(file.path.name for file in stored.files) if stored else self.teacher.name
+            yield f"teacher: {name}, {accuracy_in_words(self.taught)}"
         if text := doubt(self.taught):
             yield text
         if not (self.data.train.labels >= 0).any():
@@ -191,7 +193,7 @@ def facts_found(student: Student, run: Run, records: list[dict], error: KdcacheE
     if error:
         return named | {"run": str(run.folder), "error": str(error)}
     teacher = {"teacher_top1": student.taught.get("eval_top1"), "teacher_train_top1": student.taught.get("train_top1")}
-    return named | result(run, records) | {name: value for name, value in teacher.items() if value is not None}
+    return named | {name: value for name, value in teacher.items() if value is not None} | result(run, records)
 
 
 def folder_of(student: Student, root=ROOT) -> Path:

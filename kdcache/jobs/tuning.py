@@ -135,7 +135,7 @@ def run_trials(study, search: Search, trials: int, folder: Path, remark: Callabl
             study.tell(trial, state=state("PRUNED"))
         else:
             study.tell(trial, value)
-        remark(f"trial {trial.number}: {why or f'accuracy {value:.4f}'}")
+        remark(f"trial {trial.number}: {why or f'accuracy {100 * value:.2f} %'}")
 
 
 def attempt(trial, student: jobs.Student, folder: Path) -> tuple[float | None, str]:
@@ -174,7 +174,7 @@ class Trial(Run):
         self.tell(record)
         last = record["epoch"] == self.facts["settings"]["epochs"]
         if "top1" in record and not last and self.trial.should_prune():
-            raise Pruned(f"given up after epoch {record['epoch']}, accuracy {record['top1']:.4f}")
+            raise Pruned(f"given up after epoch {record['epoch']}, accuracy {100 * record['top1']:.2f} %")
 
     def replay(self) -> None:
         """Says what was measured when the same was tried before."""

@@ -60,18 +60,17 @@ def find(name: str) -> Callable[..., nn.Module]:
         return partial(_call, name, imported(name, "a network"))
     if builder := next(filter(None, (family.builder(name) for family in MODELS)), None):
         return builder
-    remedy = advice(name, listed(), "`kdcache list models` explains them; or name a function of yours")
-    known = [*_families(name), *(f"{library}:NAME" for library in LIBRARIES), "MODULE:FACTORY"]
+    remedy = advice(name, listed(), "name one of these, or a function of yours")
+    known = [*_alike(name), *(f"{library}:NAME" for library in LIBRARIES), "MODULE:FACTORY"]
     raise UsageError("model", f"one of {', '.join(known)}", repr(name), remedy)
 
 
-def _families(name: str) -> list[str]:
-    """The networks that there are; of those that the name resembles, also the numbers that will do."""
+def _alike(name: str) -> list[str]:
+    """The networks of our own whose names begin as this one, with the numbers that will do; else where all stand."""
     letters = re.split("[^a-z]", name)[0]
-    return [
-        f"{family.name} with {family.rule}" if family.rule and family.name.startswith(letters) else family.name
-        for family in MODELS
-    ]
+    alike = [family for family in MODELS if letters and family.name.startswith(letters)]
+    named = [f"{family.name} with {family.rule}" if family.rule else family.name for family in alike]
+    return named or ["`kdcache list models`"]
 
 
 CLASSES = ("classes", "num_classes", "n_classes", "nclasses", "nb_classes")  # what a function may call their number

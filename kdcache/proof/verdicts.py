@@ -57,7 +57,7 @@ def require_images(cache: Cache, source: Source, progress=quiet) -> str:
     for start in progress(range(0, len(cache), size), total=-(-len(cache) // size), desc="checking images"):
         rows = np.arange(start, min(start + size, len(cache)))
         require_digests(cache.path, source, rows, digests[rows])
-    return f"all {len(cache)} have the hashes that the teacher's had"
+    return f"all {len(cache):,} have the hashes that the teacher's had"
 
 
 def require_eval_images(cache: Store, held_out: Source) -> bool:
@@ -88,7 +88,7 @@ def check_eval_images(cache: Cache, held_out: Source) -> Check:
         found = f"{len(held_out)}"
         raise DataChanged(cache.path, f"{stored['rows']} evaluation images", found, "dump again to have them answered")
     require_digests(cache.path, held_out, np.arange(len(held_out)), digests, "evaluation ")
-    return Check(name, True, f"all {len(held_out)} have the hashes that the teacher's had")
+    return Check(name, True, f"all {len(held_out):,} have the hashes that the teacher's had")
 
 
 def check_padding(cache: Cache) -> Check:
@@ -96,7 +96,7 @@ def check_padding(cache: Cache) -> Check:
     found = cache.padding()
     if found is None:
         return Check("padding", True, "not compared: libhdf5 laid out this file (version 1)")
-    return Check("padding", not found, f"{found} bytes between the data are not zero")
+    return Check("padding", not found, f"{wording.count(found, 'byte')} between the data not zero")
 
 
 def require_digests(place: object, source: Source, rows: np.ndarray, digests: np.ndarray, kind="") -> None:
@@ -214,7 +214,8 @@ def rounding(cache: Cache, loader: Loader, teacher: LiveTeacher) -> str:
     if not canaries:
         return f"no canaries are left to measure it on; when it was dumped {wording.exactness(stored)}"
     images = loader.images(canaries["view"] * len(cache) + canaries["row"])
-    return f"here {wording.exactness(teacher.exactness(images))}; when it was dumped {wording.exactness(stored)}"
+    here, then = wording.exactness(teacher.exactness(images)), wording.exactness(stored)
+    return f"here and when it was dumped {here}" if here == then else f"here {here}; when it was dumped {then}"
 
 
 def check_blocks(cache: Cache, progress=quiet) -> Iterator[Check]:

@@ -38,15 +38,13 @@ def peak_bytes(device: torch.device) -> int:
 def line(record: dict, epochs: int, left: float) -> str:
     """One line of a log: epoch, loss, accuracy, speed, and the time left of all epochs."""
     stage = "" if record["stage"] == "main" else f" ({record['stage']})"
-    found = [f"loss {record['total']:.4g}"]
-    if "train_top1" in record:
-        found.append(f"train top1 {record['train_top1']:.4f}")
-    found += [f"{name} {record[name]:.4f}" for name in ("top1", "agreement") if name in record]
-    found += [f"ema top1 {record[EMA + 'top1']:.4f}"] if EMA + "top1" in record else []
+    found = [f"loss {record['total']:#.4g}"]
+    shares = {"train_top1": "train top1", "top1": "top1", "agreement": "agreement", EMA + "top1": "ema top1"}
+    found += [f"{name} {100 * record[key]:5.2f} %" for key, name in shares.items() if key in record]
     found.append(f"{record['images_per_second']:,.0f} images/s")
     if record["epoch"] < epochs:
         found.append(f"{duration(left)} left")
-    return f"epoch {record['epoch']}/{epochs}{stage}: {', '.join(found)}"
+    return f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}{stage}: {', '.join(found)}"
 
 
 def time_left(laps: Sequence[float], epochs: int) -> float:
