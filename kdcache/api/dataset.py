@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from kdcache.cache import Cache, Store, open_cache
 from kdcache.errors import UsageError
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.seeds import permutation
+from kdcache.sources.adopted import AdoptedSource
 from kdcache.types import Batch, Numbers
 from kdcache.wording import by, count
 
@@ -114,7 +115,8 @@ class CachedDataset(Dataset):
     def __getitems__(self, items: Numbers) -> list[tuple[Tensor, int, Answer]]:
         items = within(items, len(self), "item numbers")
         batch = self.loader.show(items)
-        parts = [batch.images, self.labels(batch), self.named.rows(self.cache.gather(items, self.named.names))]
+        answers = self.named.rows(self.cache.gather(items, self.named.names))
+        parts: list[Iterable] = [batch.images, self.labels(batch), answers]
         if self.tells:
             parts.append([True] * len(items) if batch.known is None else batch.known.tolist())
         return list(zip(*parts, strict=True))
@@ -156,7 +158,7 @@ class EvaluationImages(Dataset):
     """The evaluation images of a CachedDataset, and what the teacher said of them."""
 
     def __init__(self, data: CachedDataset, answers: bool):
-        if data.opened.held_out is None:
+        if isinstance(data.opened.held_out, AdoptedSource):
             remedy = "take those of a CachedDataset without `images`"
             raise UsageError(data.cache.path, "evaluation images", "training images alone", remedy)
         self.cache, self.named = data.cache, data.named if answers else None
@@ -180,7 +182,7 @@ class EvaluationImages(Dataset):
     def __getitems__(self, rows: Numbers) -> list[tuple]:
         rows = within(rows, len(self), "rows")
         batch = self.loader.show(rows)
-        parts = [batch.images, batch.targets.tolist()]
+        parts: list[Iterable] = [batch.images, batch.targets.tolist()]
         if self.named:
             parts.append(self.named.rows(self.cache.read_eval(rows, self.named.names)))
         return list(zip(*parts, strict=True))
@@ -190,7 +192,7 @@ def soft_targets(batch: Batch, classes: int, smoothing: float = 0.0) -> Tensor:
     """f32 [n, C]: the shares of the labels of each image, perhaps smoothed; what has no label adds nothing."""
     out = torch.zeros(len(batch), classes)
     parts = [(batch.targets, torch.ones(len(batch)))]
-    if batch.shares is not None:
+    if batch.shares is not None and batch.others is not None:
         parts = [(batch.targets, batch.shares), (batch.others, 1 - batch.shares)]
     for targets, share in parts:
         out.scatter_add_(1, targets.clamp(min=0)[:, None], (share * (targets >= 0))[:, None])
@@ -206,10 +208,10 @@ class CachedView(Dataset):
     def __len__(self) -> int:
         return len(self.data.source)
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int, Tensor]:
+    def __getitem__(self, row: int) -> tuple[Tensor, int, Answer]:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Numbers) -> list[tuple[Tensor, int, Tensor]]:
+    def __getitems__(self, rows: Numbers) -> list[tuple[Tensor, int, Answer]]:
         return self.data.__getitems__(self.number * len(self) + within(rows, len(self), "rows"))
 
 

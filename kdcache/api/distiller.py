@@ -92,9 +92,10 @@ class Distiller:
         taught_by = self._teacher(opened, Settings(), own)
         for note in taught_by.notes:
             warnings.warn(note, KdcacheWarning, stacklevel=2)
-        options = {"views": own, "mix": mix, "device": device, "workers": workers, "taps": student_taps}
-        options["label_smoothing"] = label_smoothing
-        self.chosen = jobs.Student(opened, student, method, Settings(), taught_by, **options)
+        self.chosen = jobs.Student(
+            opened, student, method, Settings(), taught_by, views=own, mix=mix, device=device, workers=workers,
+            taps=student_taps, label_smoothing=label_smoothing,
+        )  # fmt: skip
         self.first = copy.deepcopy(student.state_dict()) if isinstance(student, nn.Module) else None
         self.settings: dict = {}
         self.network: Network | None = None
@@ -146,7 +147,7 @@ class Distiller:
         if isinstance(self.asked, str) and not self.named["live"]:
             chosen = replace(chosen, teacher=self._teacher(chosen.data, settings, chosen.views))
         self.chosen = replace(chosen, settings=settings)
-        if self.first is not None:
+        if self.first is not None and isinstance(self.chosen.model, nn.Module):
             self.chosen.model.load_state_dict(self.first)
         folder = None if run is None else Run(Path(run), self.chosen.facts(), resume, restart)
         self.listeners = Listeners(callbacks)
@@ -170,14 +171,14 @@ class Distiller:
         """The measures of `kdcache evaluate` on the evaluation images: top1, nll, agreement, ..."""
         chosen = self.chosen
         judged = chosen.judged()
-        evaluation = chosen.data.evaluation(judged, chosen.device, chosen.workers, chosen.settings.dtype)
+        evaluation = chosen.data.evaluation(judged, *chosen.place, chosen.settings.dtype)
         return evaluation(self._trained())
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch: int = 256) -> Tensor:
         """Logits of uint8 images [n, 3, h, w], so many at a time."""
-        network = self._trained()
-        return torch.cat([network(some.to(self.chosen.device)) for some in images.split(batch)])
+        network, (device, _) = self._trained(), self.chosen.place
+        return torch.cat([network(some.to(device)) for some in images.split(batch)])
 
     def save(self, path: str | os.PathLike) -> Path:
         """The student alone, as safetensors."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from functools import reduce
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class KnowledgeLoss(nn.Module):
         return f"{self.method.described()}, from {str(self.images.data.cache.path)!r}"
 
     def forward(self, outputs, targets: Tensor) -> Tensor:
-        return sum(self.terms(outputs, targets).values())
+        return reduce(torch.add, self.terms(outputs, targets).values())
 
     def terms(self, outputs, targets: Tensor) -> dict[str, Tensor]:
         """Named, weighted terms whose sum is the loss."""

@@ -153,7 +153,7 @@ class Dump:
         self.loader.source.expect(file.digests)
         if "eval_digests" in file.layout.places:
             self.held_out.source.expect(file.array("eval_digests"))
-        require_pixels(file, self.loader, file.layout.path, exact)
+        require_pixels(file, self.loader, exact)
 
     def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
         """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""

@@ -109,7 +109,8 @@ def in_hdf5(name: str):
         file.visititems(lambda path, item: tables.append(path) if isinstance(item, h5py.Dataset) else None)
         flat = {path: file[path] for path in tables if file[path].ndim in (2, 3)}
         yield {
-            path: partial(Stored, table.shape, str(table.dtype), lambda t=table: t[()]) for path, table in flat.items()
+            path: partial(Stored, table.shape, str(table.dtype), partial(table.__getitem__, ()))
+            for path, table in flat.items()
         }
 
 

@@ -30,7 +30,7 @@ def audit(
     if opened and opened.train.names:
         for one in listed(facts):
             one["file"] = opened.train.names[one["row"]]
-    if place:
+    if place and opened:
         rows = np.array(list(dict.fromkeys(one["row"] for one in listed(facts)))[:ON_SHEET], np.int64)
         contact_sheet(cache, Loader(opened.train, opened.view, cache), rows, VIEWS_ON_SHEET, place)
         facts["sheet"] = str(place)

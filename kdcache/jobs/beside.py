@@ -58,7 +58,8 @@ class Beside:
 @contextlib.contextmanager
 def helpers(code: str, count: int, device: str) -> Iterator[list[Beside]]:
     """So many processes that run some code beside this one, which is on the first GPU and has the threads of each."""
-    names, threads, started = gpus(device), torch.get_num_threads(), []
+    names, threads = gpus(device), torch.get_num_threads()
+    started: list[Beside] = []
     try:
         for _ in range(count):
             gpu = least_taken(names, [*names[:1], *(one.gpu for one in started)])

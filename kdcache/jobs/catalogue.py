@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ KEPT = Path(__file__).with_name("methods.json")
 def tables(
     names: list[str], teacher: str = USUAL[0][0], student: str = USUAL[1][0],
     taps: str | None = None, student_taps: str | None = None,
-) -> dict[str, dict]:  # fmt: skip
+) -> dict[str, dict | list]:  # fmt: skip
     """Name -> a line; for models and methods a dict of facts, on images of 32x32, of methods for a pair of them."""
     facts = {
         "methods": lambda: methods_of((teacher, taps), (student, student_taps)),
@@ -34,7 +35,7 @@ def tables(
     return {name: (LINES | facts)[name]() for name in names}
 
 
-LINES = {
+LINES: dict[str, Callable[[], dict | list]] = {
     "sources": lambda: {name: kind.help for name, kind in SOURCES.items()},
     "views": views,
     "codecs": lambda: {name: first_line(codec) for name, codec in CODECS.items()},

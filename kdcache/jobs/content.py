@@ -28,7 +28,7 @@ REFUSED = "`missing` skip leaves them out, plain learns them from their labels a
 
 
 def bound(
-    cache: Store, train: Source, held_out: Source | None, view: View, missing: str, digests: np.ndarray,
+    cache: Store, train: Source, held_out: Source, view: View, missing: str, digests: np.ndarray,
     rows: np.ndarray | None = None,
 ) -> tuple[Data, Bound]:  # fmt: skip
     """The images, and the answers of a cache to those that it knows; `missing` says what becomes of the others.
@@ -37,8 +37,7 @@ def bound(
     """
     require_possible(cache, train, view)
     found = cache.rows_of(digests) if rows is None else rows
-    train = renumbered(cache, train)
-    held_out = held_out and renumbered(cache, held_out)
+    train, held_out = renumbered(cache, train), renumbered(cache, held_out)
     if not (found >= 0).any():
         expected, remedy = "images that the teacher saw", "give them in the bytes that it saw, or dump again"
         raise DataChanged(f"{cache.path} on {train.spec}", expected, f"none among {len(train):,}", remedy)
@@ -86,10 +85,10 @@ def images_of(
         raise UsageError("`images`", "a data set that has a length and items", type(images).__name__, remedy)
     source = AdoptedSource(images, type(images).__name__)
     source.name_classes(cache.classes)
-    view = from_json(cache.path, cache.meta["view"], augment)
+    view, nothing = from_json(cache.path, cache.meta["view"], augment), source.take(np.arange(0))
     if rows is None:
-        return bound(cache, source, None, view, missing, source.met(np.arange(len(source))))
-    return bound(cache, source, None, view, missing, believed(cache, source, rows), np.asarray(rows, np.int64))
+        return bound(cache, source, nothing, view, missing, source.met(np.arange(len(source))))
+    return bound(cache, source, nothing, view, missing, believed(cache, source, rows), np.asarray(rows, np.int64))
 
 
 def require_possible(cache: Store, source: Source, view: View) -> None:
@@ -142,17 +141,18 @@ def labelled_alike(cache: Store, source: Source, digests: np.ndarray, rows: np.n
     for image in differ:
         row = known.get((digests[image], given[image]))
         if row is None:
-            expected = f"class {cache.classes[stored[rows[image]]]} of {name_of(source, image)}, as the cache has it"
+            name = name_of(source, int(image))
+            expected = f"class {cache.classes[stored[rows[image]]]} of {name}, as the cache has it"
             found, remedy = f"class {cache.classes[given[image]]}", "number the classes alike, or dump again"
             raise DataChanged(f"{cache.path} on {source.spec}", expected, found, remedy)
         rows[image] = row
     return rows
 
 
-def evaluated(cache: Store, held_out: Source | None) -> Evaluated | None:
-    """The evaluation images by content; None where the cache has no answers to some of them."""
+def evaluated(cache: Store, held_out: Source) -> Evaluated | None:
+    """The evaluation images by content; None where there are none, or the cache has no answers to some of them."""
     stored = cache.eval_digests
-    if stored is None or not held_out:
+    if stored is None or not len(held_out):
         return None
     digests = digests_of(held_out)
     rows = Lookup(stored).rows_of(digests)

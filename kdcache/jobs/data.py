@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kdcache.batches import Loader
-from kdcache.cache import Cache
+from kdcache.cache import Store
 from kdcache.checks import Range
 from kdcache.errors import KdcacheWarning, SourceError, UsageError
 from kdcache.jobs.loading import Normalisation
@@ -43,7 +43,7 @@ class Data:
         return cls(train, held_out, open_view(augment or train.default_view, train.size, len(train)))
 
     @classmethod
-    def of_cache(cls, cache: Cache, data: str | None = None, augment: str | None = None, source=open_source) -> Data:
+    def of_cache(cls, cache: Store, data: str | None = None, augment: str | None = None, source=open_source) -> Data:
         """What a cache was made from, checked; `augment` names its view where that is code of the user's."""
         stored = cache.meta["source"]
         opened = opener(cache.path, stored, data, source)
@@ -54,7 +54,7 @@ class Data:
 
     def tolerate(self, levels: int | None) -> None:
         """Takes files that are decoded otherwise by so many levels of 256 for those that a teacher saw."""
-        self.train.tolerance = TOLERATED.checked("`tolerate_decoder`", levels) if levels is not None else None
+        self.train.tolerance = int(TOLERATED.checked("`tolerate_decoder`", levels)) if levels is not None else None
 
     def network(
         self, model: str | nn.Module, seed: int, normalisation: Normalisation | None = None, taps: str | None = None,

@@ -35,14 +35,15 @@ def of_network(network: Network, data: Data, device: str, workers: int) -> Embed
     if EMB not in network.taps:
         remedy = "train it with its taps named, as emb=PATH:in"
         raise TeacherError(network.arch["model"], "a network whose embedding is known", "no tap emb", remedy)
-    view, found = data.view.evaluation(), []
+    view = data.view.evaluation()
+    every: list[Tensor] = []
     with evaluating(network.to(device)), watch(network, [EMB]) as look, torch.no_grad():
         for source in (data.train, data.held_out):
             loader = Loader(source, view, 0, device, workers)
             plan = straight_plan(np.flatnonzero(source.labels >= 0), BATCH)
             parts = [(look(batch.images)[EMB].flatten(1).float(), batch.targets) for batch in loader.run(plan)]
-            found += labelled(parts, source.spec)
-    return Embedded(*found)
+            every += labelled(parts, source.spec)
+    return Embedded(*every)
 
 
 def of_cache(cache: Cache, data: Data) -> Embedded:
@@ -52,15 +53,15 @@ def of_cache(cache: Cache, data: Data) -> Embedded:
         raise CacheError(cache.path, expected, found, "dump again with a `method` such as feat, or `knowledge` emb")
     if not require_eval_images(cache, data.held_out):
         raise CacheError(cache.path, "embeddings of these evaluation images", "those of others", "dump it again")
-    found = []
+    every: list[Tensor] = []
     for labels, read in (
         (cache.labels, lambda rows: cache.read(0, rows, [EMB])),
         (data.held_out.labels, lambda rows: cache.read_eval(rows, [EMB])),
     ):
         plan = straight_plan(np.flatnonzero(labels >= 0), BATCH)
         parts = [(read(rows)[EMB].flatten(1), torch.from_numpy(labels[rows]).long()) for rows in plan]
-        found += labelled(parts, data.train.spec)
-    return Embedded(*found)
+        every += labelled(parts, data.train.spec)
+    return Embedded(*every)
 
 
 def labelled(parts: list[tuple[Tensor, Tensor]], spec: str) -> tuple[Tensor, Tensor]:
@@ -78,7 +79,7 @@ def measured(embedded: Embedded, classes: int, knn: int | None, linear_probe: bo
     def top1(votes: Tensor) -> float:
         return float((votes.argmax(1) == truth).double().mean())
 
-    found = {"compared_with": len(known)}
+    found: dict[str, float] = {"compared_with": len(known)}
     if knn is not None:
         if knn > len(known):
             raise UsageError("`knn`", f"at most the {len(known)} training images with a label", f"{knn}", "take 20")

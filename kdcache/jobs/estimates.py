@@ -128,8 +128,9 @@ def training_rate(network: Network, settings: Settings, image: tuple[int, int, i
     images = settings.batch if device != "cpu" else min(settings.batch, FEW // 4)
     blank = torch.zeros((images, *image), dtype=torch.uint8, device=device)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    network, blank = network.to(device, memory_format=layout).train(), blank.contiguous(memory_format=layout)
-    optimizer, labels = make_optimizer(network.parameters(), settings), torch.zeros(images, dtype=int, device=device)
+    network, blank = network.to(device).to(memory_format=layout).train(), blank.contiguous(memory_format=layout)
+    optimizer = make_optimizer(network.parameters(), settings)
+    labels = torch.zeros(images, dtype=torch.int64, device=device)
 
     def step() -> float:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.dtype == "bf16"):

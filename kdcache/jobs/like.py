@@ -54,6 +54,7 @@ def stand_in(like: Like, augment: str | None, rows: int) -> Data:
     """As many made-up images of the same size and classes, in memory; photographs are shown as for ImageNet."""
     images = open_source(f"synthetic:{rows},2,{like.side}", "train").resident
     view = augment or ("resized-crop:224" if like.side >= PHOTOGRAPH else "crop-flip")
+    assert images is not None
     names = [str(number) for number in range(like.classes)]
     train, held_out = (ArraySource(split, images, [0] * rows, names, view, spec="like") for split in ("train", "eval"))
     return Data(train, held_out, open_view(view, train.size, rows))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from torch import nn
 
-from kdcache.cache import Cache
+from kdcache.cache import Store
 from kdcache.errors import KdcacheWarning, TeacherError, UsageError
 from kdcache.models import find, foreign
 from kdcache.models.elsewhere import PRETRAINED
@@ -36,16 +36,17 @@ def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> 
     """What the images are normalised with, as a user gives it; None: as the weights or the data say."""
     if mean is None and std is None:
         return None
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None or len(values) != 3:
-            found = "none" if values is None else shown(values)
-            raise UsageError(
-                f"`{name}`", "a number for each of red, green and blue", found, "give both `mean` and `std`"
-            )
-        if not all(0 <= value <= 1 and (value or name == "mean") for value in values):
-            remedy = "divide numbers of 0..255 by 255"
-            raise UsageError(f"`{name}`", "numbers in units of 0..1", shown(values), remedy)
-    return tuple(mean), tuple(std)
+    return of_colours("mean", mean), of_colours("std", std)
+
+
+def of_colours(name: str, values: Sequence[float] | None) -> tuple[float, ...]:
+    if values is None or len(values) != 3:
+        found = "none" if values is None else shown(values)
+        raise UsageError(f"`{name}`", "a number for each of red, green and blue", found, "give both `mean` and `std`")
+    if not all(0 <= value <= 1 and (value or name == "mean") for value in values):
+        remedy = "divide numbers of 0..255 by 255"
+        raise UsageError(f"`{name}`", "numbers in units of 0..1", shown(values), remedy)
+    return tuple(values)
 
 
 def shown(values: Iterable[float]) -> str:
@@ -80,9 +81,9 @@ def load_normalised(
     if network.read_as:
         warnings.warn(f"{path}: {network.read_as}", KdcacheWarning, stacklevel=2)
     own = shown(network.normalize.mean), shown(network.normalize.std)
-    if given and not network.assumed_normalisation and own != (shown(mean), shown(std)):
+    if given and not network.assumed_normalisation and own != (asked := (shown(given[0]), shown(given[1]))):
         expected = f"mean {own[0]} and std {own[1]}, which are in it"
-        raise UsageError(path, expected, f"{shown(mean)} and {shown(std)}", "leave `mean` and `std` out")
+        raise UsageError(path, expected, f"{asked[0]} and {asked[1]}", "leave `mean` and `std` out")
     if network.assumed_normalisation and not given:
         taken = f"those of {data.train.spec} are taken, mean {own[0]} and std {own[1]}"
         text = f"{path}: no mean and std in it; {taken}; give `mean` and `std` if it was trained with others"
@@ -90,7 +91,7 @@ def load_normalised(
     return network
 
 
-def normalisation_in(cache: Cache) -> Normalisation | None:
+def normalisation_in(cache: Store) -> Normalisation | None:
     """What the teacher of a cache was fed with."""
     try:
         return normalisation(cache.meta["teacher"].get("mean"), cache.meta["teacher"].get("std"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kdcache.batches import Loader
+from kdcache.cache import Store
 from kdcache.errors import UsageError
 from kdcache.methods import Asked, Method
 from kdcache.proof.verdicts import require_pixels
@@ -44,13 +45,14 @@ def ready(students: Sequence[Student], team: Team = ONE_PROCESS) -> Iterator[Rea
     if team.size > 1 and shown.known is not None:  # a process might see none that is known, and lack their terms
         remedy = "train in one process, or leave those images out with `missing` skip"
         raise UsageError("torchrun", "answers to all images", "a cache that does not know some", remedy)
-    loader = Loader(data.train, data.view, shown, first.device, first.workers)
-    require_pixels(shown, loader)
+    loader = Loader(data.train, data.view, shown, *first.place)
+    if isinstance(shown, Store):
+        require_pixels(shown, loader)
     text = "+".join(dict.fromkeys(one.method for one, method in zip(students, methods, strict=True) if method.taps))
     with first.teacher.answering(asked(students, methods), loader, text) as answers:
         notes = [*first.teacher.notes, *first.teacher.rounding(answers, loader)]
         if first.mix:
-            loader, answers = mixed(students, methods, loader, answers)
+            loader, answers = mixed(first.mix, students, methods, loader, answers)
         trainers = [
             Trainer(networks, method, student.settings, loader.device, team)
             for student, (networks, method) in zip(students, made, strict=True)
@@ -76,21 +78,19 @@ def asked(students: Sequence[Student], methods: Sequence[Method]) -> Method:
 
 
 def mixed(
-    students: Sequence[Student], methods: Sequence[Method], loader: Loader, answers: Answers
+    mix: str, students: Sequence[Student], methods: Sequence[Method], loader: Loader, answers: Answers
 ) -> tuple[mixlabels.MixingLoader, Answers]:
     """The batches and the answers, mixed two by two."""
-    first = students[0]
-    mixing = mixlabels.parse_mix(first.mix)
+    mixing, view = mixlabels.parse_mix(mix), students[0].data.view
     if loader.seeds.known is not None:
         found, remedy = "some that it does not know", "leave `mix` out, or those images with `missing` skip"
-        raise UsageError(f"`mix` {first.mix}", "answers to all images", found, remedy)
-    if first.data.view.mixes:
-        found = f"{first.data.view.name}, which mixes"
-        raise UsageError(f"`mix` {first.mix}", "a view that does not mix", found, "leave `mix` out")
+        raise UsageError(f"`mix` {mix}", "answers to all images", found, remedy)
+    if view.mixes:
+        raise UsageError(f"`mix` {mix}", "a view that does not mix", f"{view.name}, which mixes", "leave `mix` out")
     for student, method in zip(students, methods, strict=True):
         mixlabels.require_fit(student.method, method)
-    both = mixlabels.MixedAnswers(answers) if any(method.taps for method in methods) else answers
-    return mixlabels.MixingLoader(loader, mixing, first.settings.seed), both
+    both: Answers = mixlabels.MixedAnswers(answers) if any(method.taps for method in methods) else answers
+    return mixlabels.MixingLoader(loader, mixing, students[0].settings.seed), both
 
 
 def train(
@@ -99,14 +99,15 @@ def train(
 ) -> list[Course]:  # fmt: skip
     """Trains students of one pipeline; what each remarks is told behind its title."""
     first = students[0]
-    with joined(first.device) as team, ready(students, team) as (trainers, feed, notes):
+    device, workers = first.place
+    with joined(device) as team, ready(students, team) as (trainers, feed, notes):
         if not team.first:
             runs, progress, remark = [None] * len(runs), quiet, quiet
         judged = first.judged()
         taught = first.accuracy(judged)
         for student in students:
             student.taught = taught
-        evaluation = first.data.evaluation(judged, first.device, first.workers, first.settings.dtype, team)
+        evaluation = first.data.evaluation(judged, device, workers, first.settings.dtype, team)
         stored = first.teacher.stored
         cache_bytes = sum(file.path.stat().st_size for file in stored.files) if stored else 0
         courses = [

@@ -45,6 +45,7 @@ def prune(
 def named_rows(file: str, data: str | None, augment: str | None, text: str) -> tuple[np.ndarray, dict]:
     """The rows of a text or of a file, and what stands in the header of a source that has these alone."""
     opened, cache = open_data(file, data, augment)
+    assert cache is not None  # a file is named
     if opened.view.mixes:
         expected, remedy = "a view that does not mix rows", "dump these rows alone"
         raise UsageError("`rows`", expected, opened.view.name, remedy)

@@ -51,4 +51,4 @@ def spans_in(text: str) -> list[list[int]]:
         line = next((n for n, number in enumerate(numbers, 1) if not number), 0)
         found = f"none in line {line}" if line else "an empty file"
         raise UsageError(f"`rows` {path}", "the number of a row at the beginning of each line", found, "see list rows")
-    return [[number] for number in sorted(int(number[1]) for number in numbers)]
+    return [[number] for number in sorted(int(number[1]) for number in numbers if number)]

@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kdcache.checks import quoted
 from kdcache.errors import UsageError
@@ -94,13 +95,13 @@ def dimension(name: str, value: object) -> Span | Choice:
     if ".." not in body:
         return Choice(tuple(number(one) for one in body.split("|")))
     low, _, high = body.partition("..")
-    ends = number(low), number(high)
+    ends = [end for end in (number(low), number(high)) if not isinstance(end, str)]
     strange = [flag for flag in flags if flag not in ("log", "whole")]
-    if strange or not all(isinstance(end, int | float) for end in ends) or ends[0] >= ends[1]:
+    if strange or len(ends) < 2 or ends[0] >= ends[1]:
         raise UsageError("`space`", f"{name} from a smaller to a larger number, :log or not", repr(value), ADVICE)
     if "log" in flags and ends[0] <= 0:
         raise UsageError("`space`", f"{name} above 0, as it is logarithmic", f"{ends[0]:g}", "begin above 0")
-    return Span(*ends, "log" in flags, "whole" in flags or name in WHOLE)
+    return Span(ends[0], ends[1], "log" in flags, "whole" in flags or name in WHOLE)
 
 
 def number(text: str) -> int | float | str:
@@ -112,8 +113,8 @@ def number(text: str) -> int | float | str:
     return text.strip()
 
 
-def applied(chosen: Mapping[str, object], method: str, student: str | None, settings: Settings) -> tuple:
-    """Method, student and settings with what was chosen."""
+def applied(chosen: Mapping[str, Any], method: str, student: str | None, settings: Settings) -> tuple:
+    """Method, student and settings with what was chosen, which they check."""
     chosen = dict(chosen)
     method, student = chosen.pop("method", method), chosen.pop("student", student)
     own = {name: chosen.pop(name) for name in list(chosen) if name in SETTINGS}

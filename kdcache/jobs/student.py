@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -51,12 +52,10 @@ class Student:
     taught: dict[str, float] = field(init=False, default_factory=dict)  # how often the teacher is right, when it trains
 
     def __post_init__(self):
-        self.model = default_student(self.data) if self.model is None else self.model
-        self.device = choose_device(self.device)
-        self.workers = workers_for(self.data, self.workers)
+        assert self.place  # a device that is not there is refused now
         parse(self.method)
-        if isinstance(self.model, str):
-            find(self.model)
+        if isinstance(self.network, str):
+            find(self.network)
         if self.mix:
             mixlabels.parse_mix(self.mix)
         if self.taps:
@@ -67,8 +66,18 @@ class Student:
             raise UsageError("`views`", "none beside a cache, which has its own", found, "leave it out")
 
     @property
+    def network(self) -> str | nn.Module:
+        """What is trained, by name or itself."""
+        return default_student(self.data) if self.model is None else self.model
+
+    @cached_property
+    def place(self) -> tuple[str, int]:
+        """The device, and how many processes render for it."""
+        return choose_device(self.device), workers_for(self.data, self.workers)
+
+    @property
     def name(self) -> str:
-        return self.model if isinstance(self.model, str) else self.data.network(self.model, 0).arch["model"]
+        return self.network if isinstance(self.network, str) else self.data.network(self.network, 0).arch["model"]
 
     def train(
         self, run: Run | None = None, progress=quiet, remark=quiet, listeners: Listeners | None = None
@@ -100,12 +109,12 @@ class Student:
     def shared(self) -> tuple:
         """What students must have in common to be shown the same batches; the seed orders them, and draws views."""
         same = self.settings
-        asked = (id(self.data), id(self.teacher), self.views, self.mix, self.device, self.workers)
+        asked = (id(self.data), id(self.teacher), self.views, self.mix, *self.place)
         return (*asked, together(self.method), same.batch, same.epochs, same.seed, same.dtype)
 
     def another(self, number: int) -> Network:
         """A further student, for those that learn from each other."""
-        if not isinstance(self.model, str):
+        if not isinstance(self.network, str):
             remedy = "name it as MODULE:FACTORY, of which several can be made"
             raise UsageError("`student`", f"a name, for {self.method} trains several", "one module", remedy)
         return self.begun(number)
@@ -113,7 +122,7 @@ class Student:
     def begun(self, number: int) -> Network:
         """One of its networks as it begins."""
         seed, init_from = self.settings.seed + number, self.settings.init_from
-        return self.data.network(self.model, seed, taps=self.taps, init_from=init_from)
+        return self.data.network(self.network, seed, taps=self.taps, init_from=init_from)
 
     def built(self, network: Network) -> Method:
         """The method, for the shapes of this student and of the teacher."""
@@ -136,7 +145,7 @@ class Student:
 
     def judged(self) -> Tensor | None:
         """The teacher's logits on the evaluation images, for agreement."""
-        held_out = self.data.held_out_loader(self.device, self.workers)
+        held_out = self.data.held_out_loader(*self.place)
         return self.teacher.eval_logits(held_out, require_eval_images) if len(held_out.source) else None
 
     def accuracy(self, judged: Tensor | None) -> dict[str, float]:

@@ -173,7 +173,7 @@ def live_teacher(
     if cache and cache.meta["teacher"].get("kind") != "network":
         found = f"answers of kind {cache.meta['teacher'].get('kind')}"
         raise UsageError(f"`live` {cache.path}", "a network's answers", found, "leave `live` out")
-    if not teacher and models.runs_user_code(name):  # a header never picks code to import
+    if cache and not teacher and models.runs_user_code(name):  # a header never picks code to import
         expected = f"teacher {name} named beside it, for that is code"
         raise UsageError(f"`live` {cache.path}", expected, "none", "name it with `teacher` if you trust that code")
     stored = (normalisation_in(cache), cache.meta["teacher"].get("taps")) if cache else (None, None)

@@ -55,8 +55,9 @@ def train_students(
         remark(f"{parts}: students share batches where seed, data, view and teacher are the same")
     names = titles(students)
     for group in groups:
-        chosen = [[several[number] for number in group] for several in (students, runs, names)]
-        for number, course in zip(group, train(*chosen, progress, remark), strict=True):
+        chosen = [students[number] for number in group]
+        theirs = [runs[number] for number in group], [names[number] for number in group]
+        for number, course in zip(group, train(chosen, *theirs, progress, remark), strict=True):
             found[number] = facts_found(students[number], runs[number], course.records, course.error)
     return [found[number] for number in range(len(students))]
 

@@ -113,7 +113,7 @@ def open_study(folder: Path, storage: str | None, search: Search, name: str):
     elif begun != asked:
         what, before, now = difference(begun, asked)
         expected, remedy = f"{what} {before}, as it was begun", "name another study for this search"
-        raise UsageError(f"`study` {name}", expected, now, remedy)
+        raise UsageError(f"`study` {name}", expected, str(now), remedy)
     return study
 
 
@@ -155,7 +155,9 @@ def attempt(trial, student: jobs.Student, folder: Path) -> tuple[float | None, s
     except KdcacheError as error:  # such as a loss that is lost: worse than anything
         trial.report(0.0, student.settings.epochs)
         return None, f"failed: {error}"
-    return finished(place)["top1"], ""
+    facts = finished(place)
+    assert facts is not None
+    return facts["top1"], ""
 
 
 class Pruned(Exception):

@@ -112,7 +112,7 @@ class Torchvision(Foreign):
         models = self.knowing()
         plain = {"aux_logits": False, "init_weights": True} if self.network in ("googlenet", "inception_v3") else {}
         body = self.made(partial(models.get_model, self.network, **plain), classes, **self.arguments)
-        return laid_out(body, Layout(self.feeding().size, "swin" in self.network, self.network.startswith("vit")))
+        return marked(body, Layout(self.feeding().size, "swin" in self.network, int(self.network.startswith("vit"))))
 
     def knowing(self):
         """`torchvision.models`, if it has such a network."""
@@ -150,9 +150,7 @@ class Timm(Foreign):
     def of_timm(self, network: str, classes: int, arguments: Mapping) -> nn.Module:
         timm = self.knowing(network)
         body = self.made(partial(timm.create_model, network), classes, **arguments)
-        size = self.fed(getattr(body, "pretrained_cfg", {}), arguments).size
-        prefix = getattr(body, "num_prefix_tokens", 0) or 0
-        return laid_out(body, Layout(size, getattr(body, "output_fmt", None) == "NHWC", prefix))
+        return laid_out(body, self.fed(getattr(body, "pretrained_cfg", {}), arguments).size)
 
     def knowing(self, network: str):
         """timm, if it has such a network."""
@@ -226,8 +224,13 @@ class Hub(Timm):
         )
 
 
-def laid_out(body: nn.Module, layout: Layout) -> nn.Module:
-    """A network that says how its stages arrange their maps."""
+def laid_out(body: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """A network of timm that says how its stages arrange their maps, for images of this size."""
+    prefix = getattr(body, "num_prefix_tokens", 0) or 0
+    return marked(body, Layout(size, getattr(body, "output_fmt", None) == "NHWC", prefix))
+
+
+def marked(body: nn.Module, layout: Layout) -> nn.Module:
     body.layout = layout  # type: ignore[assignment]  # torch's types know modules and tensors as attributes alone
     return body
 
@@ -248,11 +251,11 @@ def foreign(name: object) -> Foreign | None:
     return LIBRARIES[library](name, network, arguments_in(name, text))
 
 
-def weights_of(name: str) -> dict[str, Tensor]:
+def weights_of(name: str | None) -> dict[str, Tensor]:
     """Those that its library has for a network."""
     if (other := foreign(name)) is None:
         expected = "a network of torchvision, timm or the Hugging Face hub"
-        raise UsageError(f"{PRETRAINED} weights", expected, name, "name a file of weights")
+        raise UsageError(f"{PRETRAINED} weights", expected, name or "none", "name a file of weights")
     return dict(other.weights())
 
 

@@ -76,7 +76,7 @@ def load(
 
 
 def pretrained(
-    name: str, classes: int | None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    name: str | None, classes: int | None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Network:
     """A network of another library with the weights that this has for it; its mean and std, where none are given."""
     return filled(name, *_theirs(name, weights_of(name), name, classes, mean, std))

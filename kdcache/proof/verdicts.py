@@ -18,7 +18,7 @@ from kdcache.checks import short
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
 from kdcache.proof.canaries import apart, changed_packages, decoders, drift, pixel_crcs
 from kdcache.sources import Source
-from kdcache.teachers import Drawn, LiveTeacher
+from kdcache.teachers import LiveTeacher
 from kdcache.types import Batch, Knowledge, quiet
 from kdcache.views import View
 
@@ -38,7 +38,7 @@ class Check:
     detail: str
 
 
-def require_source(cache: Cache, source: Source) -> None:
+def require_source(cache: Store, source: Source) -> None:
     """Refuses images that are not the teacher's, as far as can be known without reading all of them."""
     stored, found = cache.meta["source"], source.identity()
     for key, what in (("rows", "rows"), ("classes", "classes"), ("fingerprint", "content hash")):
@@ -106,7 +106,7 @@ def require_digests(place: object, source: Source, rows: np.ndarray, digests: np
         raise DataChanged(f"{place} on {source.spec}", "the images the teacher saw", found, "dump again")
 
 
-def require_pixels(held: Store | Blocks | Drawn, loader: Loader, place: object = None, exact: bool = False) -> str:
+def require_pixels(held: Store | Blocks, loader: Loader, exact: bool = False) -> str:
     """Refuses a view that no longer renders what the teacher saw; what was compared.
 
     Where a library rounds otherwise on this machine, this is forgiven unless `exact`: see `forgiven`. Whatever else
@@ -116,7 +116,7 @@ def require_pixels(held: Store | Blocks | Drawn, loader: Loader, place: object =
     canaries = held.canaries
     if not canaries:
         return "not compared: no canaries are left in it"
-    place, rows = place or held.path, canaries["row"]
+    place, rows = held.path if isinstance(held, Store) else held.layout.path, canaries["row"]
     images = loader.images(canaries["view"] * len(loader.source) + rows)
     require_digests(place, loader.source, rows, held.digests[rows])
     differ = int((pixel_crcs(images) != canaries["crc"]).sum())
@@ -157,11 +157,11 @@ def forgiven(levels: np.ndarray | None, moved: np.ndarray | None, loader: Loader
     if tolerance is not None:
         measured = moved if levels is None else levels
         return tolerance > 0 and measured is not None and measured.max() <= tolerance
-    by_decoder = levels is not None and loader.view.native
-    return not exact and moved is not None and moved.max() <= DRIFT and not (by_decoder and levels.max() > DRIFT)
+    by_decoder = levels is not None and loader.view.native and levels.max() > DRIFT
+    return not exact and moved is not None and moved.max() <= DRIFT and not by_decoder
 
 
-def require_teacher(cache: Cache, described: dict) -> None:
+def require_teacher(cache: Store, described: dict) -> None:
     """Refuses a network whose weights are not those that answered."""
     stored = cache.meta["teacher"]
     for key in ("model", "fingerprint"):
@@ -250,7 +250,7 @@ def check_canary_records(cache: Cache) -> Check:
 def verify(
     cache: Cache,
     source: Source | None,
-    view: View,
+    view: View | None,
     teacher: LiveTeacher | None,
     described: dict,
     progress=quiet,
@@ -266,7 +266,7 @@ def verify(
     if damaged:
         return
     yield check_canary_records(cache)
-    if source is None:
+    if source is None or view is None:
         return
     try:
         require_source(cache, source)

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,15 +33,9 @@ class SampleViews(Seeds, Protocol):
     def views(self) -> int:
         """How many before they repeat."""
 
-    @property
-    def canaries(self) -> Mapping[str, np.ndarray]:
-        """What proves that they are those that the teacher saw; nothing where no teacher saw them."""
-
 
 class Drawn(Seeded):
     """Sample-views drawn under a new key, which no teacher has seen."""
-
-    canaries: Mapping[str, np.ndarray] = {}
 
     def __init__(self, view: View, key: int, rows: int, views: int):
         super().__init__(view, key, rows)
