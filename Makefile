@@ -13,7 +13,7 @@ EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/
 
 # a teacher, its cache, a plain and a distilled student with five seeds, a table and a contact sheet; about a minute
 demo: $(READY)
-	$(KDCACHE) run pipelines/demo.toml
+	$(KDCACHE) run demo
 
 # the tests that take seconds; a process that has done its part takes half of another's
 test: $(READY)
@@ -50,7 +50,7 @@ docs: $(READY)
 
 # soft labels without a teacher: student accuracy over the accuracy of a teacher that never existed
 pseudo-teacher: $(READY)
-	$(KDCACHE) run pipelines/pseudo_teacher.toml $(if $(DATA),--data $(DATA))
+	$(KDCACHE) run pseudo_teacher $(if $(DATA),--data $(DATA))
 
 # the virtual environment, when it is missing or what it needs has changed
 $(READY): pyproject.toml constraints.txt

@@ -415,7 +415,7 @@ def test_the_command_packs_inspects_and_verifies(spec, tmp_path, monkeypatch):
     said = kdcache(f"pack --data {spec('mixed')} -o a.kdp --workers 2")
     assert (said.code, said.out) == (
         0,
-        "a.kdp: 10 rows and 4 of evaluation, from 66x70 to 90x120 pixels, 294.52 kB\n",
+        "a.kdp: 10 training images and 4 evaluation images, from 66x70 to 90x120 pixels, 294.52 kB\n",
     )
     page = kdcache("inspect a.kdp").out
     assert "a.kdp: a pack, complete" in page

@@ -249,5 +249,5 @@ def test_as_a_command(tmp_path):
 def test_it_says_when_no_canary_is_left(many_file, tmp_path):
     shutil.copy(many_file, tmp_path / "x.h5")
     said = kdcache(f"prune {tmp_path}/x.h5 -o {tmp_path}/y.h5 --views {canary_free(many_file)}")
-    assert said.out.endswith(", 0 canaries\n")
+    assert said.out.endswith("; 0 canaries to verify by\n")
     assert "verify can no longer compare its pixels" in said.err

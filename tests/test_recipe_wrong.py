@@ -9,6 +9,7 @@ from cli_cases import DATA, good, refused
 from recipe_cases import RECIPE, write
 
 from kdcache.errors import KdcacheError
+from kdcache.jobs.shipped import located
 from kdcache.recipe import Recipe
 from kdcache.recipe.lines import Lines
 
@@ -166,3 +167,10 @@ def test_files_that_are_no_recipes(tmp_path):
     refused(f"run {write('title =', 'title')}", 2, "a TOML file", "line 2")
     refused(f"run {write('[teacher]', '')}", 2, "small.toml:10, [settings]", "keys out of", "model")
     refused(f"run {write('model =', 'name =')}", 2, "small.toml:9, [teacher], model", "the name of a network")
+
+
+def test_a_recipe_is_found_by_its_name_beside_a_folder_of_that_name(in_tmp):
+    Path("demo").mkdir()
+    assert located("demo").endswith("demo.toml")
+    Path("cost").write_text("seeds = 1")
+    assert located("cost") == "cost"

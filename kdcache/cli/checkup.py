@@ -33,7 +33,7 @@ WIDTH = 100  # of a list of names
 @common.device_option
 @json_option
 def check_model(model, weights, mean, std, taps, data, augment, device, as_json):
-    """Say what a network takes, shows, costs and serves.
+    """Say what a network takes, shows and costs, and its methods.
 
     MODEL is one of `kdcache list models`, or MODULE:FACTORY, a function of yours.
     """
@@ -50,7 +50,7 @@ def check_model(model, weights, mean, std, taps, data, augment, device, as_json)
 
 def described(facts: dict) -> dict[str, str]:
     mean, std = (",".join(f"{value:.6g}" for value in facts[key]) for key in ("mean", "std"))
-    forward, of = facts["forward"], f"of {facts['file']}" if facts["file"] else "fresh ones"
+    forward, of = facts["forward"], f"of {facts['file']}" if facts["file"] else "fresh"
     speed = f"{forward['images_per_second']:,.0f} images/s here, {forward['batch']} at once"
     text = {"model": facts["model"]}
     if facts["call"]:
@@ -66,9 +66,9 @@ def described(facts: dict) -> dict[str, str]:
     }
     if facts["suggested_taps"] and not facts["taps"]:
         text["it could have"] = f"--taps {facts['suggested_taps']}"
-    for role in ("teacher", "student"):
+    for role, title in (("teacher", "can teach by"), ("student", "can learn by")):
         names = ", ".join(name for name, one in facts["methods"].items() if not one[role])
-        text[f"{role} of"] = textwrap.fill(names, WIDTH).replace("\n", "\n" + " " * (2 + len("evaluated on")))
+        text[title] = textwrap.fill(names, WIDTH).replace("\n", "\n" + " " * (2 + len("evaluated on")))
     return text
 
 

@@ -116,24 +116,27 @@ OPTIMIZERS, SCHEDULES = ("sgd", "adam", "adamw", "dot"), ("cosine", "step", "one
 FROZEN = "backbone: only the head is trained."
 ACCUMULATED = "Parts that a batch is learnt in, for memory: --batch stays what a step sees."
 AVERAGED = "Decay of a mean of the weights, evaluated and saved beside them, such as 0.999."
-DELTA = "Of dot: what the teacher's terms have more of, and cross-entropy less."
-OR_SCHEDULES = "cosine, step or onecycle."
+DELTA = "Of --optimizer dot: more momentum for the teacher's terms, and less for cross-entropy."
+MILESTONES = "Of step: where the learning rate falls, as shares of the epochs."
+OR_SCHEDULES = "Of the learning rate: cosine, step or onecycle."
 
 training_options = options(
     training("--epochs", type=COUNT, default=30, show_default=True),
-    training("--batch", type=Number(whole=True, least=2), default=128, show_default=True),
+    training("--batch", type=Number(whole=True, least=2), default=128, show_default=True, help="Images of a step."),
     training("--accumulate", type=COUNT, default=1, show_default=True, help=ACCUMULATED),
     training("--optimizer", type=OneOf(OPTIMIZERS), default="sgd", show_default=True),
-    training("--lr", type=Number(above=0), help="The highest.  [default: 0.1 for sgd and dot, else 0.001]"),
+    training(
+        "--lr", type=Number(above=0), help="The highest learning rate.  [default: 0.1 for sgd and dot, else 0.001]"
+    ),
     training("--momentum", type=Number(least=0, below=1), default=0.9, show_default=True),
     training("--delta", type=Number(least=0, below=1), default=0.075, show_default=True, help=DELTA),
     training("--nesterov/--no-nesterov", default=True, show_default=True),
     training("--weight-decay", type=Number(least=0), default=5e-4, show_default=True),
     training("--betas", type=(Number(least=0, below=1),) * 2, default=(0.9, 0.999), show_default=True),
     training("--schedule", type=OneOf(SCHEDULES), metavar="S", default="cosine", show_default=True, help=OR_SCHEDULES),
-    training("--warmup", type=Number(least=0), default=1.0, show_default=True, help="Epochs of linear rise."),
-    training("--milestones", type=Shares(), default="0.5,0.75", show_default=True, help="Of step: when, as shares."),
-    training("--gamma", type=Number(above=0), default=0.1, show_default=True, help="Of step: the factor then."),
+    training("--warmup", type=Number(least=0), default=1.0, show_default=True, help="Epochs of the rise to --lr."),
+    training("--milestones", type=Shares(), default="0.5,0.75", show_default=True, help=MILESTONES),
+    training("--gamma", type=Number(above=0), default=0.1, show_default=True, help="Of step: the factor there."),
     training("--clip", type=Number(least=0), default=0.0, show_default=True, help="Largest gradient norm; 0: none."),
     training("--ema", type=Number(least=0, below=1), default=0.0, show_default=True, help=AVERAGED),
     training("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast."),
@@ -141,9 +144,13 @@ training_options = options(
     training("--compile", is_flag=True, help="torch.compile it: about a minute at first, faster steps."),
     training("--grad-checkpoint", is_flag=True, help="Less memory, a third more time: maps are computed twice."),
     training("--sync-bn", is_flag=True, help="Under torchrun: batch norm over the images of all processes."),
-    training("--seed", type=SEED, default=0, show_default=True),
+    training("--seed", type=SEED, default=0, show_default=True, help="Of fresh weights and of the order of images."),
     training(
-        "--eval-every", type=COUNT, default=1, show_default=True, help="Epochs; the last one is always evaluated."
+        "--eval-every",
+        type=COUNT,
+        default=1,
+        show_default=True,
+        help="Epochs from one to the next; the last is always evaluated.",
     ),
     training("--tensorboard", is_flag=True, help="Also an event file for TensorBoard, in the run's folder."),
     training("--init-from", metavar="F", help="Weights to begin with: a file, or pretrained, those of its library."),

@@ -73,7 +73,7 @@ def prune(file, out, views, knowledge, fraction, rows, data, augment, as_json):
     facts = jobs.facts_of(path)
     if not facts["canaries"]:
         say(f"{out}: no canaries are left in it: verify can no longer compare its pixels, only its images")
-    put(facts, as_json, f"{made(facts)}, {facts['canaries']} canaries")
+    put(facts, as_json, f"{made(facts)}; {facts['canaries']} canaries to verify by")
 
 
 commands = (merge, prune)

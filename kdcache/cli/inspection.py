@@ -62,9 +62,9 @@ def inspect(file, as_json):
 @common.runs_option
 @json_option
 def verify(file, data, no_data, augment, tolerate_decoder, teacher, weights, mean, std, taps, device, runs, as_json):
-    """Prove that a cache is whole and replays, or that a pack is.
+    """Prove that a cache or a pack is whole, and replays.
 
-    Of a pack, also that it has the pixels of its images.
+    Of a pack, that is: it has the pixels to which its images are decoded here.
     """
     from kdcache import jobs
     from kdcache.errors import CacheError, SourceError
@@ -185,8 +185,8 @@ TABLES = ("sources", "views", "codecs", "recipes", "methods", "models")
     """,
 )
 @click.argument("what", type=OneOf((*TABLES, "rows")), required=False)
-@click.option("--teacher", metavar="M", default="resnet110", show_default=True, help="Of the bytes of methods.")
-@click.option("--student", metavar="M", default="resnet20", show_default=True, help="Of the bytes of methods.")
+@click.option("--teacher", metavar="M", default="resnet110", show_default=True, help="Of methods: who answers.")
+@click.option("--student", metavar="M", default="resnet20", show_default=True, help="Of methods: who learns.")
 @common.taps_option
 @common.student_taps_option
 @click.option("--data", metavar="D", help="Of rows: their images.  [default: digits]")
@@ -208,6 +208,7 @@ def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
     else:
         tables = jobs.overview()
         pages = {name: names_page(rows) if name == "methods" else page(rows) for name, rows in tables.items()}
+        pages |= {"more of each": "  kdcache list methods, and so on"}
     put(tables, as_json, "\n\n".join(f"{name}:\n{text}" for name, text in pages.items()))
 
 
@@ -216,7 +217,13 @@ def names_page(names: list[str]) -> str:
 
 
 def page(rows: dict[str, str]) -> str:
-    return columns([[f"  {name}", text] for name, text in rows.items()])
+    """Names, and beside each what is said of it, in as many lines as that takes."""
+    width = max(map(len, rows), default=0)
+    below = " " * (width + 4)
+    return "\n".join(
+        textwrap.fill(text, WIDTH, initial_indent=f"  {name:<{width}}  ", subsequent_indent=below)
+        for name, text in rows.items()
+    )
 
 
 def models_page(rows: dict[str, dict]) -> str:

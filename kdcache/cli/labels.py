@@ -34,18 +34,22 @@ from kdcache.cli.values import SEED, Number, OneOf
 @click.option(
     "--like", type=common.FILE, metavar="F", help="Measure all of it from a real teacher's cache or .npy logits."
 )
-@click.option("--errors", type=OneOf(["fixed", "per-view"]), help="Rows that are wrong.  [default: fixed]")
+@click.option(
+    "--errors",
+    type=OneOf(["fixed", "per-view"]),
+    help="Whether the same rows are wrong in every view.  [default: fixed]",
+)
 @click.option("--confidence", metavar="X", help='Peak: 0.9, a range 0.6,0.99, beta:8,2, or "0.5>0.99".  [default: 0.9]')
 @click.option(
     "--spread", metavar="S", help="The rest: uniform, similarity or a Dirichlet concentration.  [default: uniform]"
 )
 @click.option("--temperature", type=Number(above=0), help="Of the answers.  [default: 1]")
-@click.option("--calibrated", is_flag=True, default=None, help="As often right as it says.")
+@click.option("--calibrated", is_flag=True, default=None, help="As often right as it is sure.")
 @click.option(
     "--shape",
     type=OneOf(["linear", "cosine", "step"]),
     metavar="S",
-    help="Of a change over the views: linear, cosine or step.",
+    help="How what changes over the views does so: linear, cosine or step.",
 )
 @common.data_option
 @common.fraction_option

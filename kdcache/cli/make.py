@@ -74,8 +74,16 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 @click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
 @click.option("--knowledge", metavar="T,T", help="Instead of --method: taps as they are, such as logits,emb,f2.post.")
 @common.codec_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the views: the same for teachers that agree.")
-@click.option("--first-view", type=SEED, default=0, show_default=True, help="For more views than another file has.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Of the views: the same for teachers to be averaged."
+)
+@click.option(
+    "--first-view",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Number of the first view, to go on from another file.",
+)
 @click.option("-o", "--out", type=common.OUTPUT, default="logits.h5", show_default=True)
 @click.option("--shard", type=Shard(), help="One of N machines without a common file system; a file of its own.")
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
@@ -139,7 +147,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @click.option("--method", "methods", metavar="M", multiple=True, default=("st",), show_default=True, help=METHOD)
 @click.option("--seeds", type=SEEDS, default=1, show_default=True, help="So many of each, from --seed on.")
 @click.option("--live", is_flag=True, help="With the teacher in the loop, for comparison.")
-@click.option("--teacher", metavar="M", help="Of --live [default: the cache's]; or pseudo:0.9, a made-up one.")
+@click.option("--teacher", metavar="M", help="Whom --live asks [default: the cache's]; or pseudo:0.9, made up.")
 @common.weights_option
 @common.normalisation_options
 @common.taps_option

@@ -44,7 +44,7 @@ def pack(data, out, short, workers, as_json):
 
 
 def size_of(facts: dict) -> str:
-    rows = f"{count(facts['rows'], 'row')} and {facts['eval_rows']:,} of evaluation"
+    rows = f"{count(facts['rows'], 'training image')} and {count(facts['eval_rows'], 'evaluation image')}"
     low, high = by(facts["smallest"]), by(facts["largest"])
     return f"{rows}, {low if low == high else f'from {low} to {high}'} pixels, {readable(facts['bytes'])}"
 

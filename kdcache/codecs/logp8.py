@@ -28,7 +28,7 @@ EVEN = 0.3
 
 @dataclass(frozen=True)
 class Logp8(Codec):
-    """One byte a class; what is decoded are log-probabilities, so a shift of the row's logits is lost."""
+    """One byte a class, for log-probabilities: a shift of the row's logits is lost."""
 
     knots: tuple[float, ...] = tuple(float(j) for j in range(KNOTS))
     """How far below zero levels 0, 15, 30 … 255 lie."""

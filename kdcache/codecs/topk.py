@@ -49,7 +49,10 @@ SIZES = (5, 10, 16, 32, 64, 100, 128, 256)
 
 @dataclass(frozen=True)
 class TopK(Codec):
-    """Few classes of many. Any softmax of what is decoded is one of positive numbers that sum to 1."""
+    """topk:K, the K likeliest classes, and the mass of all others as one number.
+
+    Any softmax of what is decoded is one of positive numbers that sum to 1.
+    """
 
     k: int = 1
     wide: int = 0

@@ -29,9 +29,10 @@ def titles() -> dict[str, str]:
 
 def located(path: str) -> str:
     """The file itself, or that of the recipe of this name."""
+    known = recipes()
+    if path in known and not Path(path).is_file():  # there may be a folder of that name
+        return str(known[path])
     if Path(path).exists():
         return path
-    if path in (known := recipes()):
-        return str(known[path])
     remedy = advice(path, known, "see `kdcache list recipes`")
     raise UsageError(path, "a TOML file, or the name of a recipe", "neither", remedy)
