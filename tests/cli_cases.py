@@ -1,7 +1,9 @@
 """Commands as a stranger types them, run in this process."""
 
 import json
+import os
 import shlex
+import signal
 from dataclasses import dataclass
 
 from click.testing import CliRunner
@@ -56,3 +58,17 @@ def refused(line: str, code: int, *words: str) -> None:
     assert "; " in remarks[0], said.err
     for word in words:
         assert word in remarks[0], said.err
+
+
+def pressing(monkeypatch, place: str, after: int):
+    """A progress bar at which Ctrl-C is pressed after some steps of all bars together."""
+    seen = []
+
+    def bar(items, total=None, desc="", **_):
+        for item in items:
+            seen.append(desc)
+            if len(seen) == after:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield item
+
+    monkeypatch.setattr(f"kdcache.cli.{place}.bar", bar)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_cases import DATA, DUMP, STUDENT, TEACHER, good, kdcache, refused
+from cli_cases import DATA, DUMP, STUDENT, TEACHER, good, kdcache, pressing, refused
 
 from kdcache.cache.layout import read_layout
 
@@ -109,20 +109,6 @@ def test_a_full_disk_under_the_output(line):
 
 
 # Ctrl-C, as the kernel sends it to this very process
-
-
-def pressing(monkeypatch, place: str, after: int):
-    """A progress bar at which Ctrl-C is pressed after some steps of all bars together."""
-    seen = []
-
-    def bar(items, total=None, desc="", **_):
-        for item in items:
-            seen.append(desc)
-            if len(seen) == after:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield item
-
-    monkeypatch.setattr(f"kdcache.cli.{place}.bar", bar)
 
 
 @pytest.mark.parametrize("after", [1, 5, 9])

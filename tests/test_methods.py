@@ -19,14 +19,6 @@ ALL = [name + v for name, method in METHODS.items() for v in ("", *(f"/{variant}
 every_method = pytest.mark.parametrize("text", ALL)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Teacher(nn.Module):
     """Enough of a network for `prepare`."""
 

@@ -13,14 +13,6 @@ from kdcache.methods import build
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_expected_names_every_method_and_variant():
     assert sorted(EXPECTED) == sorted(ALL)
 

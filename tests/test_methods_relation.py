@@ -12,14 +12,6 @@ from kdcache.methods.mhgd import train
 from kdcache.methods.svd import CANDIDATES, aligned, decompose, matrix
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def gradients(look, terms):
     """One gradient for each term, over all tensors of the look that it reads."""
     inputs = list(look.values())

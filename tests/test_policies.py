@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from reference_views import made_images, made_seeds
-from torch.utils.data import DataLoader
+from view_cases import assert_workers_render_the_same
 
 import kdcache
-from kdcache.batches import Loader, identity
+from kdcache.batches import Loader
 from kdcache.errors import KdcacheError, PipelineChanged, UsageError
 from kdcache.jobs import Data
 from kdcache.proof.canaries import RECORDED
@@ -58,13 +58,7 @@ def test_a_fresh_process_renders_the_same():
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_either_start_method_render_the_same(method):
     view = open_view(f"crop-flip{CHAIN}+mixup", (32, 32), 60)
-    here, items = Loader(small_source(), view, 3), np.random.default_rng(0).permutation(120)
-    loader = DataLoader(
-        here.rendered, 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
-        multiprocessing_context=method,
-    )  # fmt: skip
-    for numbers, images, _ in loader:
-        assert torch.equal(images, here.images(numbers))
+    assert_workers_render_the_same(Loader(small_source(), view, 3), method, items=120)
 
 
 def small_source(split="train") -> ArraySource:

@@ -2,17 +2,15 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cli_cases import CPU, DATA, good, kdcache
+from cli_cases import CPU, DATA, good, kdcache, pressing
 from PIL import Image
 from recipe_cases import RECIPE, write
 
@@ -221,17 +219,8 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing():
 @pytest.mark.parametrize("after", [3, 7, 14])
 def test_interrupted(after, done, monkeypatch):
     whole = json.loads((done / "runs/small/table.json").read_text())
-    seen = []
-
-    def bar(items, total=None, desc="", **_):
-        for item in items:
-            seen.append(desc)
-            if len(seen) == after:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield item
-
     with monkeypatch.context() as patch:
-        patch.setattr("kdcache.cli.study.bar", bar)
+        pressing(patch, "study", after)
         assert kdcache(f"run {write()} {CPU}").code == 130
     assert rows(good(f"run small.toml --json {CPU}").json()) == rows(whole)
 

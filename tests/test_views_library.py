@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from reference_views import made_images, made_seeds
-from torch.utils.data import DataLoader
+from view_cases import assert_workers_render_the_same
 
-from kdcache.batches import Loader, identity
+from kdcache.batches import Loader
 from kdcache.errors import KdcacheError, PipelineChanged, UsageError
 from kdcache.jobs import Data
 from kdcache.sources.arrays import ArraySource
@@ -247,15 +247,7 @@ def test_what_a_fresh_process_renders_otherwise_is_refused_by_a_dump(saved, monk
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_either_start_method_render_the_same(view, method):
-    data = small_data(view)
-    here = Loader(data.train, view, 3)
-    items = np.random.default_rng(0).permutation(360)
-    loader = DataLoader(
-        here.rendered, 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
-        multiprocessing_context=method,
-    )  # fmt: skip
-    for numbers, images, _ in loader:
-        assert torch.equal(images, here.images(numbers))
+    assert_workers_render_the_same(Loader(small_data(view).train, view, 3), method)
 
 
 def test_an_error_in_a_worker_keeps_its_name_and_its_one_line(view):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from reference_views import made_images, made_seeds
-from torch.utils.data import DataLoader
-from view_cases import spec_of, written
+from view_cases import assert_workers_render_the_same, spec_of, written
 
-from kdcache.batches import Loader, identity
+from kdcache.batches import Loader
 from kdcache.errors import UsageError
 from kdcache.sources.arrays import ArraySource
 from kdcache.views import from_json, open_view
@@ -125,13 +124,7 @@ def test_the_evaluation_view_is_the_image_or_its_middle(opened):
 def test_workers_of_either_start_method_render_the_same(opened, method):
     view = opened("make")
     source = ArraySource("train", made_images(120, 32, 32), np.arange(120) % 10, list("0123456789"), "none")
-    here, items = Loader(source, view, 3), np.random.default_rng(0).permutation(360)
-    loader = DataLoader(
-        here.rendered, 50, sampler=items.tolist(), num_workers=2, collate_fn=identity,
-        multiprocessing_context=method,
-    )  # fmt: skip
-    for numbers, images, _ in loader:
-        assert torch.equal(images, here.images(numbers))
+    assert_workers_render_the_same(Loader(source, view, 3), method)
 
 
 @pytest.mark.parametrize(

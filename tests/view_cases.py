@@ -3,6 +3,12 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from kdcache.batches import Loader, identity
+
 CODE = '''
 import random
 import numpy as np
@@ -123,3 +129,13 @@ def written(folder: Path) -> str:
 def spec_of(code: str, factory: str) -> str:
     library, _, name = factory.rpartition(":")
     return f"augmentor:{code}_augmentor:{name}" if library else f"torchvision:{code}:{name}"
+
+
+def assert_workers_render_the_same(here: Loader, method: str, items: int = 360) -> None:
+    """Two workers, started by this method, give the images that this process gives."""
+    order = np.random.default_rng(0).permutation(items).tolist()
+    loader = DataLoader(
+        here.rendered, 50, sampler=order, num_workers=2, collate_fn=identity, multiprocessing_context=method
+    )
+    for numbers, images, _ in loader:
+        assert torch.equal(images, here.images(numbers))

@@ -55,9 +55,6 @@ class Albumentations(Pipeline):
         size, source_size = sizes_in(header)
         return cls(size, dict(header["pipeline"]), source_size)
 
-    def to_json(self):
-        return self.described()
-
     def build(self):
         """What albumentations would only warn of, and ignore, is an error."""
         import albumentations

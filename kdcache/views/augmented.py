@@ -134,7 +134,7 @@ class Augmented(Plain):
 
     def to_json(self):
         policies = [[step.policy, dict(step.options)] for step in self.steps]
-        return {"view": self.name, "size": list(self.size), "base": self.base.to_json(), "policies": policies}
+        return super().to_json() | {"base": self.base.to_json(), "policies": policies}
 
 
 def split(spec: str) -> tuple[str, tuple[Step, ...]]:

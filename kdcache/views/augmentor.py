@@ -31,7 +31,7 @@ class Augmentor(Coded):
         return cls.returned(place, header)
 
     def to_json(self):
-        return self.described() | {"factory": self.factory}
+        return super().to_json() | {"factory": self.factory}
 
     def taken_apart(self, made):
         if not hasattr(made, "torch_transform") or not hasattr(made, "operations"):

@@ -48,8 +48,8 @@ class View:
         raise NotImplementedError
 
     def to_json(self) -> dict:
-        """What stands in the header of a cache: `view` is the name, and `size` the size."""
-        raise NotImplementedError
+        """What stands in the header of a cache: whoever has parameters adds them."""
+        return {"view": self.name, "size": list(self.size)}
 
 
 @dataclass(frozen=True)

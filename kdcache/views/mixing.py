@@ -147,7 +147,7 @@ class Mixed(View):
 
     def to_json(self):
         of, mixing = self.of.to_json(), {"mixup": self.mixing.mixup, "cutmix": self.mixing.cutmix}
-        return {"view": self.name, "size": list(self.size), "of": of, "rows": self.rows} | mixing
+        return super().to_json() | {"of": of, "rows": self.rows} | mixing
 
 
 def split(spec: str) -> tuple[str, Mixing | None]:

@@ -39,9 +39,6 @@ class Untouched(Plain):
     def evaluation(self):
         return self
 
-    def to_json(self):
-        return {"view": self.name, "size": list(self.size)}
-
 
 @dataclass(frozen=True)
 class Crop(Plain):
@@ -110,19 +107,14 @@ class Crop(Plain):
 
     def to_json(self):
         facts = {"pad": self.pad, "flip": self.flip, "cutout": self.cutout}
-        every = {"enumerated": True} if self.enumerated else {}
-        return {"view": self.name, "size": list(self.size)} | facts | every
+        return super().to_json() | facts | ({"enumerated": True} if self.enumerated else {})
 
 
 @dataclass(frozen=True)
-class ResizedCrop(Plain):
-    """A box of 8 to 100 % of the area and a ratio from 3/4 to 4/3, resized; flipped half of the time."""
+class Resized(Plain):
+    """Images of any size become squares of one."""
 
-    name: ClassVar[str] = "resized-crop"
     argument: ClassVar[str] = "SIZE"
-    help: ClassVar[str] = (
-        "resized-crop:SIZE, a box of 8 to 100 % of the image, resized, flipped; the standard of ImageNet"
-    )
 
     @classmethod
     def parse(cls, spec, argument, size):
@@ -131,6 +123,16 @@ class ResizedCrop(Plain):
     @classmethod
     def from_json(cls, place, header):
         return cls(size_in(header))
+
+
+@dataclass(frozen=True)
+class ResizedCrop(Resized):
+    """A box of 8 to 100 % of the area and a ratio from 3/4 to 4/3, resized; flipped half of the time."""
+
+    name: ClassVar[str] = "resized-crop"
+    help: ClassVar[str] = (
+        "resized-crop:SIZE, a box of 8 to 100 % of the image, resized, flipped; the standard of ImageNet"
+    )
 
     def render(self, images, seeds):
         return resize_each(images, *random_boxes(*heights_and_widths(images), host(seeds)), self.size)
@@ -138,26 +140,14 @@ class ResizedCrop(Plain):
     def evaluation(self):
         return Centre(self.size)
 
-    def to_json(self):
-        return {"view": self.name, "size": list(self.size)}
-
 
 @dataclass(frozen=True)
-class Centre(Plain):
+class Centre(Resized):
     """The middle 7/8 of the shorter side, resized."""
 
     name: ClassVar[str] = "centre"
-    argument: ClassVar[str] = "SIZE"
     help: ClassVar[str] = "centre:SIZE, the middle of the image, resized"
     count: ClassVar[int] = 1
-
-    @classmethod
-    def parse(cls, spec, argument, size):
-        return cls(square_of(spec, argument, size))
-
-    @classmethod
-    def from_json(cls, place, header):
-        return cls(size_in(header))
 
     def render(self, images, seeds):
         boxes = centre_boxes(*heights_and_widths(images))
@@ -165,9 +155,6 @@ class Centre(Plain):
 
     def evaluation(self):
         return self
-
-    def to_json(self):
-        return {"view": self.name, "size": list(self.size)}
 
 
 def square_of(spec: str, argument: str, size: tuple[int, int] | None) -> tuple[int, int]:

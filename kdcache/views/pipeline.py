@@ -112,10 +112,11 @@ class Pipeline(Plain):
     def evaluation(self):
         return Untouched(self.size) if self.source_size == self.size else Centre(self.size)
 
-    def described(self) -> dict:
-        """What stands in the header of a cache, whatever the library."""
-        source = self.source_size and list(self.source_size)
-        return {"view": self.name, "size": list(self.size), "pipeline": self.pipeline, "source_size": source}
+    def to_json(self):
+        return super().to_json() | {
+            "pipeline": self.pipeline,
+            "source_size": self.source_size and list(self.source_size),
+        }
 
 
 def sizes_in(header: dict) -> tuple[tuple[int, int], tuple[int, int] | None]:

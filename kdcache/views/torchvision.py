@@ -37,7 +37,7 @@ class Torchvision(Coded):
         return cls.returned(place, header, pil=header.get("pil") is True)
 
     def to_json(self):
-        return self.described() | {"factory": self.factory} | ({"pil": True} if self.pil else {})
+        return super().to_json() | {"factory": self.factory} | ({"pil": True} if self.pil else {})
 
     def taken_apart(self, made):
         steps, removed = flat(made), []
