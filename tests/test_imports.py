@@ -86,6 +86,7 @@ def test_views_that_are_not_stated(options, lacking, tmp_path):
     np.save(tmp_path / "a.npy", LOGITS)
     refused(f"import-logits {tmp_path}/a.npy --data {DATA} {options} -o {tmp_path}/x.h5", 2, lacking)
     good(f"import-logits {tmp_path}/a.npy --data {DATA} --augment crop --seed 0 -o {tmp_path}/x.h5")
+    refused(f"train-student --cache {tmp_path}/x.h5 --method at", 1, "only dump-logits, of a network, can store it")
     assert "imported logits" in good(f"inspect {tmp_path}/x.h5").out
 
 

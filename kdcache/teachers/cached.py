@@ -83,9 +83,10 @@ class Cached:
     def read_by(self, method: Method, shown: Shapes, text: str) -> list[str]:
         """The knowledge that a method reads: what its projection of such a teacher would be called."""
         stored = self.cache.shapes
+        asked = self.cache.meta["teacher"].get("kind", "network") == "network"
+        again = f"dump again with `method` {text}" if asked else "only dump-logits, of a network, can store it"
 
-        def refuse(expected: str, found: str):
-            remedy = f"dump again with `method` {text}"
+        def refuse(expected: str, found: str, remedy: str = again):
             raise CacheError(self.cache.path, f"{expected}, which {text} needs", found, remedy)
 
         if missing := [tap for tap in method.taps if tap not in shown]:
@@ -104,7 +105,8 @@ class Cached:
         for file in self.cache.files if method.tail_matters and "logits" in wanted else ():
             codec = from_json(file.path, file.meta["knowledge"]["logits"])
             if not codec.keeps_all:
-                refuse("logits of every class", f"codec {codec.label} in {file.path}, which models some of them")
+                found = f"codec {codec.label} in {file.path}, which models some of them"
+                refuse("logits of every class", found, "store them again with codec f16")
         return list(wanted)
 
 
