@@ -1,5 +1,8 @@
 """What is known of every listed network: its size, its shapes without values, and taps that every method reads."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,7 @@ from model_cases import NETWORKS, STAGES, make
 from kdcache.models import listed
 from kdcache.models.figures import KEPT, figures, found
 from kdcache.models.network import shapes, watch
-from kdcache.models.outline import outline
+from kdcache.models.outline import outline, runnable
 
 
 def test_figures_are_kept_of_what_is_listed():
@@ -28,6 +31,24 @@ def test_an_outline_has_the_shapes_of_the_network(name):
         (n, t.shape, t.dtype) for n, t in real.state_dict().items()
     ]
     assert shapes(without, without.taps, (3, 32, 32)) == shapes(real, real.taps, (3, 32, 32))
+
+
+def test_outlines_do_without_torchs_compiler():
+    """And so do networks whose shapes are found by running them, where that is quicker than the import."""
+    code = (
+        "import sys; from kdcache.models import listed; from kdcache.models.outline import *\n"
+        "for name in listed(): outline(name, 10)\n"
+        "from kdcache.models.network import shapes; net = runnable('resnet8', 10, (3, 32, 32))\n"
+        "shapes(net, net.taps, (3, 32, 32)); print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(("name", "image", "device"), [
+    ("tiny-3", (3, 32, 32), "cpu"), ("wrn-28-10", (3, 32, 32), "cpu"), ("resnet18", (3, 224, 224), "meta"),
+])  # fmt: skip
+def test_what_takes_long_to_run_is_an_outline(name, image, device):
+    assert {parameter.device.type for parameter in runnable(name, 10, image).parameters()} == {device}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -155,14 +155,14 @@ def defaults(kind: type[Method]) -> dict:
 def taps_of(model: str, taps: str | None) -> dict[str, tuple[int, ...]]:
     """The shapes of what a network shows; those of others may need values to run on."""
     from kdcache.models.network import check_output, shapes
-    from kdcache.models.outline import outline
+    from kdcache.models.outline import runnable
     from kdcache.models.stages import tapped
 
     if ":" in model:
         network = models.build(model, CLASSES, (0.5,) * 3, (0.25,) * 3)
         check_output(network, IMAGE)
     else:
-        network = outline(model, CLASSES)
+        network = runnable(model, CLASSES, IMAGE)
     tapped(network, taps, IMAGE)
     return shapes(network, network.taps, IMAGE)
 

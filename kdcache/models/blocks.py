@@ -6,6 +6,8 @@ save memory either.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 
@@ -33,7 +35,9 @@ def init_convolutions(body: nn.Module) -> None:
     """He's init for convolutions, as in all references; BatchNorm and linear layers start as torch makes them."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            # as `kaiming_normal_` does, which `NoInit` does not see
+            nn.init.normal_(module.weight, 0, math.sqrt(2) / math.sqrt(fan_out))
 
 
 def activations(relus: dict[str, str]) -> dict[str, tuple[str, str]]:

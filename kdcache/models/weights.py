@@ -26,13 +26,11 @@ from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.limits import opened
 from kdcache.models import build, checkpoints, foreign, runs_user_code
 from kdcache.models.elsewhere import HUB, weights_of
-from kdcache.models.figures import KEPT
 from kdcache.models.heads import with_second_head
 from kdcache.models.network import Network
-from kdcache.models.outline import NoInit, outline
+from kdcache.models.outline import bare, outline
 
 LARGE = 10_000_000  # weights of a network that may be built before it is known whether the file has as many
-WIDEST = 4096  # features in front of a head of the networks whose figures are kept
 SHOWN = 6  # tensors of each kind that do not fit
 COUNTER = "num_batches_tracked"  # older checkpoints lack it, and no answer depends on it
 
@@ -141,9 +139,6 @@ def _normalisation(mean: Sequence[float], std: Sequence[float]) -> dict[str, Ten
 
 def _require_size(place: object, state: Mapping[str, Tensor], name: str, classes: int, options: dict) -> None:
     """Refuses a network far larger than its weights, before it takes any memory."""
-    kept = not options and isinstance(classes, int) and KEPT.get(name)
-    if kept and kept[0] + WIDEST * classes <= LARGE:  # an outline imports torch's compiler, which takes seconds
-        return
     try:
         whole = outline(name, classes, **options).state_dict()
     except UsageError:
@@ -160,8 +155,7 @@ def _lay_out(place: object, state: Mapping[str, Tensor], name: str, classes: int
     if runs_user_code(name):
         return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
     _require_size(place, state, name, classes, options)
-    with NoInit():
-        return build(name, classes, mean=(0, 0, 0), std=(1, 1, 1), **options)
+    return bare(name, classes, **options)
 
 
 def _compare(place: object, network: Network, state: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
 from kdcache.methods import parse
 from kdcache.models.network import Network, check_output, shapes
-from kdcache.models.outline import outline
+from kdcache.models.outline import runnable
 from kdcache.types import Shapes
 from kdcache.wording import readable
 
@@ -47,10 +47,10 @@ class Networks:
         return self.shown[key]
 
     def built(self, model: str) -> Network:
-        """One of ours has no values, so that one of any size costs neither memory nor arithmetic."""
+        """A large one of ours has no values, so that one of any size costs neither memory nor arithmetic."""
         if ":" in model:
             return self.data.network(model, 0)
-        return outline(model, len(self.data.train.classes))
+        return runnable(model, len(self.data.train.classes), self.data.image)
 
     def knowledge(self, part: str, teacher: Named) -> frozenset[str]:
         """What a part of a method reads of a teacher, by name; nothing where the two do not fit."""
