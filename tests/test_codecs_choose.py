@@ -8,7 +8,7 @@ import torch
 from reference_codecs import DATA, check, synthetic
 
 from kdcache.codecs import F16, F32, Int8, Logp8, TopK
-from kdcache.codecs.choose import auto, candidates, kl_error, kl_rows, measure, measure_values
+from kdcache.codecs.choose import auto, auto_values, candidates, kl_error, kl_rows, measure, measure_values
 
 
 @pytest.fixture(params=["preact_resnet18", "vgg19"])
@@ -75,10 +75,29 @@ def test_measures():
     assert found["clipped"] == int(Logp8.fit(values / 4).clipped(values).sum()) > 0
     assert 0 < found["kl"][1]["mean"] < found["kl"][1]["worst"]
     assert kl_error(F16.fit(values), values, 2).shape == (300,)
+
+
+def test_the_error_of_embeddings_is_a_share_of_what_tells_rows_apart():
     features = torch.rand(30, 4, 5, 5)
-    assert measure_values(F32.fit(features), features) == {"bytes": 400, "rms": 0.0, "clipped": 0}
-    assert 1e-4 < measure_values(Int8.fit(features), features)["rms"] < 1 / 255
-    assert measure_values(F32.fit(features * 0), features * 0)["rms"] == 0
+    assert measure_values(F32.fit(features), features) == {"bytes": 400, "error": 0.0}
+    codec = Int8.fit(features)
+    wrong = (codec.decode(codec.encode(features)).double() - features).pow(2).mean()
+    expected = (wrong / features.double().var(0, correction=0).mean()).sqrt()
+    assert measure_values(codec, features)["error"] == pytest.approx(expected.item())
+    alike = features + torch.linspace(0, 9, 100).view(4, 5, 5)  # the same differences, small within a row
+    assert measure_values(Int8.fit(alike), alike)["error"] > 5 * expected
+
+
+def test_auto_of_embeddings_takes_eight_bits_where_they_tell_rows_apart():
+    wide = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).relu()
+    narrow = torch.linspace(0, 1, 32) + wide / 10
+    huge = wide * 1e5
+    for values, expected in ((wide, "int8"), (narrow, "f16"), (wide * 0, "int8"), (wide[:1] / 3, "f32")):
+        codec, table = auto_values(values)
+        assert codec.name == expected
+        assert [row["codec"] for row in table] == ["int8", "f16", "f32"]
+        assert next(row["codec"] for row in table if not row["refused"]) == expected
+    assert "65504" in auto_values(huge)[1][1]["refused"]
 
 
 def test_auto_takes_the_smallest_that_is_good_enough():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cli_cases import CPU, DATA, good, kdcache, pressing
+from cli_cases import CPU, DATA, good, kdcache, pressing, refused
 from PIL import Image
 from recipe_cases import RECIPE, write
 
@@ -429,6 +429,22 @@ def test_cifar10_on_a_small_folder():
     Path("small.toml").write_text(re.sub(r"(epochs|views) = \d+", r"\1 = 1", text))
     found = good(f"run small.toml --data folder:pictures --seeds 1 --workers 0 --json {CPU}").json()
     assert [row["name"] for row in found["rows"]] == ["teacher", "none", "st", "at"]
+
+
+def test_embeddings_in_a_codec_of_their_own_lie_in_one_cache():
+    text = RECIPE.replace("views = 2", 'views = 2\ncodec = "f16,emb=int8"').replace(
+        'method = "st:T=4"', 'method = "feat"'
+    )
+    Path("emb.toml").write_text(text.replace("seeds = 2", "seeds = 1"))
+    good(f"run emb.toml {CPU}")
+    (path,) = Path("runs/emb").glob("cache-*/*.h5")
+    assert {name: codec.name for name, codec in open_cache(path).layout.codecs.items()} == {
+        "logits": "f16",
+        "emb": "int8",
+    }
+    assert missing("emb.toml") == {}
+    Path("emb.toml").write_text(text.replace('method = "feat"', 'method = "st"'))
+    refused("run emb.toml --dry-run", 2, "emb.toml:", "[dump], codec f16,emb=int8", "embeddings among what is stored")
 
 
 def test_a_pack_is_made_once_and_is_to_results_what_its_images_are():

@@ -97,7 +97,7 @@ APART = {
     "shard": {"number": count, "of": count},
     "pruned_from": {"views": [count_or_none], "of": count, "knowledge": [text], "rows?": count},
 }
-MEASURED = {EVERY: [{"codec": text, "bytes": count, "kl?": by_temperature}]}
+MEASURED = {EVERY: [{"codec": text, "bytes": count, "kl?": by_temperature, "error?": difference}]}
 """What only the header of a file has that is not the whole answer to a request."""
 
 

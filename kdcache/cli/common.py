@@ -92,8 +92,10 @@ code_option = click.option(
 views_option = click.option(
     "--views", type=Views(), metavar="N|all", default="10", show_default=True, help="How many renderings of each image."
 )
-codec_option = click.option(
-    "--codec", metavar="C", default="f16", show_default=True, help="Of the logits: auto, or `kdcache list codecs`."
+LOGITS = "Of the logits: auto, or `kdcache list codecs`"
+codec_option = click.option("--codec", metavar="C", default="f16", show_default=True, help=f"{LOGITS}.")
+codecs_option = click.option(
+    "--codec", metavar="C", default="f16", show_default=True, help=f"{LOGITS}; f16,emb=int8: of embeddings, too."
 )
 weights_option = click.option(
     "--weights",

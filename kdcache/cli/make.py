@@ -73,7 +73,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
 @common.tolerance_option
 @click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
 @click.option("--knowledge", metavar="T,T", help="Instead of --method: taps as they are, such as logits,emb,f2.post.")
-@common.codec_option
+@common.codecs_option
 @click.option(
     "--seed", type=SEED, default=0, show_default=True, help="Of the views: the same for teachers to be averaged."
 )

@@ -154,16 +154,18 @@ def measured_table(name: str, facts: dict, table: list[dict]) -> str:
     taken = facts["knowledge"][name]
     warm = sorted({t for row in table for t in row.get("kl", {})}, key=float)
     seed = facts["seed_bytes_per_row"]
-    rows = [["", "codec", "bytes a row", "and its seed", "in the file", *(f"KL at T={t}" for t in warm), ""]]
+    apart = ["error, of what tells rows apart"] if any("error" in row for row in table) else []
+    rows = [["", "codec", "bytes a row", "and its seed", "in the file", *(f"KL at T={t}" for t in warm), *apart, ""]]
     for row in table:
         mark = ">" if row["codec"] == taken["label"] else ""
         size = row["bytes"]
         errors = [f"{row['kl'][t]['mean']:.1e}" if t in row.get("kl", {}) else "" for t in warm]
+        errors += [f"{row['error']:.1e}" if "error" in row else "" for _ in apart]
         remarks = [f"not taken: {row['refused']}"] if row.get("refused") else []
         remarks += [f"{row[key]} rows {what}" for key, what in REMARKS.items() if row.get(key)]
         total = readable((size + seed) * facts["rows"] * facts["views"])
         rows.append([mark, row["codec"], str(size), str(size + seed), total, *errors, "; ".join(remarks)])
-    return f"{name}, as measured before the dump:\n{columns(rows, right=set(range(2, 5 + len(warm))))}"
+    return f"{name}, as measured before the dump:\n{columns(rows, right=set(range(2, 5 + len(warm) + len(apart))))}"
 
 
 REMARKS = {"flips": "change their top class", "clipped": "are clipped"}

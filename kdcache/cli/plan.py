@@ -35,7 +35,7 @@ LIKE = "imagenet1k, imagenet21k, laion1b, or ROWS,CLASSES[,SIDE]: without the im
 @common.augment_option
 @common.views_option
 @click.option("--method", metavar="M", default="st", show_default=True, help="What is stored: what these methods need.")
-@common.codec_option
+@common.codecs_option
 @click.option("--epochs", type=COUNT, default=200, show_default=True, help="Of each student.")
 @click.option("--students", type=COUNT, default=1, show_default=True, help="How many will be trained.")
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from kdcache.codecs import CODECS, F32, Codec
+from kdcache.codecs import CODECS, F16, F32, Codec, Int8
 from kdcache.codecs.base import sample
 from kdcache.errors import UsageError
 
@@ -16,6 +16,7 @@ Limits: TypeAlias = Mapping[float, float]
 """The mean KL that is allowed at each temperature."""
 
 LIMITS: Limits = {1: 1e-5, 4: 1e-3}
+LARGEST_ERROR = 0.01  # of embeddings, as `measure_values` has it
 TEMPERATURES = (1, 2, 4, 10)
 CHUNK = 2**22  # values at once: 32 MB in f64
 
@@ -51,14 +52,16 @@ def measure(codec: Codec, logits: Tensor, temperatures=TEMPERATURES) -> dict:
 
 
 def measure_values(codec: Codec, values: Tensor) -> dict:
-    """Bytes a row and the root of the mean square error, relative to that of the values themselves."""
-    error = power = 0.0
-    clipped = 0
+    """Bytes a row, and the error as a share of what tells rows apart: both are roots of mean squares.
+
+    What tells rows apart is their difference from the mean row. A share of 1 is all that there is.
+    """
+    error = spread = 0.0
+    mean = values.double().mean(0)
     for part, answer in _read_back(codec, values):
         error += float((answer.double() - part.double()).square().sum())
-        power += float(part.double().square().sum())
-        clipped += int(codec.clipped(part).sum())
-    return {"bytes": codec.size, "rms": (error / power) ** 0.5 if error else 0.0, "clipped": clipped}
+        spread += float((part.double() - mean).square().sum())
+    return {"bytes": codec.size, "error": min(1.0, (error / spread) ** 0.5 if spread else 1.0) if error else 0.0}
 
 
 def candidates(logits: Tensor) -> list[Codec]:
@@ -88,6 +91,23 @@ def auto(
     table.sort(key=lambda pair: (pair[1]["bytes"], *(error["mean"] for error in pair[1].get("kl", {}).values())))
     taken = [codec for codec, row in table if not row["refused"]]
     return (taken or [F32.fit(logits)])[0], [row for _, row in table]
+
+
+def auto_values(values: Tensor) -> tuple[Codec, list[dict]]:
+    """As `auto`, for values that are no logits: the smallest of those that keep what tells rows apart."""
+    table = []
+    for kind in (Int8, F16, F32):
+        codec = kind.fit(values)
+        row: dict = {"codec": codec.label, "bytes": codec.size}
+        try:
+            row |= measure_values(codec, values)
+            over = row["error"] > LARGEST_ERROR
+            refused = f"its error is {row['error']:.3g} > {LARGEST_ERROR:g} of what tells rows apart" if over else ""
+        except UsageError as error:
+            refused = f"{error.found} where it takes {error.expected}"
+        table.append((codec, row | {"refused": refused}))
+    taken = [codec for codec, row in table if not row["refused"]]
+    return taken[0], [row for _, row in table]
 
 
 def _refusal(codec: Codec, kl: dict, max_kl: Limits, shift_matters: bool, tail_matters: bool) -> str:

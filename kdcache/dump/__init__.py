@@ -26,7 +26,7 @@ from kdcache.cache.same import require_same
 from kdcache.cache.share import Shard
 from kdcache.codecs import Codec
 from kdcache.dump.filling import encoded, fill
-from kdcache.dump.fitting import fitted
+from kdcache.dump.fitting import codec_of, fitted, require_stored
 from kdcache.dump.stale import is_stale, remove_stale
 from kdcache.dump.waiting import wait_for
 from kdcache.durable import require_room
@@ -53,7 +53,7 @@ class Dump:
     teacher: Dumped
     described: dict  # the teacher's identity
     method: str
-    codec: str = "f16"  # of the logits; other knowledge has f16, f32 beside f32, or what its method wants
+    codec: str = "f16"  # of the logits, or as `codecs.asked` reads it; other knowledge: see `fitting.codec_of`
     first_view: int = 0
     shard: Shard | None = None  # of a dump by machines that share no files; `path` is then the shard's own
 
@@ -164,11 +164,12 @@ class Dump:
             knowledge = self.teacher(batch)
             require_finite("the teacher", knowledge, batch.rows)
             for name, values in knowledge.items():
-                wanted = self.teacher.method.codec_of(name, self.codec)
+                wanted = codec_of(self.teacher.method, name, self.codec)
                 if wanted in FEWER:  # it has nothing to fit, and features of so many rows might fill the memory
                     encoded(codecs.named(wanted, values), name, values, batch.rows, batch.views)
                     values = values[:2]
                 parts.setdefault(name, []).append(values)
+        require_stored(self.codec, parts)
         chosen, measured = {}, {}
         for name, several in parts.items():
             chosen[name], table = fitted(self.teacher.method, name, torch.cat(several), self.codec)

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from kdcache.batches import Loader, straight_plan
+from kdcache.codecs import asked
 from kdcache.codecs.choose import kl_rows
 from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
@@ -76,7 +77,7 @@ def plan(
         "bytes_per_row": sizes,
         "seed_bytes_per_row": 8,
         "bytes": file_bytes(sizes, n, count, held_out),
-        "codecs": other_codecs(built, every, logits, lambda sizes: file_bytes(sizes, n, count, held_out)),
+        "codecs": other_codecs(built, every, codec, logits, lambda sizes: file_bytes(sizes, n, count, held_out)),
         "free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
         "held_bytes": built.held(n),
         "teacher_images_per_second": rate,
@@ -91,13 +92,13 @@ def plan(
 
 
 def other_codecs(
-    method: Method, shapes: Shapes, logits: torch.Tensor, whole: Callable[[Mapping[str, int]], int]
+    method: Method, shapes: Shapes, codec: str, logits: torch.Tensor, whole: Callable[[Mapping[str, int]], int]
 ) -> list[dict]:
     """Of each codec that these logits can have: bytes of a record of them, and of the whole file."""
-    rows = []
+    rows, emb = [], asked(codec).get("emb")
     for name in OFFERED if "logits" in method.stores(shapes) else ():
         with contextlib.suppress(UsageError):  # one that the method cannot use, or more classes than there are
-            sizes = record_sizes(method, shapes, name, logits)
+            sizes = record_sizes(method, shapes, f"{name},emb={emb}" if emb else name, logits)
             rows.append({"codec": name, "bytes_per_row": sizes["logits"], "bytes": whole(sizes)})
     return rows
 

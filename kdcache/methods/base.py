@@ -121,12 +121,6 @@ class Method(nn.Module):
             found = f"{size:,} bytes of every sample-view in f16"
             raise UsageError(f"method {text}", "what a cache can hold", found, "train with a teacher and `live`")
 
-    def codec_of(self, name: str, asked: str = "f16") -> str:
-        """The codec of its knowledge of this name, where `asked` is the one for the logits."""
-        if name == "logits":
-            return asked
-        return self.codecs.get(name) or ("f32" if asked == "f32" else "f16")
-
     def smooth(self, label_smoothing: float) -> None:
         """Sets the label smoothing of its cross-entropy; refuses a loss that has none."""
         if label_smoothing and not self.ce:

@@ -61,7 +61,7 @@ class Cost:
         _, views = counted(stage.data.view, stage.options["views"])
         shown, codec = self.plan.networks.of(stage), stage.options["codec"]
         built = build_method(method, shown, shown)
-        sizes = record_sizes(built, shown, "f16" if codec == "auto" else codec)
+        sizes = record_sizes(built, shown, codec)
         rows, held_out = len(stage.data.train), len(stage.data.held_out)
         images = rows * views + held_out
         seconds = self.rendered(images, images / self.answering(stage.model))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from kdcache import jobs
-from kdcache.codecs import named
+from kdcache.dump.fitting import record_sizes
 from kdcache.errors import UsageError
 from kdcache.methods import build as build_method
 from kdcache.recipe.parts import blaming
@@ -54,5 +52,4 @@ def check_stored(plan: Plan, dump: DumpStage) -> None:
     if strange := [tap for tap in method.taps if tap not in shown]:
         raise UsageError(f"method {dump.method}", f"{strange[0]} of the teacher", ", ".join(shown), "leave it out")
     method.require_cacheable(shown, dump.method)
-    if codec != "auto":
-        named(codec, torch.zeros(2, len(dump.data.train.classes)), method.shift_matters, method.tail_matters)
+    record_sizes(method, shown, codec)

@@ -157,7 +157,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "name": Key("text", "its teacher's", "what `cache` of a student calls it"),
         "teacher": Key("text", "the only one", "the name of a [[teacher]]"),
         "views": Key('whole number, or "all"', "10", "renderings of each image"),
-        "codec": Key("text", "f16", "of the logits: `kdcache list codecs`, or auto"),
+        "codec": Key("text", "f16", "of the logits: `kdcache list codecs`, or auto; f16,emb=int8: of embeddings, too"),
         "method": Key("text", "what students read", "what is stored: all that these methods need"),
         "seed": Key("whole number", "0", "of the views"),
         "batch": Key("whole number", "256", "images at once"),

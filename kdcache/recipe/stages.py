@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.checks import replace
+from kdcache.codecs import asked
 from kdcache.measures import NUMBERS
 from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import Network
@@ -154,13 +155,14 @@ class DumpStage:
 
     @property
     def together(self) -> bool:
-        """Whether all has to lie in one file: `auto` measures what is stored together."""
-        return self.options["codec"] == "auto" or "method" in self.part.keys
+        """Whether all has to lie in one file: `auto` measures what is stored together, and emb= wants embeddings."""
+        codec = asked(self.options["codec"])
+        return codec["logits"] == "auto" or "emb" in codec or "method" in self.part.keys
 
     @property
     def facts(self) -> dict:
         facts = {"stage": "dump", "teacher": self.teacher.facts, "forward": self.forward.to_json(), **self.options}
-        together = {"method": self.method} if self.options["codec"] == "auto" else {}
+        together = {"method": self.method} if asked(self.options["codec"])["logits"] == "auto" else {}
         return facts | self.setup.images(self.data) | together
 
     @property
