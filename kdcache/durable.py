@@ -22,6 +22,7 @@ from kdcache.errors import CacheError
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # what file systems without hard links say
 PATIENCE = 10.0
 SYNC_SECONDS = 5.0
+COMPARED = 1 << 26  # bytes that are read at a time to compare them with what was written
 
 
 class Words:
@@ -69,13 +70,16 @@ def publish(file, part: Path, path: Path) -> None:
     clear_leftovers(part)
 
 
-def fill_in(descriptor: int, pieces: Mapping[int, bytes]) -> None:
+def fill_in(descriptor: int, pieces: Mapping[int, bytes | memoryview]) -> None:
     """Writes what is known, by its offset, and reads it again: a file that gets a name holds all of it."""
     for offset, data in pieces.items():
         write(descriptor, data, offset)
     os.fsync(descriptor)
-    if any(read(descriptor, len(data), offset) != data for offset, data in pieces.items()):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    for offset, data in pieces.items():
+        for start in range(0, len(data), COMPARED):
+            part = data[start : start + COMPARED]
+            if read(descriptor, len(part), offset + start) != part:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def write(descriptor: int, data, offset: int) -> None:

@@ -51,7 +51,7 @@ class CachedStream(IterableDataset):
         self.missing, self.augment, self.seed = one_of("`missing`", missing, MISSING), augment, seed
         self.named = Named.of(self.cache, name, names)
         self.images, self.view = readable(images), self.cache.renderer.view(augment)
-        self.labels, self.spec = self.cache.labels, type(images).__name__
+        self.spec = type(images).__name__
         self.shown = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.cache.lookup  # noqa: B018 made once, before workers are forked
 
@@ -77,7 +77,7 @@ class CachedStream(IterableDataset):
                 yield self.plain(number, found, digest, epoch)
 
     def answered(self, number: int, found: Item, row: int, epoch: int) -> tuple:
-        label, stored = found.label, int(self.labels[row])
+        label, stored = found.label, int(self.cache.labels_of([row])[0])
         if -1 not in (label, stored) and label != stored:
             expected, remedy = f"label {stored}, as the cache has it", "number the classes alike, or dump again"
             raise DataChanged(f"{self.cache.path} on {self.spec}, item {number}", expected, f"label {label}", remedy)

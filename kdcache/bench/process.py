@@ -16,7 +16,7 @@ import torch
 
 from kdcache.cache import Writer, create, open_cache
 from kdcache.cache.layout import BLOCK_ROWS
-from kdcache.cache.meta import FORMAT, VERSION
+from kdcache.cache.meta import FORMAT, VERSION, required
 from kdcache.codecs import TopK
 from kdcache.errors import KdcacheError
 from kdcache.seeds import sample_seeds
@@ -106,7 +106,7 @@ def meta_of(rows: int, classes: int, views: int, codec: TopK) -> dict:
     names = [str(label) for label in range(classes)]
     source = {"spec": "bench", "split": "train", "rows": rows, "classes": names, "fraction": 1.0, "fingerprint": ""}
     return {
-        "format": FORMAT, "version": VERSION, "requires": [], "block_rows": BLOCK_ROWS, "source": source,
+        "format": FORMAT, "version": VERSION, "requires": required(rows), "block_rows": BLOCK_ROWS, "source": source,
         "eval": {"rows": 0}, "view": {"view": "none", "size": [32, 32]}, "views": views, "run_key": 0, "teacher": {},
         "forward": {}, "method": "st", "codec": codec.label, "knowledge": {"logits": codec.to_json()}, "libraries": {},
     }  # fmt: skip

@@ -56,6 +56,10 @@ class Store(abc.ABC):
     def labels(self) -> np.ndarray:
         """int64 [N]; -1 where there is none."""
 
+    def labels_of(self, rows: Numbers) -> np.ndarray:
+        """int64 [n]: those of some rows."""
+        return self.labels[rows]
+
     @property
     @abc.abstractmethod
     def digests(self) -> np.ndarray:

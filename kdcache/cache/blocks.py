@@ -70,6 +70,11 @@ class Blocks:
         for start in range(0, place.nbytes, CHUNK):
             yield np.frombuffer(self._read(place.offset + start, min(CHUNK, place.nbytes - start)), place.dtype)
 
+    def require_blocks(self, dataset: str) -> None:
+        """Checks every block of a dataset."""
+        for view, block in np.ndindex(self.layout.blocks(dataset)):
+            self.block(dataset, view, block)
+
     def block(self, dataset: str, view: int, block: int) -> bytes:
         """The bytes of one block, checked."""
         offset, length, _ = self.layout.span(dataset, view, block)

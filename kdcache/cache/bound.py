@@ -62,7 +62,7 @@ class Bound(Renumbered):
     @property
     def labels(self) -> np.ndarray:
         """Of the images that it knows."""
-        return np.where(self.rows >= 0, self.whole.labels[self.rows], -1)
+        return np.where(self.rows >= 0, self.whole.labels_of(self.rows.clip(0)), -1)
 
     @property
     def digests(self) -> np.ndarray:

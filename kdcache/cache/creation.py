@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.hdf5 import lay_out
-from kdcache.cache.layout import Layout, filled_datasets, is_sealed, part_of, read_layout, word_of
+from kdcache.cache.layout import Layout, filled_datasets, part_of, read_layout, sealed, word_of
 from kdcache.cache.meta import to_bytes
 from kdcache.checks import sync_folder
 from kdcache.durable import alone_in, clear_leftovers, fill_in, name_it, private_file, refused, require_room, reserve
@@ -31,7 +31,7 @@ def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
             os.ftruncate(descriptor, size)
             for offset, length in room(Layout(private, meta, places, codecs), size):
                 reserve(descriptor, length, offset)
-            fill_in(descriptor, {0: structures} | {places[name].offset: of.tobytes() for name, of in content.items()})
+            fill_in(descriptor, {0: structures} | {places[name].offset: flat(array) for name, array in content.items()})
             if read_layout(private).places != places:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             if not path.exists():
@@ -46,8 +46,8 @@ def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str
     rows = meta["block_rows"]
     shapes, _ = filled_datasets(meta, "/meta")
     content = {"meta": to_bytes(meta)} | dict(known)
-    content["seal"] = np.array([seal_of(content)], dtype="<u4")
     content |= {f"blocks/{name}": words_of(meta, name, known[name]) for name in shapes if name in known}
+    content["seal"] = np.array([seal_of(content)], dtype="<u4")
     words = {f"blocks/{name}": (np.dtype("<u8"), (*s[:-1], -(-s[-1] // rows))) for name, (_, s) in shapes.items()}
     return shapes | words | {name: (array.dtype, array.shape) for name, array in content.items()}, content
 
@@ -55,10 +55,10 @@ def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str
 def seal_of(content: Mapping[str, np.ndarray]) -> int:
     """What `sealed_crc` has to find in the file."""
     crc = 0
-    for name, array in sorted(content.items()):
-        if is_sealed(name):
-            crc = zlib.crc32(f"{name}:{array.dtype.str}:{array.shape}".encode(), crc)
-            crc = zlib.crc32(array.tobytes(), crc)
+    for name in sealed(content):
+        array = content[name]
+        crc = zlib.crc32(f"{name}:{array.dtype.str}:{array.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array), crc)
     return crc
 
 
@@ -85,8 +85,13 @@ def room(layout: Layout, size: int) -> Iterator[tuple[int, int]]:
             yield layout.span(name, view, block)[:2]
 
 
+def flat(array: np.ndarray) -> memoryview:
+    """Its bytes, not copied: those of a billion rows would not fit twice."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def words_of(meta: dict, name: str, array: np.ndarray) -> np.ndarray:
     """The words of a one-dimensional dataset that is done."""
     rows = meta["block_rows"]
-    parts = [array[start : start + rows].tobytes() for start in range(0, len(array), rows)]
+    parts = (np.ascontiguousarray(array[start : start + rows]) for start in range(0, len(array), rows))
     return np.array([word_of(meta["version"], name, 0, block, part) for block, part in enumerate(parts)], dtype="<u8")

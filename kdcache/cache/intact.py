@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.layout import Layout, merging, sealed_crc
+from kdcache.cache.layout import Layout, merging, sealed, sealed_crc
 from kdcache.errors import CacheError
 
 
@@ -25,8 +25,9 @@ def require_intact(layout: Layout) -> int:
                 raise CacheError(layout.path, "a finished cache", found, "run the same command again to finish it")
         seal = require_seal(blocks, "copy or dump it again")
         bounds = {"labels": (-1, len(layout.meta["source"]["classes"])), "canaries/row": (0, layout.rows)}
+        covered = sealed(layout.places)
         for name, (low, high) in (bounds | {"canaries/view": (0, layout.views)}).items():
-            for values in blocks.pieces(name) if name in layout.places else ():
+            for values in blocks.pieces(name) if name in covered else ():
                 if not (low <= values.min() and values.max() < high):
                     found = f"{values.min()} to {values.max()}"
                     raise CacheError(f"{layout.path}:/{name}", f"{low} to {high - 1}", found, "dump it again")
@@ -34,7 +35,8 @@ def require_intact(layout: Layout) -> int:
 
 
 def require_seal(file: Blocks, remedy: str) -> int:
-    """Refuses a file whose header, labels, canaries or constants are not those that it was begun with; its seal."""
+    """Refuses a file whose header, labels (or their words), canaries or constants are other ones than at its beginning;
+    its seal."""
     seal = int(file.array("seal")[0])
     if seal != sealed_crc(file.layout, file.file):
         raise CacheError(file.layout.path, "an intact header", "a wrong seal", remedy)
@@ -43,7 +45,9 @@ def require_seal(file: Blocks, remedy: str) -> int:
 
 def require_seal_if_any(file: Blocks) -> bool:
     """The same of an unfinished file; whether it has a seal, as one that an earlier version began has none yet."""
-    sealed = bool(file.array("seal")[0])
-    if sealed:
-        require_seal(file, "remove it and run the command again")
-    return sealed
+    if not file.array("seal")[0]:
+        return False
+    require_seal(file, "remove it and run the command again")
+    if "labels" in file.layout.filled():
+        file.require_blocks("labels")
+    return True

@@ -57,6 +57,9 @@ class Joined(Store):
     def labels(self) -> np.ndarray:
         return self.first.labels
 
+    def labels_of(self, rows: Numbers) -> np.ndarray:
+        return self.first.labels_of(rows)
+
     @property
     def digests(self) -> np.ndarray:
         return self.first.digests

@@ -13,6 +13,9 @@
     /blocks/<dataset>   u64[V,NB]    per block of rows: DONE in the high half, CRC-32 of place and bytes in the low half
     /seal               u32          CRC-32 over what is not filled in, written with it; formerly zero until the end
 
+In a file that requires `label-blocks`, as those of many rows do, labels have words in /blocks/labels, and the seal
+covers these in their place.
+
 Invariants: every dataset is contiguous, unfiltered, allocated at creation and aligned to 4096 bytes. HDF5's structures
 are written once, at creation, under a private name; after that only the bytes of datasets change. A file is called
 X.part until its last block is on disk. No pickle. A row of zeros in /blocks is a block not yet done.
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +36,7 @@ import numpy as np
 
 from kdcache import codecs
 from kdcache.cache.hdf5 import SIGNATURE, Place, read_structure
-from kdcache.cache.meta import LONGEST, REMEDY, read_header
+from kdcache.cache.meta import LABEL_BLOCKS, LONGEST, REMEDY, read_header
 from kdcache.cache.share import Shard
 from kdcache.checks import short
 from kdcache.codecs import Codec
@@ -41,7 +44,9 @@ from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32
 BLOCK_ROWS = 1024
-SEALED = ("meta", "labels", "eval_labels", "eval_digests")  # with canaries and constants: what the seal covers
+LABEL_WORDS = "blocks/labels"
+SEALED = {"meta", "labels", "eval_labels", "eval_digests"}  # with canaries and constants: what the seal covers
+KNOWN = ("digests", "labels")  # what has blocks and is known when a file is begun
 CANARIES = {"row": "<i8", "view": "<i8", "crc": "<u4"}  # beside them `logits`, `thumb`, `pixels`, if any
 THUMB = (3, 8, 8)
 SAMPLED = 4096  # values of each canary whose file is decoded, at even distances; of a smaller one, all
@@ -83,7 +88,7 @@ class Layout:
     def filled(self) -> list[str]:
         """The datasets that are filled in block by block."""
         parts = [f"{part}/{name}" for part in ("eval", "knowledge") for name in self.codecs]
-        return [name for name in ("digests", *parts, "seeds") if name in self.places]
+        return [name for name in (*KNOWN, *parts, "seeds") if f"blocks/{name}" in self.places]
 
     def blocks(self, dataset: str) -> tuple[int, int]:
         """How many views and blocks of rows a dataset has."""
@@ -129,6 +134,8 @@ def filled_datasets(meta: dict, place: object) -> tuple[dict[str, tuple[np.dtype
     rows, views, held_out = meta["source"]["rows"], meta["views"], meta["eval"]["rows"]
     found = {name: codecs.from_json(place, header) for name, header in meta["knowledge"].items()}
     shapes = {"digests": (np.dtype("<u8"), (rows,)), "seeds": (np.dtype("<u8"), (views, rows))}
+    if LABEL_BLOCKS in meta["requires"]:
+        shapes["labels"] = (np.dtype("<i4"), (rows,))
     for name, codec in found.items():
         shapes[f"knowledge/{name}"] = (codec.dtype, (views, rows))
         if held_out:
@@ -208,6 +215,8 @@ def check(layout: Layout, shapes: dict) -> None:
         if place is None or place.shape != shape or place.dtype != dtype:
             found = "none" if place is None else f"{place.dtype}{list(place.shape)}"
             raise CacheError(f"{layout.path}:/{name}", f"{dtype}{list(shape)}", found, REMEDY)
+    if LABEL_WORDS in layout.places.keys() - expected.keys():
+        raise CacheError(f"{layout.path}:/{LABEL_WORDS}", f"none without {LABEL_BLOCKS} in `requires`", "some", REMEDY)
     for name, place in layout.places.items():
         if name.startswith("constants/") and place.dtype.kind not in "iufb":
             raise CacheError(f"{layout.path}:/{name}", "numbers", f"{place.dtype}{list(place.shape)}", REMEDY)
@@ -219,18 +228,20 @@ def sampled_values(size: Sequence[int]) -> int:
     return min(SAMPLED, 3 * height * width)
 
 
-def is_sealed(name: str) -> bool:
-    return name in SEALED or name.startswith(("canaries/", "constants/"))
+def sealed(names: Iterable[str]) -> list[str]:
+    """Those datasets of a file that the seal covers, in its order."""
+    whole = SEALED if LABEL_WORDS not in names else SEALED - {"labels"} | {LABEL_WORDS}
+    return sorted(name for name in names if name in whole or name.startswith(("canaries/", "constants/")))
 
 
 def sealed_crc(layout: Layout, file) -> int:
     """CRC over everything that is not filled in, in the order of names."""
     crc = 0
-    for name, place in sorted(layout.places.items()):
-        if is_sealed(name):
-            crc = zlib.crc32(f"{name}:{place.dtype.str}:{place.shape}".encode(), crc)
-            for start in range(0, place.nbytes, CHUNK):
-                crc = zlib.crc32(os.pread(file.fileno(), min(CHUNK, place.nbytes - start), place.offset + start), crc)
+    for name in sealed(layout.places):
+        place = layout.places[name]
+        crc = zlib.crc32(f"{name}:{place.dtype.str}:{place.shape}".encode(), crc)
+        for start in range(0, place.nbytes, CHUNK):
+            crc = zlib.crc32(os.pread(file.fileno(), min(CHUNK, place.nbytes - start), place.offset + start), crc)
     return crc
 
 

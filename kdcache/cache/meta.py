@@ -13,7 +13,9 @@ from kdcache.errors import CacheError
 
 FORMAT, VERSION = "kdcache", 2
 READABLE = (1, 2)
-FEATURES = frozenset({"shard"})  # required features that this reader understands
+LABEL_BLOCKS = "label-blocks"  # labels are checked block by block, as records are, and the seal covers their words
+FEATURES = frozenset({"shard", LABEL_BLOCKS})  # required features that this reader understands
+MANY_ROWS = 1 << 24  # from so many on, a new file has blocks of labels; of fewer, all are checked in some 0.05 s
 LONGEST = 64 << 20  # bytes of a header; one of 20 000 classes has less than one of them
 REMEDY = "copy or dump it again"
 
@@ -99,6 +101,11 @@ APART = {
 }
 MEASURED = {EVERY: [{"codec": text, "bytes": count, "kl?": by_temperature, "error?": difference}]}
 """What only the header of a file has that is not the whole answer to a request."""
+
+
+def required(rows: int, shard: bool = False) -> list[str]:
+    """What a reader of a new file has to understand."""
+    return ["shard"] * shard + [LABEL_BLOCKS] * (rows >= MANY_ROWS)
 
 
 def read_header(path: Path, data: bytes) -> dict:

@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 from kdcache.cache.hdf5 import Place, structure_by
-from kdcache.cache.layout import is_sealed, require_file
+from kdcache.cache.layout import require_file, sealed
 from kdcache.cache.meta import REMEDY
 from kdcache.checks import own_folder, short
 from kdcache.durable import alone_in, clear_leftovers, name_it, private_file, refused, write
@@ -81,8 +81,10 @@ class Mirror:
         try:
             pages.bring(0, 48 if self.remote.ranges else self.size)
             require_file(path)
-            for name, place in structure_of(path, pages).items():
-                if is_sealed(name) or name == "seal" or name.startswith("blocks/"):
+            places = structure_of(path, pages)
+            needed = {*sealed(places), "seal"}
+            for name, place in places.items():
+                if name in needed or name.startswith("blocks/"):
                     pages.bring(place.offset, place.nbytes)
         except CacheError as error:
             raise self.named(error, path) from None

@@ -29,7 +29,7 @@ from kdcache.types import quiet
 Words = Mapping[str, np.ndarray]
 """What a file says of its blocks, u64 [V, NB] for each dataset that is filled in."""
 
-OWN = ("shard", "requires", "measured", "libraries")  # what may differ between the shards of a dump
+OWN = ("shard", "measured", "libraries")  # what may differ between the shards of a dump
 LATER = {f"canaries/{name}" for name in ("logits", "thumb", "pixels")}  # which a shard of before may lack
 EXACT = {
     "labels": (DataChanged, "labels"),
@@ -57,7 +57,7 @@ def merge(paths: Sequence[Path], path: Path, progress=quiet) -> Path:
         measured = [found for file in files if (found := file.layout.meta.get("exactness"))]
         if len(measured) == len(files):  # the least exact of the machines speaks for all
             meta["exactness"] = max(measured, key=lambda found: found.get("relative", 0))
-        meta["requires"] = [feature for feature in meta["requires"] if feature != "shard"]
+        meta["requires"] = of_the_whole(first)
 
         def read(dataset: str, view: int, block: int) -> bytes:
             return files[holders[dataset][view, block]].block(dataset, view, block)
@@ -82,10 +82,9 @@ def prune(
         remedy = "name fewer `views` or `knowledge`, or a smaller `fraction`"
         raise UsageError(source, "something to leave out", "all of it kept", remedy)
     with Blocks(layout) as blocks:
-        datasets = ["digests", "seeds", *(f"{part}/{name}" for part in ("eval", "knowledge") for name in names)]
-        origin = {  # of each view of each dataset
-            name: kept if len(layout.places[name].shape) == 2 else [0] for name in datasets if name in layout.places
-        }
+        others = {f"{part}/{name}" for part in ("eval", "knowledge") for name in layout.codecs if name not in names}
+        datasets = [name for name in layout.filled() if name not in others]
+        origin = {name: kept if len(layout.places[name].shape) == 2 else [0] for name in datasets}  # of each view
         meta, content = pruned(layout.meta, kept, names), known(blocks, kept)
         if rows is not None:
             meta["pruned_from"] = {"rows": layout.rows} | meta["pruned_from"]
@@ -172,7 +171,8 @@ def require_kin(first: Blocks, other: Blocks) -> None:
     place, named = other.layout.path, f"in {first.layout.path}"
     remedy = "merge the shards of one dump-logits"
     asked = {key: value for key, value in other.layout.meta.items() if key not in OWN}
-    require_same(place, {**first.layout.meta, "shard": None}, asked, remedy, named)
+    asked["requires"] = of_the_whole(other)
+    require_same(place, {**first.layout.meta, "shard": None, "requires": of_the_whole(first)}, asked, remedy, named)
     sides = shapes(first), shapes(other)
     lacking = LATER & (sides[0].keys() ^ sides[1].keys())
     expected, found = ({name: shape for name, shape in side.items() if name not in lacking} for side in sides)
@@ -191,6 +191,11 @@ def require_kin(first: Blocks, other: Blocks) -> None:
             if not error <= tolerance * max(1.0, float(np.abs(ours).max(initial=0))):
                 remedy = "dump all shards on machines of one kind"
                 raise TeacherChanged(f"{place}:/{name}", f"what is {named}", f"other values by {error:.3g}", remedy)
+
+
+def of_the_whole(shard: Blocks) -> list[str]:
+    """What a reader of the merged file has to understand."""
+    return [feature for feature in shard.meta["requires"] if feature != "shard"]
 
 
 def shapes(file: Blocks) -> dict[str, tuple[int, ...]]:
@@ -232,8 +237,8 @@ def require_none_missing(files: Sequence[Blocks], missing: Mapping[str, np.ndarr
 def known(file: Blocks, views: Sequence[int] | None = None) -> dict[str, np.ndarray]:
     """What was known when a file was begun; of some views, their canaries alone, under their new numbers."""
     found = {name: file.array(name) for name in shapes(file)}
-    for block in range(file.layout.blocks("digests")[1]):
-        file.block("digests", 0, block)
+    for name in found.keys() & set(file.layout.filled()):
+        file.require_blocks(name)
     return found if views is None else with_canaries_of(found, "view", views)
 
 

@@ -22,6 +22,8 @@ class Shard:
 
 def turns(shape: tuple[int, ...], parts: int) -> np.ndarray:
     """Which part has each block [V, NB]; shifted now and then, or one might have every short last block."""
+    if parts == 1:
+        return np.zeros(shape, np.int64)
     numbers = np.arange(math.prod(shape)).reshape(shape)
     period = min(math.lcm(shape[-1], parts), numbers.size)
     return (numbers + numbers // max(period, 1)) % parts

@@ -45,7 +45,10 @@ class Subset(Renumbered):
 
     @property
     def labels(self) -> np.ndarray:
-        return self.whole.labels[self.rows]
+        return self.whole.labels_of(self.rows)
+
+    def labels_of(self, rows: Numbers) -> np.ndarray:
+        return self.whole.labels_of(self.rows[rows])
 
     @property
     def digests(self) -> np.ndarray:

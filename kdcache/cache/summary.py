@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import Layout, merging, read_layout
-from kdcache.cache.mapped import mirror_of
+from kdcache.cache.mapped_file import mirror_of
 from kdcache.cache.writer import blocks_done
 from kdcache.checks import is_url
 

@@ -21,7 +21,7 @@ from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import bytes_of
 from kdcache.cache.intact import require_intact
 from kdcache.cache.layout import block_rows, part_of, read_layout
-from kdcache.cache.meta import FORMAT, VERSION
+from kdcache.cache.meta import FORMAT, VERSION, required
 from kdcache.cache.same import require_same
 from kdcache.cache.share import Shard
 from kdcache.codecs import Codec
@@ -122,7 +122,7 @@ class Dump:
         meta = self.request() | {
             "format": FORMAT,
             "version": VERSION,
-            "requires": ["shard"] if self.shard else [],
+            "requires": required(len(source), bool(self.shard)),
             "block_rows": block_rows(self.teacher.forward.batch),
             "knowledge": {name: codec.to_json() for name, codec in fitted.items()},
             "loss": method.described(),  # what a student minimises, for `inspect`, which loads no torch

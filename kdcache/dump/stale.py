@@ -8,12 +8,10 @@ from pathlib import Path
 
 from kdcache.cache import Writer
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.layout import part_of, read_layout
+from kdcache.cache.layout import KNOWN, part_of, read_layout
 from kdcache.cache.same import differing
 from kdcache.checks import short
 from kdcache.errors import CacheError, KdcacheWarning
-
-KNOWN = ("digests",)  # the filled datasets whose content is known when a file is made
 
 
 def nothing_done(file: Blocks) -> bool:

@@ -81,7 +81,7 @@ class Sheet:
     def __init__(self, cache: Cache, chosen: np.ndarray, answers: list[list[Answer]], rendering: View):
         from PIL import Image, ImageDraw
 
-        self.answers, self.labels, views = answers, cache.labels[chosen], len(answers)
+        self.answers, self.labels, views = answers, cache.labels_of(chosen), len(answers)
         self.height, self.width = tile(rendering.size)
         self.classes = cache.classes
         self.parts = BAR if rendering.mixes else 0  # a line that says what was mixed
