@@ -29,10 +29,6 @@ class Untouched(Plain):
     def parse(cls, spec, argument, size):
         return cls(same_size(spec, size))
 
-    @classmethod
-    def from_json(cls, place, header):
-        return cls(size_in(header))
-
     def render(self, images, seeds):
         return stacked(self, images)
 
@@ -119,10 +115,6 @@ class Resized(Plain):
     @classmethod
     def parse(cls, spec, argument, size):
         return cls(square_of(spec, argument, size))
-
-    @classmethod
-    def from_json(cls, place, header):
-        return cls(size_in(header))
 
 
 @dataclass(frozen=True)
