@@ -22,7 +22,7 @@ from kdcache.cli import main
 from kdcache.errors import KdcacheError
 from kdcache.jobs import estimates
 from kdcache.jobs.catalogue import KEPT, USUAL, methods_for, methods_table, tables
-from kdcache.methods import METHODS, response
+from kdcache.methods import METHODS
 from kdcache.types import Batch
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,6 @@ FEWER = {
     "views = 30": "views = 2",
     '"resnet20", teacher=': '"tiny-2", teacher=',
 }  # and code reads so
-INSIDE = {"contributing.md": response}  # where its code says that it stands
 LONG = {"own-network.md", "recipes.md", "views.md"}  # whole recipes, and what takes timm: run by make test-all
 NAMED = re.compile(r"# (\w+\.\w+)$", re.MULTILINE)  # the first line of what a page shows as a file
 
@@ -109,7 +108,7 @@ def test_a_page_runs_from_top_to_bottom(page, in_tmp, monkeypatch):
         monkeypatch.delitem(sys.modules, "my_nets", raising=False)
     if page.name == "data.md":
         own_images(in_tmp, monkeypatch)
-    names = {**vars(INSIDE[page.name])} if page.name in INSIDE else {}
+    names: dict = {}
     monkeypatch.setattr(estimates, "LEAST_SECONDS", 0.0)  # of what a network is measured for, to say what it takes
     for kind, text in blocks(page):
         if file := NAMED.match(text):  # a recipe, or a module
@@ -139,16 +138,6 @@ def test_what_a_page_names_exists(page):
         if name in main.commands:
             known = {opt for p in main.commands[name].params for opt in (*p.opts, *p.secondary_opts)} | {"--help"}
             assert {word for word in arguments if word.startswith("--")} <= known, text
-
-
-def test_the_method_that_is_made_up_is_one(in_tmp, monkeypatch):
-    """`docs/contributing.md` shows the whole of what a method needs."""
-    names = {**vars(response)}
-    exec(blocks(ROOT / "docs" / "contributing.md")[0][1], names)
-    monkeypatch.setitem(METHODS, "distance", names["AbsoluteDistance"])
-    good("pseudo-teacher --data synthetic:64,4,16 --views 1 -o logits.h5")
-    found = good("train-student --cache logits.h5 --student tiny-2 --method distance --epochs 1 --json").json()
-    assert found["top1"] >= 0
 
 
 def examples() -> list:
