@@ -10,8 +10,8 @@ import pytest
 from cli_cases import DUMP, good, kdcache
 
 from kdcache.cli import voice
-from kdcache.cli.frame import Stopped
 from kdcache.cli.progress import bar
+from kdcache.cli.signals import Stopped
 from kdcache.errors import UsageError
 from kdcache.jobs import Data, workers_for
 from kdcache.ranks import Ranks
