@@ -447,6 +447,12 @@ def test_embeddings_in_a_codec_of_their_own_lie_in_one_cache():
     refused("run emb.toml --dry-run", 2, "emb.toml:", "[dump], codec f16,emb=int8", "embeddings among what is stored")
 
 
+def test_a_pack_of_images_in_memory_is_planned_too():
+    Path("p.toml").write_text(f"pack = true\nseeds = 1\n{TEACHER}[dump]\nviews = 1\n[[student]]\nmodel = 'tiny-2'\n")
+    (pack, *_) = good(f"run p.toml --workers 0 {CPU} --dry-run --json").json()["stages"]
+    assert (pack["stage"], pack["bytes"]) == ("pack", 1797 * 3 * 32 * 32)
+
+
 def test_a_pack_is_made_once_and_is_to_results_what_its_images_are():
     for number in range(40):
         folder = Path("pictures", "train" if number < 32 else "test", "ab"[number % 2])

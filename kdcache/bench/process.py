@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,9 @@ def started(job: dict) -> Iterator[subprocess.Popen]:
     where = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     where["OMP_NUM_THREADS"] = "1"  # several at once are not to fight for the cores
     command = [sys.executable, "-c", "import kdcache.bench.process as p; p.answer()"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes, env=where, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=where, start_new_session=True
+    ) as process:
         try:
             tell(process, json.dumps(job))
             yield process
@@ -40,11 +41,13 @@ def started(job: dict) -> Iterator[subprocess.Popen]:
 
 
 def tell(process: subprocess.Popen, line: str = "") -> None:
+    assert process.stdin is not None
     process.stdin.write(f"{line}\n")
     process.stdin.flush()
 
 
 def heard(process: subprocess.Popen) -> dict:
+    assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise KdcacheError("bench scale", "a process that ends well", "one that died", "see its error above")
@@ -55,7 +58,8 @@ def answer() -> None:
     """The other side: what the job found; then, as soon as everybody is ready, the memory that it has come to."""
     job = json.loads(sys.stdin.readline())
     before = memory()
-    say({"write": write, "read": read}[job.pop("do")](**job))
+    doing: dict[str, Callable[..., dict]] = {"write": write, "read": read}
+    say(doing[job.pop("do")](**job))
     sys.stdin.readline()
     say({name: value - before[name] for name, value in memory().items()})
     sys.stdin.readline()
@@ -90,7 +94,7 @@ def write(path: str, rows: int, classes: int, views: int) -> dict:
         for view in range(views):
             for block, first in enumerate(range(0, rows, BLOCK_ROWS)):
                 span = np.arange(first, min(first + BLOCK_ROWS, rows))
-                writer.put("seeds", view, block, sample_seeds(0, np.int64([view]), span).view("<u8"))
+                writer.put("seeds", view, block, sample_seeds(0, np.array([view], np.int64), span).view("<u8"))
                 writer.put("knowledge/logits", view, block, records[: len(span)])
                 writer.sync()
         writer.finish()

@@ -31,7 +31,7 @@ def bench_replay(progress) -> dict:
 def compared(spec: str, side: int, batch: int, least: str, least_ratio: str, progress) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
-    view = open_view(spec, (side, side))
+    view = open_view(spec, (side, side)).plain
     seeds = torch.from_numpy(seeds_of(view, 0, 0, np.arange(batch)))
     library = Albumentations(view.size, pipeline(spec, view.size), (side, side))
     rendered = view.render(images, seeds)

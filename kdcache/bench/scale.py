@@ -18,26 +18,21 @@ def bench_scale(progress, rows: int = 1_281_167, classes: int = 1000, views: int
     """Synthetic top-16 logits, with no network, in a folder that is removed afterwards."""
     need, free = rows * (A_ROW + views * A_VIEW), shutil.disk_usage(".").free
     if need > free:
-        found = f"{free / 1e6:.0f} MB in the current folder"
-        raise UsageError(
-            "bench scale",
-            f"{need / 1e6:.0f} MB of free space",
-            found,
-            "go to a larger disk, or take fewer `rows`",
-        )
+        expected, there = f"{need / 1e6:.0f} MB of free space", f"{free / 1e6:.0f} MB in the current folder"
+        raise UsageError("bench scale", expected, there, "go to a larger disk, or take fewer `rows`")
     small = max(1, rows // SMALLER)
     with tempfile.TemporaryDirectory(prefix="kdcache-bench-", dir=".") as folder:
         paths = {size: f"{folder}/{size}.h5" for size in (small, rows)}
         steps = [(do, size) for size in paths for do in ("write", "read")]
-        found = {}
+        found: dict[tuple[str, int], list[dict]] = {}
         for do, size in progress([*steps, ("share", rows)], total=len(steps) + 1, desc="scale"):
             if do == "write":
                 job = {"do": do, "path": paths[size], "rows": size, "classes": classes, "views": views}
-                found[do, size] = worked([job])[0]
+                found[do, size] = worked([job])
             else:
                 readers = READERS if do == "share" else 1
                 found[do, size] = worked([{"do": "read", "path": paths[size], "rounds": ROUNDS}] * readers)
-    figures = [*speeds(found["write", rows], found["read", rows][0], rows * views), *memories(found, small, rows)]
+    figures = [*speeds(found["write", rows][0], found["read", rows][0], rows * views), *memories(found, small, rows)]
     return {"what": f"{rows} rows of {classes} classes in {views} views, top-16, no network", "figures": figures}
 
 
@@ -67,7 +62,7 @@ def speeds(written: dict, read: dict, sample_views: int) -> list[dict]:
 
 def memories(found: dict, small: int, rows: int) -> list[dict]:
     """Growth since before the job; nothing where the system does not tell."""
-    if not found["write", rows]["memory"]:
+    if not found["write", rows][0]["memory"]:
         return []
 
     def line(name: str, size: int, grown: float, bar: str) -> dict:
@@ -76,7 +71,7 @@ def memories(found: dict, small: int, rows: int) -> list[dict]:
     shared = found["share", rows]
     together = sum(one["memory"]["unshared"] for one in shared)
     return [
-        *(line("most memory of the writer", n, found["write", n]["memory"]["peak"], "flat") for n in (small, rows)),
+        *(line("most memory of the writer", n, found["write", n][0]["memory"]["peak"], "flat") for n in (small, rows)),
         *(line("memory of a reader", n, found["read", n][0]["memory"]["own"], "flat") for n in (small, rows)),
         line(f"{len(shared)} readers together, unshared", rows, together, f"{len(shared)} times that of one"),
     ]

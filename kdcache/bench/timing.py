@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -13,7 +13,7 @@ from kdcache.report.table import columns
 NOISE = "the noise"  # what stands beside A against A
 
 
-def alternate(sides: dict[str, Callable[[], object]], rounds: int, progress, desc: str) -> dict[str, list[float]]:
+def alternate(sides: Mapping[str, Callable[[], object]], rounds: int, progress, desc: str) -> dict[str, list[float]]:
     """Seconds of every side in every round, one after the other, so that a drift of the machine meets all alike."""
     for side in sides.values():
         side()

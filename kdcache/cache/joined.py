@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -265,7 +265,7 @@ class Average(Joined):
 
     def mean(self, logits: Sequence[Tensor]) -> Tensor:
         if self.space == "logits":
-            return sum(w * part for w, part in zip(self.weights, logits, strict=True))
+            return reduce(torch.add, [w * part for w, part in zip(self.weights, logits, strict=True)])
         parts = [
             part.div(self.temperature).log_softmax(1) + math.log(w)
             for w, part in zip(self.weights, logits, strict=True)

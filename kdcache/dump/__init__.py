@@ -106,7 +106,7 @@ class Dump:
         if was_finished:
             with Blocks(finished) as file:
                 self.require_unchanged(file, exact=False)
-                if "eval_digests" in file.layout.places:  # nothing will read these images, so that all are hashed
+                if self.held_out and "eval_digests" in file.layout.places:  # nothing will read these: all are hashed
                     every, digests = np.arange(len(self.held_out.source)), file.array("eval_digests")
                     require_digests(self.path, self.held_out.source, every, digests, "evaluation ")
         return self.path
@@ -151,7 +151,7 @@ class Dump:
     def require_unchanged(self, file: Blocks, exact: bool) -> None:
         """Refuses images, or a rendering of them, that are not those that the file was begun with."""
         self.loader.source.expect(file.digests)
-        if "eval_digests" in file.layout.places:
+        if self.held_out and "eval_digests" in file.layout.places:
             self.held_out.source.expect(file.array("eval_digests"))
         require_pixels(file, self.loader, exact)
 
@@ -170,7 +170,8 @@ class Dump:
                     values = values[:2]
                 parts.setdefault(name, []).append(values)
         require_stored(self.codec, parts)
-        chosen, measured = {}, {}
+        chosen: dict[str, Codec] = {}
+        measured: dict[str, list] = {}
         for name, several in parts.items():
             chosen[name], table = fitted(self.teacher.method, name, torch.cat(several), self.codec)
             measured |= {name: table} if table else {}

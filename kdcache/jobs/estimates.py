@@ -22,7 +22,7 @@ from kdcache.jobs.data import Data
 from kdcache.jobs.like import Like
 from kdcache.jobs.loading import Normalisation, load_teacher, teacher_folder
 from kdcache.jobs.machine import workers_for
-from kdcache.jobs.packs import estimate
+from kdcache.jobs.packs import decoded, estimate
 from kdcache.methods import Method
 from kdcache.methods import build as build_method
 from kdcache.models.network import Network, check_output, shapes
@@ -68,7 +68,7 @@ def plan(
         rate, logits = measured_rate(live, rendered(loader, batch), SECONDS)
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(built, every, codec, logits)
-    pack = estimate(data.train, workers_for(data, None))
+    pack = estimate(data.train, workers_for(data, None)) if decoded(data.train) else None
     dump, looped = count * n / (rate * ranks), epochs * students * n / (rate * ranks)
     folder = path.absolute().parent
     return {

@@ -120,14 +120,17 @@ def compared(file: PackFile, pixels: Pixels, source: Source, progress) -> Iterat
     yield Check(f"{split.name} decoded", not differ, f"{differ} of {len(rows)} are other pixels here{cause}")
 
 
-def estimate(data: Source, workers: int) -> dict | None:
-    """Bytes of a pack of these images, and seconds that decoding them costs an epoch; None where none are decoded."""
-    if data.raw or data.resident is not None:
-        return None
+def decoded(data: Source) -> bool:
+    """Whether an image is decoded whenever it is read."""
+    return not data.raw and data.resident is None
+
+
+def estimate(data: Source, workers: int) -> dict:
+    """Bytes of a pack of these images, and seconds that decoding them costs an epoch."""
     some = data.take(np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], len(data))))
     pixels = 3 * float(sizes_of(some, workers).prod(1).mean())
     started = time.perf_counter()
-    for row in range(len(some)):
+    for row in range(len(some)) if decoded(data) else ():
         some.read([row])
     each = (time.perf_counter() - started) / len(some)
     return {"bytes": round(pixels * len(data)), "decode_seconds": each * len(data) / max(1, workers)}

@@ -135,7 +135,8 @@ def run_trials(study, search: Search, trials: int, folder: Path, remark: Callabl
             study.tell(trial, state=state("PRUNED"))
         else:
             study.tell(trial, value)
-        remark(f"trial {trial.number}: {why or f'accuracy {100 * value:.2f} %'}")
+            why = why or f"accuracy {100 * value:.2f} %"
+        remark(f"trial {trial.number}: {why}")
 
 
 def attempt(trial, student: jobs.Student, folder: Path) -> tuple[float | None, str]:

@@ -81,7 +81,7 @@ class Attention(Method):
 
     def kept(self, tap: str, shape: Sequence[int]) -> tuple[str, tuple[int, int]]:
         """What the map of a tap of this shape is called, and its grid."""
-        own, grid = tuple(shape[-2:]), self.grids[tap]
+        own, grid = (shape[-2], shape[-1]), self.grids[tap]
         if grid and any(a > b for a, b in zip(grid, own, strict=True)):
             raise UsageError(f"{PLACE} at {tap}", f"a grid within {times(own)}", times(grid), "state a smaller one")
         return self.names(tap)[-1 if grid == own else 0], grid or own
@@ -113,7 +113,7 @@ def attention(features: Tensor) -> Tensor:
     return unit(energy.flatten(1)).view_as(energy)
 
 
-def grid_per_tap(grid) -> list[tuple[int, int] | None]:
+def grid_per_tap(grid) -> Sequence[tuple[int, int] | None]:
     """One (h, w), or none, for each of the three stages."""
     if grid is None:
         return [None] * 3

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class Method(nn.Module):
     """Those of the teacher's taps of which it asks for the BatchNorm in front of the ReLU."""
     term = ""
     """The name of its term; a method of several says so in `weights`."""
+    weight: float
+    """What its term is multiplied by, where it has one of its own."""
     ce = 1.0
     """The weight of the cross-entropy beside this method's terms."""
     smoothing = 0.0
@@ -52,7 +55,7 @@ class Method(nn.Module):
     """Whether it keeps something of the rows from step to step (`stepped`), and so has to be shown all of them."""
     codecs: Mapping[str, str] = {}
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
-    variants: Mapping[str, Mapping[str, object]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Named sets of options: `at/zoo` is `METHODS["at"](**variants["zoo"])`."""
     init_share = 0.0
     """The share of the epochs that goes to an initialisation stage, in which `init_terms` alone are minimised."""
@@ -222,22 +225,24 @@ def cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tenso
     Of a mixed image, each of the two labels counts with its share, above and below: a share of an image that has no
     label is left out, as is a row that has none.
     """
-    if batch.shares is not None:
-        return mixed_cross_entropy(logits, batch, smoothing)
+    if batch.shares is not None and batch.others is not None:
+        return mixed_cross_entropy(logits, batch, batch.others, batch.shares.to(logits), smoothing)
     total = F.cross_entropy(logits, batch.targets, ignore_index=-1, reduction="sum", label_smoothing=smoothing)
     count = label_count(batch, (batch.targets >= 0).sum())
     return total / count.where(count > 0, 1)
 
 
-def mixed_cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
-    labels, shares = (batch.targets, batch.others), batch.shares.to(logits)
-    how = {"ignore_index": -1, "reduction": "none", "label_smoothing": smoothing}
-    total = weight = 0.0
-    for targets, share in zip(labels, (shares, 1 - shares), strict=True):
-        total = total + (share * F.cross_entropy(logits, targets, **how)).sum()
-        weight = weight + (share * (targets >= 0)).sum()
-    weight = label_count(batch, weight)
-    return total / weight.where(weight > 0, 1)
+def mixed_cross_entropy(logits: Tensor, batch: Batch, others: Tensor, shares: Tensor, smoothing: float) -> Tensor:
+    first, own = of_shares(logits, batch.targets, shares, smoothing)
+    second, rest = of_shares(logits, others, 1 - shares, smoothing)
+    weight = label_count(batch, own + rest)
+    return (first + second) / weight.where(weight > 0, 1)
+
+
+def of_shares(logits: Tensor, targets: Tensor, shares: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The sum of cross-entropies by these shares, and that of the shares that have a label."""
+    each = F.cross_entropy(logits, targets, ignore_index=-1, reduction="none", label_smoothing=smoothing)
+    return (shares * each).sum(), (shares * (targets >= 0)).sum()
 
 
 def label_count(batch: Batch, own: Tensor) -> Tensor:
@@ -254,7 +259,7 @@ def label_count(batch: Batch, own: Tensor) -> Tensor:
 def labelled(batch: Batch) -> Tensor:
     """How much of each row has a label: 0 or 1, of a mixed image the share of what has one."""
     own = batch.targets >= 0
-    if batch.shares is None:
+    if batch.shares is None or batch.others is None:
         return own
     other = batch.others >= 0
     return (batch.shares * own + (1 - batch.shares) * other).where(~(own & other), 1)

@@ -46,7 +46,7 @@ class Binary(Method):
 def soft_labels(batch: Batch, like: Tensor) -> Tensor:
     """The labels as a row of shares each, of a mixed image those of its two labels; zeros where there is none."""
     parts = [(batch.targets, torch.ones_like(like[:, 0]))]
-    if batch.shares is not None:
+    if batch.shares is not None and batch.others is not None:
         share = batch.shares.to(like)
         parts = [(batch.targets, share), (batch.others, 1 - share)]
     found = torch.zeros_like(like, requires_grad=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -39,7 +40,7 @@ class ActivationBoundaries(Method):
     paper = "AB, Heo et al. 2019"
     ce = 0.0
     init_share = 0.3
-    codecs: ClassVar = dict.fromkeys(names("ab").values(), "bits")
+    codecs: Mapping[str, str] = dict.fromkeys(names("ab").values(), "bits")
     variants: ClassVar = {
         "rep": {"logits": False, "ce": 1.0, "rep_connectors": True, "init_share": 0.125},
         "zoo": {"logits": False, "ce": 1.0, "mean": True, "weight": 10.0, "margin": 2.0, "init_share": 0.2},
@@ -70,9 +71,10 @@ class ActivationBoundaries(Method):
 
     def connect(self, student, teacher, rep: bool) -> list[nn.Module]:
         """Author: all stages or none. RepDistiller: a regressor for each stage whose shape differs."""
-        shapes = [(known_shape(student, tap), known_shape(teacher, name, tap)) for tap, name in names("ab").items()]
-        if any(mine is None or theirs is None for mine, theirs in shapes):
-            return [nn.Identity() for _ in shapes]
+        asked = [(known_shape(student, tap), known_shape(teacher, name, tap)) for tap, name in names("ab").items()]
+        shapes = [(mine, theirs) for mine, theirs in asked if mine is not None and theirs is not None]
+        if len(shapes) < len(asked):
+            return [nn.Identity() for _ in asked]
         if rep:
             return [nn.Identity() if s == t else regressor("method ab", s, t, relu=False) for s, t in shapes]
         for tap, (mine, theirs) in zip(TAPS, shapes, strict=True):
@@ -171,7 +173,7 @@ def buffer(tap: str) -> str:
     return "margin_" + tap.removesuffix(".pre")
 
 
-def margins(norm: nn.Module) -> Tensor:
+def margins(norm: nn.BatchNorm2d) -> Tensor:
     """E[x | x < 0] for x ~ N(β, γ²), channel by channel; -3|γ| where that is hardly ever so."""
     zero = torch.zeros(norm.num_features, dtype=torch.float64)
     mean = zero if norm.bias is None else norm.bias.detach().cpu().double()

@@ -48,7 +48,7 @@ def stored(place: str, kept: Mapping[str, Tensor], *names: str) -> Tensor:
     raise UsageError(place, " or ".join(names), found, "dump the knowledge of this method with the same options")
 
 
-def last_layer(place: str, teacher: nn.Module, remedy: str) -> nn.Module:
+def last_layer(place: str, teacher: nn.Module, remedy: str) -> nn.Linear:
     """The linear layer that makes the teacher's logits: the one that it knows as such, else its last one."""
     known = getattr(teacher, "classifier", None)
     layers = [module for module in teacher.modules() if isinstance(module, nn.Linear)]
@@ -89,7 +89,7 @@ def stage_weight(stage: int, stages: int) -> float:
 class ConvNorm(nn.Module):
     """A convolution, batch statistics, perhaps an activation."""
 
-    def __init__(self, conv: nn.Module, act: nn.Module | None = None):
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, act: nn.Module | None = None):
         super().__init__()
         self.conv, self.norm, self.act = conv, nn.BatchNorm2d(conv.out_channels), act
 

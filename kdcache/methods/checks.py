@@ -26,19 +26,19 @@ def constant(value: Tensor) -> Tensor:
 
 def labelled_batch(batch: Batch) -> Batch:
     """The batch with its labels as int64."""
-    changed = {}
-    for name in ("targets", "others", "shares"):
-        if (value := getattr(batch, name)) is None:
-            continue
-        ready = constant(value)
-        if name != "shares" and value.dtype != torch.int64:
-            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-                remedy = "give class numbers, -1 where there is no label"
-                raise UsageError(f"batch.{name}", "whole numbers, one for each row", f"{value.dtype}", remedy)
-            ready = ready.long()
-        if ready is not value:
-            changed[name] = ready
-    return dataclasses.replace(batch, **changed) if changed else batch
+    targets = class_numbers("targets", batch.targets)
+    others = None if batch.others is None else class_numbers("others", batch.others)
+    shares = None if batch.shares is None else constant(batch.shares)
+    if targets is batch.targets and others is batch.others and shares is batch.shares:
+        return batch
+    return dataclasses.replace(batch, targets=targets, others=others, shares=shares)
+
+
+def class_numbers(name: str, labels: Tensor) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        remedy = "give class numbers, -1 where there is no label"
+        raise UsageError(f"batch.{name}", "whole numbers, one for each row", f"{labels.dtype}", remedy)
+    return constant(labels).long()  # itself, where it is int64
 
 
 def require_one_batch(look: Look, knowledge: Knowledge, batch: Batch) -> None:

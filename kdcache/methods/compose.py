@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ class Part:
 
     name: str
     variant: str | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the types that its constructor names
     typed: frozenset[str] = field(
         default=frozenset(), compare=False, repr=False
     )  # the options that are not of the variant
@@ -159,7 +160,7 @@ def require_own_word(place: str, key: str, value: str, options: Iterable[str]) -
     if key == "alpha" and key not in options and "weight" in options:
         remedy = "write alpha·T²·KL + (1-alpha)·CE as weight=0.9:ce=0.1, for an alpha of 0.9"
         raise UsageError(place, "weight, and ce for the cross-entropy", "'alpha'", remedy)
-    if (ours := FOREIGN.get(key.lower())) in options and key not in options:
+    if (ours := FOREIGN.get(key.lower(), key)) in options and key not in options:
         raise UsageError(place, f"{ours}, as it is called here", repr(key), f"write {ours}={value}")
 
 

@@ -129,7 +129,7 @@ def normalised(factor: Tensor) -> Tensor:
 
 def translator(channels: int, planes: int, norm: bool) -> nn.Sequential:
     """The student's half: the shape of the encoder, from the student's width."""
-    steps = []
+    steps: list[nn.Module] = []
     for a, b in ((channels, channels), (channels, planes), (planes, planes)):
         conv, act = nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.1)
         steps += [ConvNorm(conv, act)] if norm else [conv, act]

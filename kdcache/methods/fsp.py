@@ -90,7 +90,7 @@ class FSP(Method):
 
     def flow(self, a: Tensor, b: Tensor) -> Tensor:
         """[B, C, h, w] and [B, D, h, w] to [B, C, D]."""
-        size = tuple(min(x, y) for x, y in zip(a.shape[-2:], b.shape[-2:], strict=True))
+        size = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
         pooled = F.adaptive_avg_pool2d if self.pool == "avg" else F.adaptive_max_pool2d
         a, b = (x if x.shape[-2:] == size else pooled(x, size) for x in (a, b))
         with torch.autocast(a.device.type, enabled=False):

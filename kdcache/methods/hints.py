@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -52,10 +53,12 @@ class FitNet(Method):
         self.weight, self.tap, self.hint_stage, self.T, self.anneal = weight, tap, hint_stage, T, anneal
         self.taps = (tap, "logits") if hint_stage else (tap,)
         self.init_share = (0.3 if hint_stage else 0.0) if init_share is None else init_share
-        self.connector, place = nn.Identity(), f"method fitnet at {tap}"
+        self.connector: nn.Module = nn.Identity()
+        place = f"method fitnet at {tap}"
         if connector:
             shapes = [row_shape("method fitnet", *side, tap) for side in (("student", student), ("teacher", teacher))]
-            self.connector = bare_regressor(place, *shapes) if bare else regressor(place, *shapes, relu)
+            made = bare_regressor if bare else partial(regressor, relu=relu)
+            self.connector = made(place, *shapes)
         elif (mine := known_shape(student, tap)) != (theirs := known_shape(teacher, tap)) and mine and theirs:
             refuse(place, "equal shapes", mine, theirs, "add the option connector=yes")
 

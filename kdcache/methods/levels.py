@@ -81,7 +81,8 @@ def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
     if len(rows) % 2:
         found = f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}"
         raise UsageError("method mlkd", "two views of each row in a batch", found, "give one view after the other")
-    return rows.tensor_split(2)
+    first, second = rows.tensor_split(2)
+    return first, second
 
 
 def at_temperature(teacher: Tensor, student: Tensor, T: float) -> Tensor:

@@ -21,15 +21,15 @@ def masked(loss: Loss, plain: Loss, look: Look, knowledge: Knowledge, batch: Bat
 
     The batch says how many labels the `whole` has, over which a mean of cross-entropies goes in both parts.
     """
-    known = batch.known if batch.known.sum() >= FEWEST * views else np.zeros_like(batch.known)
-    if known.all():
-        return loss(look, knowledge, batch)
-    if not known.any():
+    known = batch.known
+    if known is not None and known.sum() < FEWEST * views:
         return plain(look, {}, batch)
+    if known is None or known.all():
+        return loss(look, knowledge, batch)
     terms: dict[str, Tensor] = {}
     for of, rows in ((loss, np.flatnonzero(known)), (plain, np.flatnonzero(~known))):
-        sides = ({name: value[rows] for name, value in side.items()} for side in (look, knowledge))
-        for name, value in of(*sides, batch.part(rows)).items():
+        shown, said = ({name: value[rows] for name, value in side.items()} for side in (look, knowledge))
+        for name, value in of(shown, said, batch.part(rows)).items():
             value = value * (len(rows) / len(batch))
             terms[name] = terms[name] + value if name in terms else value
     return terms

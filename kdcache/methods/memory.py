@@ -37,6 +37,10 @@ class Contrastive(Method):
     term = "crd"
     one_label = remembers = True
     batch_matters = True
+    mine_kept: Tensor
+    theirs_kept: Tensor
+    total: Tensor
+    labels: Tensor
     variants: ClassVar = {"nolabel": {"classes": False}}
 
     def __init__(
@@ -158,6 +162,8 @@ class Queue(Method):
     taps = ("emb",)
     term = "queue"
     remembers = True
+    kept: Tensor
+    seen: Tensor
 
     def __init__(
         self,

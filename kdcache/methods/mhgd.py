@@ -100,7 +100,7 @@ def graph(senders: Tensor, receivers: Tensor) -> Tensor:
 
 def folded(relations: nn.ModuleDict) -> dict[str, Tensor]:
     """What is kept of the attention: a weight and a bias for each side of each relation."""
-    constants = {}
+    constants: dict[str, Tensor] = {}
     for later, relation in relations.items():
         for side in SIDES:
             weight, bias = getattr(relation, side).folded()
@@ -122,7 +122,7 @@ def train(vectors: dict[str, Tensor], passes: int, seed: int) -> nn.ModuleDict:
     for _ in range(passes):
         order = torch.randperm(len(some), generator=generator).to(some.device)
         for rows in order[: len(order) // size * size].split(size):
-            loss = 0.0
+            loss = some.new_zeros(())
             for later, (after, before) in RELATIONS.items():
                 noise = torch.randn(HEADS, size, 1, generator=generator).to(some.device)
                 guess = relations[later](vectors[before][rows], vectors[after][rows], noise)
@@ -163,8 +163,11 @@ class Normed(nn.Module):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the linear map that this is in inference mode."""
-        gain = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
-        return gain[:, None] * self.weight, self.norm.bias - gain * self.norm.running_mean
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        gain = self.norm.weight / (variance + self.norm.eps).sqrt()
+        return gain[:, None] * self.weight, self.norm.bias - gain * mean
 
 
 def drawn(inputs: int, outputs: int, generator: torch.Generator) -> nn.Parameter:

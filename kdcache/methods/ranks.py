@@ -43,7 +43,8 @@ class Ranks(Method):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.beta, self.mu, self.tap, self.meant = weight, beta, mu, tap, meant
         self.student_taps = (tap,)
-        self.weak = nn.Linear(*(row_shape(PLACE, "student", student, name)[0] for name in (tap, "logits")))
+        width, classes = (row_shape(PLACE, "student", student, name)[0] for name in (tap, "logits"))
+        self.weak = nn.Linear(width, classes)
 
     def weights(self, stage="main"):
         names = ("uskd.right", "uskd.others", "uskd.weak")

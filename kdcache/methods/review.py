@@ -72,7 +72,7 @@ class Fusion(nn.Module):
 
     def forward(self, x: Tensor, deeper: Tensor | None, size) -> tuple[Tensor, Tensor]:
         x = self.narrow(x)
-        if self.gates is not None:
+        if self.gates is not None and deeper is not None:
             deeper = resized(deeper, x.shape[-2:])
             own, others = self.gates(torch.cat([x, deeper], 1)).sigmoid().split(1, 1)
             x = own * x + others * deeper

@@ -22,8 +22,8 @@ class Sum(Method):
 
     def __init__(self, parts: Iterable[Method], ce: float | None = None):
         super().__init__()
+        parts = list(parts)
         self.parts = nn.ModuleList(parts)
-        parts = list(self.parts)
         kept = [part.ce for part in parts if part.keeps_ce]
         self.ce = ce if ce is not None else max(kept) if kept else min(part.ce for part in parts)
         self.keeps_ce = bool(kept)
@@ -86,7 +86,8 @@ class Sum(Method):
 
     def of(self, stage: str) -> list[Method]:
         """The parts that have a say in a stage."""
-        return [part for part in self.parts if stage == "main" or part.init_share]
+        parts = (part for part in self.parts if isinstance(part, Method))
+        return [part for part in parts if stage == "main" or part.init_share]
 
 
 class Asked(Method):

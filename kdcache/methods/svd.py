@@ -75,7 +75,7 @@ def radial(look: Look, knowledge: Knowledge, mean: bool) -> Tensor:
     """The loss of KD-SVD, summed over the rows or averaged."""
     mine, theirs = both_sides(look, knowledge)
     apart = [kernel(mine[i], mine[i - 1]) - kernel(theirs[i], theirs[i - 1]) for i in (1, 2)]
-    total = sum(difference.square().sum() for difference in apart)
+    total = apart[0].square().sum() + apart[1].square().sum()
     return total / len(mine[0]) if mean else total
 
 

@@ -81,7 +81,7 @@ def check_teacher(recipe: Recipe, teacher: Part) -> None:
 
 
 def check_dump(recipe: Recipe, dump: Part) -> None:
-    keys = {"views": 10, "batch": 256, "dtype": "f32", "seed": 0} | dump.keys
+    keys = {"views": 10, "batch": 256, "dtype": "f32", "seed": 0, **dump.keys}
     teacher = keys.get("teacher") or (dump.name if dump.name in recipe.teachers else None)
     if teacher not in recipe.teachers and (teacher or len(recipe.teachers) != 1):
         found = repr(teacher) if teacher else "none"
@@ -137,7 +137,8 @@ def check_caches(recipe: Recipe, student: Part) -> None:
 def check_views(student: Part, stored: list[int | str]) -> None:
     """How many of the views that its caches will hold it reads."""
     if "views" in student.keys:
-        most = sum(stored) if stored and "all" not in stored else MOST_VIEWS
+        counted = [views for views in stored if isinstance(views, int)]
+        most = sum(counted) if stored and len(counted) == len(stored) else MOST_VIEWS
         Range(1, most, whole=True).checked("views", student.keys["views"])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdcache.checks import advice, quoted
 from kdcache.errors import UsageError
@@ -109,7 +109,8 @@ UNSET = {"lr": "by optimizer", "init_from": "fresh weights"}
 def settings_keys() -> dict[str, Key]:
     found = {}
     for field in dataclasses.fields(Settings):
-        kind = ANNOTATIONS.get(field.type, "numbers" if field.type.startswith("tuple") else "number")
+        annotation = str(field.type)
+        kind = ANNOTATIONS.get(annotation, "numbers" if annotation.startswith("tuple") else "number")
         default = UNSET[field.name] if field.default is None else written(field.default)
         found[field.name] = Key(kind, default, MEANINGS[field.name])
     return found
@@ -225,7 +226,7 @@ def check_keys(lines: Lines, table: dict) -> None:
         raise UsageError(lines.at(("dump",)), "no [dump] beside cache", "both", "leave one of them out")
 
 
-def tables(table: Mapping, part: str) -> list[tuple[tuple, object, str]]:
+def tables(table: Mapping, part: str) -> list[tuple[tuple, Any, str]]:
     """Of [teacher] and [dump], which may come once or as [[teacher]]: the path of each, what it holds, its header."""
     found = table.get(part, [])
     if isinstance(found, list):

@@ -22,8 +22,11 @@ BYTES = 16  # of one weight in a training: itself, its gradient, its momentum, a
 class Named(Protocol):
     """A stage with a network."""
 
-    model: str
-    taps: str | None
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def taps(self) -> str | None: ...
 
 
 @dataclass

@@ -114,9 +114,12 @@ class Plan:
         """What the teacher of a student shows."""
         if not student.reads:
             return self.networks.of(student)
-        if student.teacher or isinstance(student.reads[0], DumpStage):
-            return self.networks.of(student.teacher or student.reads[0].teacher)
-        return jobs.taught_by(open_cache(student.reads[0])).shapes(self.data.image)
+        first = student.reads[0]
+        if student.teacher:
+            return self.networks.of(student.teacher)
+        if isinstance(first, DumpStage):
+            return self.networks.of(first.teacher)
+        return jobs.taught_by(open_cache(first)).shapes(self.data.image)
 
     def stored_for(self, student: StudentStage) -> Iterator[tuple[frozenset[str], str]]:
         """What each cache of a student holds, or will; with advice for what it lacks."""
@@ -140,22 +143,23 @@ class Plan:
 
     def facts(self) -> dict:
         """What `--dry-run` prints."""
-        reckoned, cost, stages = Cost(self), {}, []
+        reckoned, stages = Cost(self), []
+        cost: dict[object, dict] = {}  # of the pack, and of stages
         if self.unpacked:
             cost["pack"] = reckoned.of_pack()
             facts = {"stage": "pack", "name": self.data.train.spec, "model": "-", "state": "missing", **cost["pack"]}
             stages.append(facts | {"folder": str(self.setup.pack)})
         for stage, method in self.missing():
             with blaming(stage.part, self.recipe.settings):
-                cost[id(stage)] = reckoned.of(stage, method)
+                cost[stage] = reckoned.of(stage, method)
         for stage in self.all():
             state = stage.state()
             if isinstance(stage, DumpStage):
-                state = state if id(stage) not in cost else "begun" if state == "begun" else "missing"
-                state = "not needed" if state != "there" and id(stage) not in cost else state
+                state = state if stage not in cost else "begun" if state == "begun" else "missing"
+                state = "not needed" if state != "there" and stage not in cost else state
             facts = {"stage": stage.kind, "name": stage.name, "model": stage.model, "state": state}
             more = {"seed": stage.seed, "method": stage.method} if isinstance(stage, StudentStage) else {}
-            stages.append(facts | more | cost.get(id(stage), {}) | {"folder": str(stage.folder)})
+            stages.append(facts | more | cost.get(stage, {}) | {"folder": str(stage.folder)})
         sums = {name: sum(one[name] for one in cost.values()) for name in ("bytes", "seconds")}
         facts = {"recipe": self.recipe.name, "data": self.data.train.spec, "missing": len(cost), **sums}
         return facts | {"free_bytes": free(self.setup.root), "how": HOW, "stages": stages}
@@ -172,11 +176,13 @@ class Plan:
             remark(f"{self.recipe.name}: {count(len(missing), 'stage')} to do, {there} there already")
         students = [stage for stage, _ in missing if isinstance(stage, StudentStage)]
         for number, (stage, method) in enumerate(missing[: len(missing) - len(students)], 1):
-            doing = f"asking {stage.model} for {method}" if method else stage.doing()
+            doing = f"asking {stage.model} for {method}" if isinstance(stage, DumpStage) else stage.doing()
             remark(f"{number}/{len(missing)} {stage.kind} {stage.name}, {doing}")
             with blaming(stage.part, self.recipe.settings):
-                given = {"method": method} if method else {"remark": now_and_then(remark)}
-                stage.make(progress=progress, **given)
+                if isinstance(stage, DumpStage):
+                    stage.make(method, progress)
+                else:
+                    stage.make(progress=progress, remark=now_and_then(remark))
         failed = list(self.train(students, len(missing), progress, remark, processes))
         if missing:
             remark(f"{self.recipe.name}: done in {duration(time.monotonic() - started)}")
@@ -229,7 +235,7 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, ("recipe.toml", *TABLES))
         replace(folder / "recipe.toml", self.recipe.text)
-        facts = {"recipe": self.recipe.name, "title": self.recipe.title, "data": self.setup.called(self.data)}
+        facts: dict = {"recipe": self.recipe.name, "title": self.recipe.title, "data": self.setup.called(self.data)}
         facts |= {"seeds": self.recipe.seeds, "rows": list(results.rows(self))}
         if failed:
             facts["failed"] = failed

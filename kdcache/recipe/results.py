@@ -24,7 +24,8 @@ def rows(plan: Plan) -> Iterator[dict]:
     for teacher in plan.teachers.values():
         name = "teacher" if len(plan.teachers) == 1 else f"teacher {teacher.name}"
         asked = {**teacher.part.keys, "name": name}
-        yield row_of(asked, teacher.model, sizes[teacher.model], [teacher.result()])
+        found = teacher.result()
+        yield row_of(asked, teacher.model, sizes[teacher.model], [found] if found else [])
     files = [read for student in plan.students for read in student.reads if isinstance(read, Path)]
     for path in dict.fromkeys(files):
         yield of_file(path, plan.data_of(path))

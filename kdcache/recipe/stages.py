@@ -18,6 +18,7 @@ from kdcache import jobs
 from kdcache.cache import open_cache
 from kdcache.checks import replace
 from kdcache.codecs import asked
+from kdcache.errors import CacheError
 from kdcache.measures import NUMBERS
 from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import Network
@@ -70,7 +71,7 @@ class TeacherStage:
 
     @cached_property
     def facts(self) -> dict:
-        facts = {"stage": "teacher", "model": self.model, "code": self.setup.code(self.model, self.data)}
+        facts: dict = {"stage": "teacher", "model": self.model, "code": self.setup.code(self.model, self.data)}
         facts |= {"normalisation": self.normalisation, "taps": self.taps} | self.setup.images(self.data)
         if self.weights:
             return told(facts | {"weights": weights_facts(self.weights)})
@@ -260,7 +261,13 @@ class StudentStage:
         return f"seed {self.seed}: training, {count(self.settings.epochs, 'epoch')}"
 
     def files(self) -> list[Path]:
-        return [read if isinstance(read, Path) else read.file_for(self.needs) for read in self.reads]
+        return [read if isinstance(read, Path) else self.file_of(read) for read in self.reads]
+
+    def file_of(self, cache: DumpStage) -> Path:
+        if (file := cache.file_for(self.needs)) is None:  # somebody has removed it
+            wanted = f"a cache with {', '.join(sorted(self.needs))}"
+            raise CacheError(cache.folder, wanted, "none", "run the recipe again, which makes it")
+        return file
 
     def make(self, code: str | None = None, progress: Callable = quiet, remark: Callable = quiet) -> None:
         keys, opened, store = self.part.keys, self.data, None

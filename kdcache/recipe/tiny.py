@@ -45,7 +45,7 @@ def shrunk(keys: dict) -> dict:
         if key in SMALLER:
             several = isinstance(value, list)
             value = list(dict.fromkeys(map(SMALLER[key], value))) if several else SMALLER[key](value)
-        if key == "pseudo":
+        if key == "pseudo" and isinstance(value, dict):
             value = {name: one for name, one in value.items() if name not in ("confusion", "like")}
         if key not in ELSEWHERE | SLOW:
             found[key] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from kdcache.measures import MEASURES
 from kdcache.report import charts
@@ -79,10 +80,10 @@ def curve(study: Study, number: int, name: str) -> Series | None:
 
 def levels(study: Study, shown: Sequence[int], name: str, epochs: Sequence[float]) -> list[Series]:
     """The teachers' measures, across the drawing."""
-    teachers = [i for i in shown if study.groups[i].is_teacher and study.groups[i].values(name)]
+    teachers = [study.groups[i] for i in shown if study.groups[i].is_teacher and study.groups[i].values(name)]
     return [
-        Series(study.groups[i].label, "teacher again", [(x, study.groups[i].mean(name), None) for x in epochs])
-        for i in teachers
+        Series(group.label, "teacher again", [(x, fmean(group.values(name)), None) for x in epochs])
+        for group in teachers
     ]
 
 
@@ -99,9 +100,11 @@ def costs(study: Study, shown: Sequence[int]) -> Markup | None:
     cards = []
     for name in COSTS:
         series = [
-            Series(group.label, colour(study, i), [(group.mean(name), group.mean("top1"), group.half("top1"))])
+            Series(group.label, colour(study, i), [(fmean(spent), fmean(right), group.half("top1"))])
             for i in shown
-            if (group := study.groups[i]).values(name) and group.values("top1") and not group.is_teacher
+            if not (group := study.groups[i]).is_teacher
+            and (spent := group.values(name))
+            and (right := group.values("top1"))
         ]
         xs = [x for one in series for x, _, _ in one.points]
         if xs and max(xs) > FAR * min(xs):
@@ -137,8 +140,8 @@ def classes(study: Study, shown: Sequence[int]) -> Markup | None:
         values = by_class(group)
         if values:
             marks = by_class(group.baseline) if group.baseline and group.baseline.classes == group.classes else []
-            rows = [c for c in range(len(values)) if values[c] is not None]
-            rows = sorted(sorted(rows, key=lambda c: values[c])[:MOST_CLASSES])
+            there = {c: value for c, value in enumerate(values) if value is not None}
+            rows = sorted(sorted(there, key=there.__getitem__)[:MOST_CLASSES])
             bars = charts.bars(
                 [str(group.classes[c]) for c in rows], [values[c] for c in rows],
                 [marks[c] if marks else None for c in rows], colour(study, i),

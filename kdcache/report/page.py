@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 from kdcache.report import figures, summary
@@ -64,9 +65,10 @@ def lead(study: Study) -> Markup | None:
     students = [group for group in study.groups if not group.is_teacher and group.values("top1")]
     if not students:
         return None
-    best = max(students, key=lambda group: group.mean("top1"))
+    best = max(students, key=lambda group: fmean(group.values("top1")))
     half, gain, p = best.half("top1"), best.gain("top1"), best.p("top1")
-    found = f" reaches {100 * best.mean('top1'):.2f}" + (f" ± {100 * half:.2f}" if half is not None else "") + " %"
+    found = f" reaches {100 * fmean(best.values('top1')):.2f}"
+    found += (f" ± {100 * half:.2f}" if half is not None else "") + " %"
     if gain is not None:
         side = "above" if gain >= 0 else "below"
         found += f", {abs(100 * gain):.2f} points {side} the plain students"

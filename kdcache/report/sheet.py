@@ -122,7 +122,7 @@ class Sheet:
         pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         way = Image.Resampling.NEAREST if image.shape[1] <= self.height else Image.Resampling.LANCZOS
         self.image.paste(pixels.resize((self.width, self.height), way), (x, y))
-        if batch.shares is not None:
+        if batch.shares is not None and batch.others is not None:
             labels.append(int(batch.others[line]))
             text = self.mixture(labels, float(batch.shares[line]))
             self.pen.text((x, y + self.height + 10), text, FAINT, self.small.font, "lm")
@@ -195,7 +195,8 @@ class Script:
 
     def wrapped(self, text: str, width: int, most: int) -> list[str]:
         """The text in lines, broken after blanks, dashes and underscores where there are some; the last one is cut."""
-        rest, lines = self.plain(text).strip(), []
+        rest = self.plain(text).strip()
+        lines: list[str] = []
         while rest and len(lines) < most - 1 and self.width(rest) > width:
             fits = max(n for n in range(1, len(rest) + 1) if n == 1 or self.width(rest[:n]) <= width)
             breaks = [n for n in range(fits // 2, fits + 1) if rest[n - 1 : n] in (" ", "-", "_", ",")]
@@ -214,7 +215,9 @@ def drawn(font, letters: set[str]) -> set[str]:
 def matplotlibs_font() -> list[str]:
     """The one that comes with matplotlib, where that is installed: Latin, Greek, Cyrillic and Arabic letters."""
     found = find_spec("matplotlib")
-    return [os.path.join(os.path.dirname(found.origin), "mpl-data/fonts/ttf/DejaVuSans.ttf")] if found else []
+    if found is None or found.origin is None:
+        return []
+    return [os.path.join(os.path.dirname(found.origin), "mpl-data/fonts/ttf/DejaVuSans.ttf")]
 
 
 def remark_undrawn(place: object, *scripts: Script) -> None:
@@ -234,7 +237,8 @@ def tile(size: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the pictures: small ones enlarged by whole pixels, large ones shrunk, none distorted."""
     longer = max(size)
     scale = max(1, round(COLUMN / longer + 0.2)) if longer < COLUMN else min(1.0, LARGEST / longer)
-    return tuple(max(1, round(side * scale)) for side in size)
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
 def caption_of(cache: Cache) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 from kdcache.measures import MEASURES
@@ -70,7 +71,7 @@ def best_of(study: Study, name: str) -> Group | None:
     larger = MEASURES[name].larger
     if larger is None or len(students) < 2:
         return None
-    return (max if larger else min)(students, key=lambda group: group.mean(name))
+    return (max if larger else min)(students, key=lambda group: fmean(group.values(name)))
 
 
 def mean_cell(group: Group, name: str, best: bool) -> Cell:

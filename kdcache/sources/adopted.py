@@ -33,7 +33,7 @@ class AdoptedSource(Source):
 
     packages = PACKAGES
     mean, std = PHOTO_MEAN, PHOTO_STD
-    size = None
+    size: tuple[int, int] | None = None
     expected: np.ndarray | None = None
 
     def __init__(self, images, spec: str, split: str = "train"):
@@ -127,6 +127,8 @@ def image_in(held) -> bytes | np.ndarray | None:
     """Encoded bytes, or pixels [3, h, w]; None where it is no image."""
     if isinstance(held, Mapping):  # an image of Hugging Face that is left encoded
         held = held.get("bytes") or held.get("path")
+    if held is None:
+        return None
     if hasattr(held, "read"):  # a file that was opened for this item
         with held:
             held = held.read()

@@ -31,7 +31,8 @@ class EncodedSource(Source):
 
     packages = PACKAGES
     mean, std = PHOTO_MEAN, PHOTO_STD
-    size = None
+    size: tuple[int, int] | None = None
+    names: Sequence[str]
     where: np.ndarray | None = None
     expected: np.ndarray | None = None  # digests that a cache knows; each row is checked when first read
 
@@ -95,7 +96,7 @@ def settled(source: EncodedSource) -> Source:
         source.default_view = f"resized-crop:{min(224, *source.size) if source.size else 224}"
         height, width = source.size or (SMALL + 1, SMALL + 1)
         small = max(height, width) <= SMALL and 3 * height * width * len(source) <= SMALL_TOTAL
-        return in_memory(source, source.size) if small else source
+        return in_memory(source, source.size) if source.size and small else source
     except SourceError:
         require_whole(source)  # are there more of them?
         raise

@@ -44,21 +44,22 @@ def listing(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
     parts = {s: next((p for p in names if (root / p).is_dir()), None) for s, names in SPLITS.items()}
     if not any(parts.values()) and next(images_below(root), None):
         return without_splits(root, split)
-    if parts["train"] is None or parts[split] is None:
-        missing = " or ".join(f"{name}/" for name in SPLITS["train" if parts["train"] is None else split])
+    train, own = parts["train"], parts[split]
+    if train is None or own is None:
+        missing = " or ".join(f"{name}/" for name in SPLITS["train" if train is None else split])
         found = "no such folder" if not root.is_dir() else "none"
         raise SourceError(place, f"a folder {missing} with one folder per class", found, "see `kdcache list sources`")
-    classes = folders_in(root / parts["train"])
-    if len(classes) < 2 and loose_in(root / parts["train"]):
-        names = [f"{parts[split]}/{file}" for file in images_below(root / parts[split])]
-        return filled(root / parts[split], names), [-1] * len(names), []
+    classes = folders_in(root / train)
+    if len(classes) < 2 and loose_in(root / train):
+        names = [f"{own}/{file}" for file in images_below(root / own)]
+        return filled(root / own, names), [-1] * len(names), []
     if len(classes) < 2:
-        raise SourceError(root / parts["train"], "two or more class folders", str(len(classes)), "one folder a class")
-    strange = sorted(set(folders_in(root / parts[split])) - set(classes))
+        raise SourceError(root / train, "two or more class folders", str(len(classes)), "one folder a class")
+    strange = sorted(set(folders_in(root / own)) - set(classes))
     if strange:
         found = f"class {strange[0]!r}, unknown in train/"
-        raise SourceError(root / parts[split], "the classes of train/", found, "rename or remove it")
-    return *in_classes(root, f"{parts[split]}/", classes, split == "train"), classes
+        raise SourceError(root / own, "the classes of train/", found, "rename or remove it")
+    return *in_classes(root, f"{own}/", classes, split == "train"), classes
 
 
 def without_splits(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:

@@ -63,6 +63,7 @@ def hugging_face(spec: str, argument: str, split: str) -> Source:
         parts = splits_of(spec, loaded(spec, name, options.get("config")), options)
         first = next(iter(parts.values()))
         image = column_of(spec, first, "image", options.get("image"), image_columns(first))
+        assert image is not None  # one without is refused
         label = column_of(spec, first, "label", options.get("label"), label_columns(first, image))
         labels, classes = labelled(spec, parts.values(), label)
         places = [(part, row) for part, data in parts.items() for row in range(len(data))]

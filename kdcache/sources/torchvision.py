@@ -45,6 +45,7 @@ def library_set(spec: str, argument: str, split: str) -> Source:
         images = None if images is None else images[rows]
     if names:
         return settled(FolderSource(data_folder().absolute(), split, names, labels, classes, spec=spec))
+    assert images is not None  # what has no files has arrays
     size = images.shape[2:]
     view = "crop-flip" if size == (32, 32) else f"resized-crop:{min(224, *size)}"
     return ArraySource(split, torch.from_numpy(np.ascontiguousarray(images)), labels, classes, view, spec=spec)
@@ -63,16 +64,17 @@ def kind_of(spec: str, name: str) -> type:
 
 def parameters(kind: type) -> dict[str, inspect.Parameter]:
     """What it can be made with, by itself or by the class that it hands **kwargs on to."""
-    found = dict(inspect.signature(kind.__init__).parameters)
+    found = dict(inspect.signature(kind.__init__).parameters)  # type: ignore[misc]  # nothing is called
     if "kwargs" in found:
-        found = dict(inspect.signature(kind.__mro__[1].__init__).parameters) | found
+        inner = inspect.signature(kind.__mro__[1].__init__)  # type: ignore[misc]  # nothing is called
+        found = dict(inner.parameters) | found
     return found
 
 
 def made(spec: str, kind: type, asked: dict[str, str], split: str):
     """The data set, in the first split that it has of those that may be meant; nothing is downloaded."""
     known = parameters(kind)
-    given = {name: int(value) if value.isdecimal() else value for name, value in asked.items()}
+    given: dict[str, object] = {name: int(value) if value.isdecimal() else value for name, value in asked.items()}
     given |= {name: value for name, value in (("download", False), ("loader", os.fspath)) if name in known}
     if "train" in known:
         given["train"] = split == "train"

@@ -106,6 +106,9 @@ class Dumped(Protocol):
     def prepare(self, loader: Loader) -> Mapping[str, Tensor]:
         """The constants that its method makes of it."""
 
+    def exactness(self, images: Tensor) -> dict | None:
+        """Measures whether an answer depends on the other images asked about; None where that is not measured."""
+
 
 @dataclass(frozen=True)
 class Alone:

@@ -99,20 +99,29 @@ def from_json(place: object, header: dict, named: str | None = None) -> View:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = f"{short(header, 200)} ({type(error).__name__} {error})"
         raise CacheError(place, "a known view", found, "read it with a newer kdcache") from None
-    if named and (not view.plain.runs_user_code or mixing not in (None, view.mixes and view.mixing)):
+    mixed_by = view.mixing if isinstance(view, Mixed) else None
+    if named and (not view.plain.runs_user_code or mixing not in (None, mixed_by)):
         raise UsageError(place, f"its own view, {view.name}", f"`augment` {named}", "leave it out")
     return view
 
 
 def rebuilt(place: object, header: dict, named: str | None) -> View:
     if "of" in header:
-        return Mixed.from_json(header, rebuilt(place, header["of"], named))
+        return Mixed.from_json(header, single(place, header["of"], named))
     if "base" in header:
-        return Augmented.from_json(place, header, rebuilt(place, header["base"], None))
+        return Augmented.of_base(place, header, single(place, header["base"], None))
     kind, _ = VIEWS[header["view"]]
     if kind.runs_user_code:
         require_named(place, header, named)
     return kind.from_json(place, header)
+
+
+def single(place: object, header: dict, named: str | None) -> Plain:
+    """A view of single images, which another one has inside."""
+    view = rebuilt(place, header, named)
+    if not isinstance(view, Plain):
+        raise ValueError(f"{view.name} inside of another view")
+    return view
 
 
 def require_named(place: object, header: dict, named: str | None) -> None:
@@ -135,6 +144,7 @@ def counted(view: View, views: int | str) -> tuple[View, int]:
     """The view and the number of its renderings, for a number of `views` or all."""
     if views == "all":
         view = enumerate_all(view)
+        assert view.count is not None
         return view, view.count
     if not 1 <= int(views) <= MOST_VIEWS:
         raise UsageError("`views`", f"a number from 1 to {MOST_VIEWS:,}, or all", str(views), "try 10")
@@ -144,7 +154,7 @@ def counted(view: View, views: int | str) -> tuple[View, int]:
 def seeds_of(view: View, key: int, views, rows) -> np.ndarray:
     """The seed of each sample-view as int64; in an enumeration, its number in a keyed order of the row's own."""
     views, rows = np.broadcast_arrays(np.asarray(views, dtype=np.int64), np.asarray(rows, dtype=np.int64))
-    if view.enumerated:
+    if view.enumerated and view.count is not None:
         return bijection(views % view.count, view.count, key, rows, ENUMERATION)
     seeds = sample_seeds(key, views, rows)
-    return view.seeds(seeds, bijection(rows, view.rows, key, views, PARTNER)) if view.mixes else seeds
+    return view.seeds(seeds, bijection(rows, view.rows, key, views, PARTNER)) if isinstance(view, Mixed) else seeds

@@ -50,7 +50,9 @@ class Step:
         """As it is written: the options that are not as usual."""
         usual = {key: option.usual for key, option in POLICIES[self.policy].options.items()}
         stated = [
-            f"{key}={value}" if usual[key] is not None else value for key, value in self.options if value != usual[key]
+            f"{key}={value}" if usual[key] is not None else str(value)
+            for key, value in self.options
+            if value != usual[key]
         ]
         return f"{self.policy}:{','.join(stated)}" if stated else self.policy
 
@@ -64,7 +66,9 @@ class Step:
         """One image, under generators that are seeded from eight random words."""
         seed_generators(words)
         try:
-            return as_pixels(step(Image.fromarray(channels_last(image))))
+            pixels = as_pixels(step(Image.fromarray(channels_last(image))))
+            assert pixels is not None, "no image"
+            return pixels
         except Exception as error:
             packages = " and ".join(POLICIES[self.policy].packages)
             remedy = f"take another policy, or other versions of {packages}"
@@ -75,7 +79,9 @@ class Step:
 def made(step: Step, side: int):
     """What is called with an image, made once in every process."""
     with untouched_generators():
-        return POLICIES[step.policy].make(side, **dict(step.options))
+        make = POLICIES[step.policy].make
+        assert make is not None
+        return make(side, **dict(step.options))
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Augmented(Plain):
         return view
 
     @classmethod
-    def from_json(cls, place, header, base: Plain) -> Augmented:
+    def of_base(cls, place: object, header: dict, base: Plain) -> Augmented:
         """The view of a header, whose base is there already."""
         try:
             steps = tuple(Step(name, checked(place, name, given)) for name, given in header["policies"])
@@ -181,8 +187,9 @@ def checked(place: object, name: str, given: Mapping) -> tuple[tuple[str, float 
     found = {key: option_of(place, key, option, given) for key, option in POLICIES[name].options.items()}
     if strange := [key for key in given if key not in found]:
         raise UsageError(place, f"options out of {', '.join(found)}", strange[0], "leave it out")
-    if found.get("least", 0) > found.get("most", 1):
-        raise UsageError(place, "least, and most not below it", f"{found['least']} and {found['most']}", "swap them")
+    least, most = found.get("least", 0), found.get("most", 1)
+    if not isinstance(least, str) and not isinstance(most, str) and least > most:
+        raise UsageError(place, "least, and most not below it", f"{least} and {most}", "swap them")
     return tuple(found.items())
 
 

@@ -29,10 +29,13 @@ class View:
     mixes: ClassVar[bool] = False
     """Whether an image is mixed with another row's; then the view has `partners(seeds)` and `kept(seeds)`, too."""
 
-    enumerated: ClassVar[bool] = False
-    """Whether a seed is the number of a rendering, from 0 to count - 1."""
     count: ClassVar[int | None] = None
     """How many renderings an image has, where that is a number worth enumerating."""
+
+    @property
+    def enumerated(self) -> bool:
+        """Whether a seed is the number of a rendering, from 0 to count - 1."""
+        return False
 
     @property
     def plain(self) -> Plain:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.views import from_json
-from kdcache.views.pipeline import Pipeline
+from kdcache.views import Plain, from_json
 
 
-def render_elsewhere(view: Pipeline, images, seeds: Tensor) -> Tensor:
+def render_elsewhere(view: Plain, images, seeds: Tensor) -> Tensor:
     """The same rendering in a fresh process."""
     job = {
         "view": view.to_json(),
@@ -41,5 +40,5 @@ def answer() -> None:
     trusted = f"{header['view']}:{header['factory']}" if "factory" in header else None
     with contextlib.redirect_stdout(sys.stderr):  # the pipeline's code may print
         view = from_json("a fresh process", header, trusted)
-        rendered = view.render(images, torch.tensor(job["seeds"]))
+        rendered = view.plain.render(images, torch.tensor(job["seeds"]))
     sys.stdout.write(bytes(rendered.numpy()).hex())

@@ -6,7 +6,7 @@ import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from PIL import Image
@@ -53,7 +53,7 @@ class Pipeline(Plain):
                 object.__setattr__(self, "_live", self.build())
         return self.__dict__["_live"]
 
-    def but(self, **fields) -> Pipeline:
+    def but(self, **fields) -> Self:
         """The same with other fields, and with the pipeline that is live already."""
         view = replace(self, **fields)
         view.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_live"})
@@ -128,11 +128,11 @@ def sizes_in(header: dict) -> tuple[tuple[int, int], tuple[int, int] | None]:
 def usable(mean, std, unit: float = 1.0) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """A normalisation as the network takes it, of three channels in units of 0..1, if it is one."""
     try:
-        pair = tuple(tuple(round(float(value) * unit, 6) for value in part) for part in (mean, std))
+        first, second = (tuple(round(float(value) * unit, 6) for value in part) for part in (mean, std))
     except (TypeError, ValueError):
         return None
-    right = all(len(part) == 3 and all(0 <= value <= 1 for value in part) for part in pair)
-    return pair if right and min(pair[1]) > 0 else None
+    right = all(len(part) == 3 and all(0 <= value <= 1 for value in part) for part in (first, second))
+    return (first, second) if right and min(second) > 0 else None
 
 
 def as_pixels(result) -> Tensor | None:
@@ -141,9 +141,9 @@ def as_pixels(result) -> Tensor | None:
         result = np.asarray(result)
     if isinstance(result, np.ndarray) and result.dtype == np.uint8 and result.ndim == 3:
         result = torch.from_numpy(np.ascontiguousarray(result.transpose(2, 0, 1)))
-    tensor = isinstance(result, torch.Tensor)
-    right = tensor and result.dtype == torch.uint8 and result.ndim == 3 and result.shape[0] == 3
-    return result.as_subclass(torch.Tensor).contiguous() if right else None
+    if not isinstance(result, torch.Tensor) or result.dtype != torch.uint8 or result.ndim != 3 or len(result) != 3:
+        return None
+    return result.as_subclass(torch.Tensor).contiguous()
 
 
 def channels_last(image: Tensor) -> np.ndarray:

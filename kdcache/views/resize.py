@@ -60,11 +60,11 @@ def centre_boxes(height: np.ndarray, width: np.ndarray) -> Boxes:
 def resize_each(images: Images, boxes: Boxes, flip: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Each image's box at the given size: bilinear, after averaging whole pixels where it shrinks twofold or more."""
     shrink = np.minimum(boxes[2] // size[0], boxes[3] // size[1])
-    if images[0].device.type != "cpu" and not isinstance(images, torch.Tensor):
-        images = on_canvas(images)
+    if not isinstance(images, torch.Tensor) and images[0].device.type != "cpu":
+        images = on_canvas(list(images))
     out = images[0].new_empty(len(images), images[0].shape[0], *size)
     together = at_once(images, size)
-    if together > 1 and (shrink < 2).any():
+    if isinstance(images, torch.Tensor) and together > 1 and (shrink < 2).any():
         resize(images, boxes, flip, out, together)
         alone = np.flatnonzero(shrink > 1)
     else:

@@ -50,7 +50,12 @@ def stretch(images: Tensor | np.ndarray, down: Taps, across: Taps, out: Tensor |
 
     `down` are taps in channels, `across` those of one channel.
     """
-    (on_cpu if isinstance(images, np.ndarray) else on_device)(images, down, across, out)
+    if isinstance(images, np.ndarray):
+        assert isinstance(out, np.ndarray)
+        on_cpu(images, down, across, out)
+    else:
+        assert not isinstance(out, np.ndarray)
+        on_device(images, down, across, out)
 
 
 def on_cpu(images: np.ndarray, down: Taps, across: Taps, out: np.ndarray) -> None:
