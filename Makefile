@@ -29,7 +29,7 @@ test-arithmetic: $(READY)
 		echo "$$one" && env $$one $(VENV)/bin/python -m pytest -n auto --dist loadfile $(EQUALITY) || exit 1; \
 	done
 
-# the speed of this machine
+# the speed of this machine; `kdcache bench -o docs/results/speed.md` makes that page anew
 bench: $(READY)
 	$(KDCACHE) bench
 

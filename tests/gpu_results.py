@@ -19,6 +19,7 @@ import torch
 
 from kdcache import bench
 from kdcache.bench.fixture import made_cache, made_data, stepper
+from kdcache.bench.page import sections
 from kdcache.bench.timing import alternate, figure, rate
 from kdcache.cache import open_cache
 from kdcache.jobs import Student, taught_by
@@ -39,7 +40,7 @@ def main(stem: Path) -> int:
         name: lambda name=name: bench.BENCHES[name](quiet) for name in BENCHES
     }
     made = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    found = made | {"tests": tested(), "benches": {name: measured(run) for name, run in benches.items()}}
+    found = made | {"tests": tested(), "benches": {name: bench.measured(run) for name, run in benches.items()}}
     stem.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     stem.with_suffix(".md").write_text(page(found))
     print(f"{stem}.json, {stem}.md")
@@ -65,14 +66,6 @@ def outcomes(report: str) -> list[dict]:
         name = f"{case.get('classname')}::{case.get('name')}"
         found.append({"name": name, "outcome": outcome, "seconds": float(case.get("time", 0))})
     return found
-
-
-def measured(run) -> dict:
-    """What a bench found; one that fails does not keep the others from being measured."""
-    try:
-        return run()
-    except Exception as error:
-        return {"what": "", "failed": f"{type(error).__name__}: {error}"}
 
 
 def rendered() -> dict:
@@ -111,9 +104,7 @@ def page(found: dict) -> str:
     lines = ["# On a GPU", "", f"`make gpu`: {found['device']}, torch {found['torch']}, CUDA {found['cuda']}.", ""]
     lines += [f"Tests marked `gpu`: {count}.", ""]
     lines += [f"- failed: `{test['name']}`" for test in found["tests"] if test["outcome"] == "failed"]
-    for name, one in found["benches"].items():
-        said = one["failed"] if "failed" in one else bench.text(name, one).rstrip()
-        lines += ["", f"## {name}", "", "```", said, "```"]
+    lines += ["", *sections(found["benches"])]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_cases import good, refused
+from cli_cases import good, kdcache, refused
 
 from kdcache import bench
 from kdcache.bench import (
@@ -17,6 +17,7 @@ from kdcache.bench import (
     live,
     methods,
     pack,
+    page,
     process,
     read,
     replay,
@@ -119,6 +120,42 @@ def test_sides_take_turns():
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
 
 
+FIGURES = [  # the limit, the quartiles, the verdict
+    ("2 million or more", (1e6, 3e6, 4e6), "met, within the quartiles"),
+    ("150 thousand or more", (1e5, 1.2e5, 1.4e5), "**not met**"),
+    ("1.02 or less", (1.00, 1.03, 1.04), "**not met**, within the quartiles"),
+    ("3 or less", (1, 2, 2.5), "met"),
+    ("the noise", (1, 2, 2.5), ""),
+    ("4.877, the ideal", (1, 2, 2.5), ""),
+]
+
+
+@pytest.mark.parametrize(("bar", "values", "verdict"), FIGURES)
+def test_limits_are_met_or_not(bar, values, verdict):
+    assert page.judged(dict(zip(("low", "median", "high"), values, strict=True)) | {"bar": bar}) == verdict
+
+
+@pytest.fixture
+def two_benches(monkeypatch):
+    """One that finds something, and one that fails."""
+    figure = timing.figure("speed", [2e6, 3e6], "rows/s", "2 million or more")
+    found = {"a": lambda progress: {"what": "something", "figures": [figure]}, "b": lambda progress: 1 / 0}
+    monkeypatch.setattr(bench, "BENCHES", found)
+
+
+@pytest.mark.usefixtures("two_benches", "in_tmp")
+def test_a_page_is_made_anew_above_its_remarks():
+    for line in ("bench -o x.md", "bench all -o x.md"):
+        assert kdcache(line).code == 1
+        text = Path("x.md").read_text()
+        assert text.startswith(f"# Speed\n\n`kdcache {line}`, ")
+        assert "| a | speed | 2 million or more | 2,500,000 rows/s | met, within the quartiles |" in text
+        assert "b: failed, ZeroDivisionError" in text
+        assert text.count(page.REMARKS) == 1
+        Path("x.md").write_text(f"{text.partition(page.REMARKS)[0]}{page.REMARKS}\nSaid by hand.\n")
+    assert text.endswith(f"{page.REMARKS}\nSaid by hand.\n")
+
+
 def test_one_thread_is_given_back():
     before = torch.get_num_threads()
     with one_thread():
@@ -166,7 +203,8 @@ def test_codecs_beyond_their_range_are_shown(monkeypatch, tmp_path):
     ("line", "words"),
     [
         ("bench read --cache a.h5", ["--cache", "`bench codecs`"]),
-        ("bench all --rows 5", ["--rows", "`bench scale`"]),
+        ("bench train --rows 5", ["--rows", "`bench scale`"]),
+        ("bench read -o a.h5", ["--out", "a page of an earlier bench"]),
         ("bench codecs --plot .", ["--plot", "a file"]),
         ("bench scale --rows 1000000000000", ["--rows", "from 1 to 1000000000", "try 1"]),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from kdcache.bench.codecs import bench_codecs
 from kdcache.bench.dump import bench_dump
@@ -35,12 +37,22 @@ BENCHES: dict[str, Callable] = {
     "embeddings": bench_embeddings,
     "scale": bench_scale,
 }
-LARGE = {"scale"}  # not part of `all`
 
-__all__ = ["BENCHES", "LARGE", "run", "text"]
+__all__ = ["BENCHES", "measured", "run", "text"]
 
 
 def run(what: str, given: Iterable[tuple[str, str, object]], progress=quiet) -> Iterator[tuple[str, dict]]:
     """The name of a bench and what it measured, of one or of `all`; options are given as (bench, name, value)."""
-    for name in [name for name in BENCHES if name not in LARGE] if what == "all" else [what]:
-        yield name, BENCHES[name](progress, **{option: value for bench, option, value in given if bench == name})
+    for name in BENCHES if what == "all" else [what]:
+        bench = partial(BENCHES[name], progress, **{option: value for bench, option, value in given if bench == name})
+        yield name, measured(bench) if what == "all" else bench()
+
+
+def measured(bench: Callable[[], dict]) -> dict:
+    """What a bench found, and the seconds that it took; one that fails does not keep others from being measured."""
+    started = time.perf_counter()
+    try:
+        found = bench()
+    except Exception as error:
+        found = {"what": "", "failed": f"{type(error).__name__}: {error}"}
+    return found | {"seconds": time.perf_counter() - started}

@@ -50,6 +50,8 @@ def ratio(times: dict[str, list[float]], name: str, over: str, under: str, bar: 
 
 def text(name: str, found: dict) -> str:
     """A result as lines: what was measured, its figures, and what they are held against."""
+    if "failed" in found:
+        return f"{name}: failed, {found['failed']}\n"
     lines = [f"{name}: {found['what']}"]
     if figures := found.get("figures"):
         lines.append(columns([["", "median", "quartiles", "", "held against"], *map(cells, figures)], {1}))
