@@ -10,9 +10,9 @@ from cli_cases import CPU, good, refused
 from kdcache import jobs
 from kdcache.jobs import estimates
 from kdcache.models import MODELS
-from kdcache.models.figures import figures
+from kdcache.models.outline import outline
 from kdcache.recipe import Recipe
-from kdcache.recipe.tiny import EPOCHS, INSTEAD, MOST, VIEWS, smallest
+from kdcache.recipe.tiny import EPOCHS, RELATIVES, VIEWS, smallest
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 QUICK = {"demo.toml"}
@@ -101,10 +101,16 @@ def test_what_becomes_small():
 
 
 @pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)
-def test_the_smallest_of_a_family_unless_it_is_large(family):
+def test_a_family_has_a_small_relative(family):
     [found] = {smallest(name) for name in family.listed}
-    assert found in (family.listed[family.sizes.index(min(family.sizes))], INSTEAD)
-    assert figures(found).multiply_adds <= MOST
+    assert found == "tiny" or family.body.startswith(next(part for part, name in RELATIVES.items() if name == found))
+    assert sum(parameter.numel() for parameter in outline(found, 10).parameters()) < 4_000_000
+
+
+def test_six_teachers_are_six_networks():
+    [path] = (path for path in PIPELINES if path.name == "teacher_zoo.toml")
+    students = Recipe.load(path, tiny=True).students
+    assert len({student.keys["model"] for student in students}) == len(students) == 6
 
 
 def test_a_network_without_a_family_stays():

@@ -41,11 +41,12 @@ def linear(inputs: int, outputs: int, size: int = 3) -> list[nn.Module]:
 
 
 class GoogLeNet(nn.Module):
-    def __init__(self, classes: int):
+    def __init__(self, classes: int, percent: int = 100):
         super().__init__()
-        self.pre_layers = nn.Sequential(*conv_bn_relu(3, 192))
-        inputs = 192
-        for name, widths in STAGES.items():
+        inputs = scaled(192, percent)
+        self.pre_layers = nn.Sequential(*conv_bn_relu(3, inputs))
+        for name, stage in STAGES.items():
+            widths = [scaled(width, percent) for width in stage]
             self.add_module(name, Inception(inputs, *widths))
             inputs = sum(widths[i] for i in (0, 2, 4, 5))
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -62,3 +63,11 @@ class GoogLeNet(nn.Module):
         for name in STAGES:
             x = self.get_submodule(name)(self.maxpool(x) if name in ("a4", "a5") else x)
         return self.fc(self.avgpool(x).flatten(1))
+
+
+def scaled(width: int, percent: int) -> int:
+    return max(1, round(width * percent / 100))
+
+
+def narrow(percent: int, classes: int) -> GoogLeNet:
+    return GoogLeNet(classes, percent)

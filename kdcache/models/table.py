@@ -70,6 +70,10 @@ MODELS = [
         "D = 8, 11, 13, 16, 19", lambda depth: depth in (8, 11, 13, 16, 19),
     ),
     Family("googlenet", "googlenet:GoogLeNet", "Szegedy et al. 2015 with BatchNorm, as kuangliu has it"),
+    Family(
+        "googlenet-xP", "googlenet:narrow", "the same, P percent as wide", ((10,),), "P = 1, 2, ... 100",
+        lambda percent: 1 <= percent <= 100,
+    ),
     Family("densenet121", "densenet:densenet121", "Huang et al. 2017, as kuangliu has it"),
     Family(
         "densenetbc-D-K", "densenet:densenetbc", "the same, three blocks of (D - 4) / 6 layers of K channels",

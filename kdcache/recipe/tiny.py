@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdcache.models.figures import figures
 from kdcache.models.table import MODELS
 from kdcache.recipe.keys import is_number
 
 DATA, SHARE, EPOCHS, BATCH, VIEWS, SEEDS = "digits", 0.05, 2, 32, 4, 1
 NOTE = f"{DATA}, {SHARE:.0%} of their rows, {EPOCHS} epochs, {VIEWS} views, small networks: these figures mean nothing"
-MOST, INSTEAD = 20_000_000, "resnet8"
-"""Multiply-adds for an image of 32x32 of a network that is small, and what takes the place of the others."""
+RELATIVES = {
+    "resnet": "resnet8", "wrn": "wrn-10-1", "vgg": "vgg8-kuangliu", "googlenet": "googlenet-x10",
+    "densenet": "densenetbc-22-6", "mobilenet": "mobilenetv2-half", "shufflenet": "shufflenetv2-x50", "tiny": "tiny-3",
+}  # fmt: skip
+"""What takes the place of a network, by the file that its body is in."""
 ELSEWHERE = {*["weights", "mean", "std", "init_from", "freeze", "backbone_lr", "published", "source"]}
 """Keys that belong to the real images and networks."""
 SLOW = {"eval_every", "compile"}
@@ -53,12 +55,9 @@ def shrunk(keys: dict) -> dict:
 
 
 def smallest(model: str) -> str:
-    """The smallest network that is listed of the same family, if that is small; one that has no family stays."""
+    """A small relative of a network; one of another library or of one's own stays, and so does `tiny`."""
     family = next((family for family in MODELS if family.builder(model)), None)
-    if family is None:
-        return model
-    found = min(zip(family.sizes, family.listed, strict=True))[1]
-    return found if figures(found).multiply_adds <= MOST else INSTEAD
+    return RELATIVES[family.body.partition(":")[0]] if family and model != "tiny" else model
 
 
 def at_most(most: int) -> Callable:
