@@ -77,7 +77,7 @@ def one_line(text: str) -> str:
 def reason(error: BaseException) -> str:
     """The exception of another library in a few words, for a message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
 
 
 def difference(stored, asked, name: str = "") -> tuple[str, object, object]:

@@ -58,6 +58,11 @@ def exactness(found: dict | None) -> str:
     return f"not exact: the images beside it move it by up to {found['relative']:.1e} of the largest value ({tried})"
 
 
+def padded(strange: int) -> str:
+    """Whether the bytes that belong to no data are zero."""
+    return f"{count(strange, 'byte')} between the data not zero" if strange else "the bytes between the data are zero"
+
+
 def by(shape: Sequence[int]) -> str:
     """A shape, as people write it.
 

@@ -61,7 +61,7 @@ def test_the_doubt_names_what_is_likely():
     found = {"eval_top1": 0.102, "eval_rows": 1000, "eval_chance": 0.1}
     assert doubt(found) == (
         "the teacher is right in 10.2 % of 1,000 evaluation images, hardly more than by chance: "
-        "check the mean and std that it was trained with, or the order of the classes"
+        "check whether it was trained, with which mean and std, and the order of the classes"
     )
 
 

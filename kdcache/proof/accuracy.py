@@ -67,7 +67,7 @@ def doubt(found: dict[str, float]) -> str:
     names = [name for name in ("train", "eval") if f"{name}_top1" in found]
     if not names or any(well(found, name) for name in names):
         return ""
-    likely = "the mean and std that it was trained with, or the order of the classes"
+    likely = "whether it was trained, with which mean and std, and the order of the classes"
     return f"the teacher is {accuracy_in_words(found)}, hardly more than by chance: check {likely}"
 
 

@@ -102,7 +102,7 @@ def check_padding(cache: Cache) -> Check:
     found = cache.padding()
     if found is None:
         return Check("padding", True, "not compared: libhdf5 laid out this file (version 1)")
-    return Check("padding", not found, f"{wording.count(found, 'byte')} between the data not zero")
+    return Check("padding", not found, wording.padded(found))
 
 
 def require_digests(place: object, source: Source, rows: np.ndarray, digests: np.ndarray, kind="") -> None:

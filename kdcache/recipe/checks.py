@@ -126,7 +126,7 @@ def check_caches(recipe: Recipe, student: Part) -> None:
     for name in files:
         if not os.path.isfile(name):
             known = f"{', '.join(recipe.dumps)}, or a file" if recipe.dumps else "a file"
-            raise UsageError("cache", known, repr(name), "check the name; a path is relative to this folder")
+            raise UsageError("cache", known, f"no file {name}", "check the name; a path is relative to this folder")
     check_fraction(student.keys.get("fraction", 1.0))
     check_views(student, [recipe.dumps[name].keys.get("views", 10) for name in wanted if name in recipe.dumps])
     if student.keys.get("live") and files and len(recipe.teachers) != 1:
