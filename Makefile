@@ -9,6 +9,9 @@ PROCESSORS = ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILIT
 	MKL_CBWR=COMPATIBLE
 EQUALITY ?= tests/test_equal.py tests/test_joined.py tests/test_golden.py tests/test_prune.py tests/test_arithmetic.py
 
+# tests start processes by the hundred: Python keeps what it compiles for the next one, whatever the environment says
+test test-all test-arithmetic: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-all test-arithmetic bench gpu lint docs pseudo-teacher
 
 # a teacher, its cache, a plain and a distilled student with five seeds, a table and a contact sheet; about a minute
