@@ -17,6 +17,7 @@ from kdcache.jobs import Data, DumpOptions, make_dump
 from kdcache.models import build
 from kdcache.models.network import Network
 from kdcache.teachers import Forward
+from kdcache.views import from_json
 
 torch.set_num_threads(1)  # the machine is shared, and nothing here is large
 ROWS, VIEWS, BATCH = 1300, 3, 64  # a block is 1024 rows, so that every view has a second one, which is not full
@@ -120,6 +121,23 @@ def interrupted(dump, monkeypatch):
 def few_are_tried(monkeypatch):
     """Of a teacher in the loop: how exact it is has tests of its own, and each training would measure it."""
     monkeypatch.setattr("kdcache.teachers.live.TRIED", 2)
+
+
+@pytest.fixture
+def rendered_here(monkeypatch):
+    """That a library's view replays in a fresh process, which takes seconds, has tests of its own."""
+    render_here(monkeypatch)
+
+
+def render_here(patch: pytest.MonkeyPatch) -> None:
+    """The second rendering that a dump asks for is made in this process, by a view that its header gives."""
+
+    def again(view, images, seeds):
+        header = view.to_json()
+        trusted = f"{header['view']}:{header['factory']}" if "factory" in header else None
+        return from_json("this process", header, trusted).render(images, seeds)
+
+    patch.setattr("kdcache.proof.canaries.render_elsewhere", again)
 
 
 @pytest.fixture

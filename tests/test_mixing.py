@@ -136,6 +136,7 @@ def pipeline(folder):
     return folder / "pipeline.json"
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_a_library_view_that_mixes_is_dumped_and_replays(pictures, tmp_path):
     data = Data.open(f"folder:{pictures}", f"albumentations:{pipeline(tmp_path)}+mixup+cutmix")
     cache = dumped(tmp_path / "a.h5", data, build_network("tiny-3", 2, (0.5,) * 3, (0.5,) * 3), "st")

@@ -8,7 +8,7 @@ import albumentations
 import numpy as np
 import pytest
 import torch
-from conftest import fresh_teacher
+from conftest import fresh_teacher, render_here
 from hostile_cases import forged
 
 from kdcache.batches import Loader
@@ -144,7 +144,9 @@ def library(dump, tmp_path_factory):
     albumentations.save(pipeline, folder / "p.json")
     data = Data.open("synthetic:60,10,16", f"albumentations:{folder / 'p.json'}")
     network = fresh_teacher(Data.open("synthetic:200,10,16", None), 1)
-    return data, dump(folder / "x.h5", data=data, network=network, views=2)
+    with pytest.MonkeyPatch.context() as patch:
+        render_here(patch)
+        return data, dump(folder / "x.h5", data=data, network=network, views=2)
 
 
 def rendered_with(monkeypatch, view, change):

@@ -72,6 +72,7 @@ def test_cached_equals_live(cached, mixing):
     assert len(CachedDataset(cache, augment=augment)[0][0]) == 3
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_a_changed_pipeline_is_a_verdict_of_its_own(cached, monkeypatch):
     _, _, cache, augment = cached("changeable")
     module = sys.modules[augment.split(":")[1]]
@@ -82,6 +83,7 @@ def test_a_changed_pipeline_is_a_verdict_of_its_own(cached, monkeypatch):
     assert re.match(r"FAIL  PipelineChanged: +a\.h5", last)
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_a_change_that_no_text_shows_is_seen_in_the_pixels(cached, monkeypatch):
     _, _, cache, augment = cached("hidden")
     monkeypatch.setattr(sys.modules[augment.split(":")[1]], "SHIFT", 45)
@@ -90,7 +92,7 @@ def test_a_change_that_no_text_shows_is_seen_in_the_pixels(cached, monkeypatch):
         require_pixels(cache, Loader(opened.train, opened.view, cache))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("rendered_here")
 def test_a_module_that_is_gone_is_named(cached, monkeypatch):
     _, _, cache, augment = cached()
     code = augment.split(":")[1]
@@ -107,6 +109,7 @@ def test_a_generator_of_its_own_is_refused_by_a_dump(cached, in_tmp):
     assert not list(in_tmp.glob("a.h5*"))
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_the_commands_take_it(cached):
     *_, augment = cached("make", "+cutmix")
     plain = augment.removesuffix("+cutmix")
