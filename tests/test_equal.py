@@ -31,7 +31,23 @@ from kdcache.views.native import Crop
 
 pytestmark = pytest.mark.usefixtures("few_are_tried")
 CACHEABLE = [text for text in TEXTS if asks(text)]
+PLAIN = [text for text in CACHEABLE if text in METHODS]
 SUMS = ["st+at", "st:0.5+ft+rkd", "fitnet/paper+kdsvd", "ab+vid", "fsp+mhgd", "st+co+tfkd", "at+dml"]
+
+
+def side_by_side(texts, most=5):
+    """Sums of these methods, each with a name once: of each, the losses are recorded."""
+    sums = []
+    for text in texts:
+        free = (one for one in sums if len(one) < most and name_of(text) not in map(name_of, one))
+        one = next(free, None)
+        if one is None:
+            sums.append(one := [])
+        one.append(text)
+    return ["+".join(one) for one in sums]
+
+
+VARIANTS = [text for text in CACHEABLE if text not in METHODS]
 BRIDGED = [name for name in METHODS if asks(name) and name not in SAME_WIDTH] + ["ab/rep", "at/post", "fitnet/paper"]
 
 
@@ -68,7 +84,9 @@ def assert_cached_equals_live(fixture, method, **settings):
         assert_same_weights(mine, theirs)
 
 
-@pytest.mark.parametrize("text", CACHEABLE + SUMS)
+@pytest.mark.parametrize(
+    "text", [*PLAIN, *side_by_side(VARIANTS), *SUMS, *(pytest.param(one, marks=pytest.mark.slow) for one in VARIANTS)]
+)
 def test_cached_equals_online(same, text, constants_come_from_the_cache):
     constants_come_from_the_cache()
     assert_cached_equals_live(same, text)
