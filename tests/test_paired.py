@@ -1,6 +1,7 @@
 """Two views of each row in a step: which they are, what sees them, and that nothing else of a training changes."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,17 +9,21 @@ import reference_logits as ref
 import torch
 from test_resume import Stopped, files, until
 from torch import nn
-from train_cases import Fixture, assert_same_weights, dumped, measured
+from train_cases import SPEC, Fixture, assert_same_weights, dumped, measured, teacher_of
 
 from kdcache.batches import training_plan
+from kdcache.cache import open_cache
+from kdcache.cache.joined import join
 from kdcache.errors import UsageError
-from kdcache.jobs import Student, pipeline, taught_by
+from kdcache.jobs import Data, DumpOptions, Student, make_dump, pipeline, taught_by
 from kdcache.jobs.together import pipelines
 from kdcache.methods import METHODS, build, together
 from kdcache.runs import Run
+from kdcache.teachers import Forward
 from kdcache.train import Settings
 from kdcache.train.trainer import by_views
 from kdcache.types import Batch
+from kdcache.views import open_view
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,51 @@ def test_a_step_shows_the_same_rows_twice(same, several, shown, options):
         if "mix" not in options:
             assert torch.equal(knowledge, several.gather(batch.items, ["logits"])["logits"])
             assert torch.equal(batch.targets, torch.from_numpy(several.labels[batch.rows]).long())
+
+
+@pytest.fixture(scope="module")
+def turns(tmp_path_factory):
+    """Files of weak and strong views by turns, by their views and the number of the first."""
+    data = Data.open(SPEC, "crop-flip+strong+erasing:p=1")
+    network, folder = teacher_of("tiny-3", data), tmp_path_factory.mktemp("turns")
+
+    def made(views: int, first: int = 0) -> Path:
+        path = folder / f"{views}-{first}.h5"
+        options = DumpOptions(path, views, "st", codec="f32", first_view=first, forward=Forward(24))
+        with make_dump(network, data, options) as dump:
+            return dump.run()
+
+    return data, network, made
+
+
+def test_a_weak_view_and_a_strong_one_of_each_row_replay(turns, shown):
+    data, network, made = turns
+    with open_cache(made(4)) as cache:
+        outcomes = [
+            Student(data, "tiny-3", "mlkd", Settings(epochs=2, batch=16), taught_by(cache, live)).train()[0]
+            for live in (None, network)
+        ]
+        assert_same_weights(*(networks[0] for networks in outcomes))
+        weak = open_view("crop-flip", data.train.size)
+        for batch, _ in shown:
+            half = len(batch) // 2
+            as_weak = weak.render(data.train.read(batch.rows), torch.from_numpy(batch.seeds))
+            assert torch.equal(batch.images[:half], as_weak[:half])
+            assert (batch.images[half:] != as_weak[half:]).flatten(1).any(1).all()
+
+
+def test_pairs_that_are_none_are_refused(turns):
+    data, _, made = turns
+
+    def student(*paths):
+        cache = join([open_cache(path) for path in paths])
+        return Student(data, "tiny-3", "mlkd", Settings(epochs=1, batch=16), taught_by(cache))
+
+    with pytest.raises(UsageError, match=r"weak and strong views by turns, found a weak one as view 3; join"):
+        student(made(3), made(4, 4)).train()
+    with pytest.raises(UsageError, match="found a strong one as view 0"):
+        student(made(3, 1)).train()
+    student(made(3), made(3, 3)).train()  # they go on where the others ended
 
 
 @pytest.mark.parametrize("text", ["mlkd/paper", "mlkd+st"])

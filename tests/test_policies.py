@@ -21,7 +21,7 @@ from kdcache.proof.canaries import RECORDED
 from kdcache.seeds import POLICY as STREAM
 from kdcache.seeds import draw
 from kdcache.sources.arrays import ArraySource
-from kdcache.views import POLICIES, augmented, enumerate_all, erasing, from_json, open_view
+from kdcache.views import POLICIES, augmented, enumerate_all, erasing, from_json, open_view, seeds_of
 from kdcache.views.augmented import made
 from kdcache.views.library import render_elsewhere
 from kdcache.views.native import GREY, Centre, Untouched
@@ -111,6 +111,49 @@ def test_what_it_is_follows_from_its_parts():
     assert (erased.native, erased.packages, erased.evaluation()) == (True, (), Centre((24, 24)))
     with pytest.raises(UsageError, match=r"`views` all.*no end"):
         enumerate_all(view)
+
+
+@pytest.mark.parametrize("always", ["", "+erasing:p=1"])
+@pytest.mark.parametrize("geometry", ["crop-flip", "resized-crop:24"])
+def test_every_second_view_is_strong_and_the_others_are_as_without(geometry, always):
+    view = open_view(f"{geometry}{always}+strong{QUICK}", (32, 32))
+    images, seeds = made_images(20, 32, 32), torch.from_numpy(seeds_of(view, 3, np.arange(20) % 5, np.arange(20)))
+    assert torch.equal(seeds & 1, torch.arange(20) % 5 % 2)
+    rendered = view.render(images, seeds)
+    weak, strong = (open_view(f"{geometry}{always}{more}", (32, 32)).render(images, seeds) for more in ("", QUICK))
+    odd = (seeds & 1).bool()
+    assert torch.equal(rendered[~odd], weak[~odd])
+    assert torch.equal(rendered[odd], strong[odd])
+    assert (weak[odd] != strong[odd]).flatten(1).any(1).all()
+    assert torch.equal(rendered[7:8], view.render(images[7:8], seeds[7:8]))
+    assert torch.equal(render_elsewhere(view, images[:4], seeds[:4]), rendered[:4])
+
+
+def test_weak_and_strong_views_come_back_from_their_header_and_from_their_name():
+    for spec in ("crop-flip+strong+erasing", "crop-flip+erasing+strong+randaugment:m=10+erasing:p=1.0"):
+        view = open_view(spec, (32, 32))
+        header = json.loads(json.dumps(view.to_json()))
+        assert from_json("cache.h5", header) == view == pickle.loads(pickle.dumps(view))
+        assert open_view(view.name, (32, 32)) == view
+        assert (view.name, view.alternates) == (spec, True)
+        for weak in (-1, len(view.steps), None, True, 0.0, "0"):
+            with pytest.raises(KdcacheError, match=r"cache\.h5"):
+                from_json("cache.h5", header | {"weak": weak})
+
+
+@pytest.mark.parametrize("spec", ["crop-flip+strong", "crop-flip+erasing+strong", "none+strong+strong+erasing"])
+def test_strong_alone_says_nothing(spec):
+    with pytest.raises(UsageError, match=r"\+strong once.*write it like crop-flip\+strong\+randaugment"):
+        open_view(spec, (32, 32))
+
+
+def test_weak_and_strong_images_are_not_mixed():
+    with pytest.raises(UsageError, match=r"weak and strong by turns"):
+        open_view("crop-flip+strong+erasing+mixup", (32, 32), 7)
+    header = open_view("crop-flip+erasing+mixup", (32, 32), 7).to_json()
+    of = open_view("crop-flip+strong+erasing", (32, 32)).to_json()
+    with pytest.raises(KdcacheError, match="a known view"):
+        from_json("cache.h5", header | {"of": of, "view": of["view"] + "+mixup:1.0"})
 
 
 def test_steps_do_not_shift_each_other_nor_the_geometry():

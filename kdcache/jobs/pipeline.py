@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from kdcache.batches import Loader
 from kdcache.cache import Store
 from kdcache.errors import UsageError
@@ -19,6 +21,7 @@ from kdcache.wording import count, readable
 
 if TYPE_CHECKING:
     from kdcache.jobs.student import Student
+    from kdcache.teachers.base import SampleViews
 
 IN_PARTS = "`accumulate`: a method that compares the images of a batch compares those of each part of it"
 
@@ -42,6 +45,8 @@ def ready(students: Sequence[Student], team: Team = ONE_PROCESS) -> Iterator[Rea
     views = first.views or settings.epochs * together
     shown = first.teacher.sample_views(Drawn(data.view, settings.seed, rows, views))
     require_views(first.method, together, shown.views)
+    if together > 1 and data.view.alternates:
+        require_turns(first.method, shown, rows)
     if team.size > 1 and shown.known is not None:  # a process might see none that is known, and lack their terms
         remedy = "train in one process, or leave those images out with `missing` skip"
         raise UsageError("torchrun", "answers to all images", "a cache that does not know some", remedy)
@@ -65,6 +70,15 @@ def require_views(text: str, together: int, views: int) -> None:
     if views < together:
         expected, remedy = f"{together} views or more, for a step shows {together} of each row", "dump more `views`"
         raise UsageError(f"`method` {text}", expected, count(views, "view"), remedy)
+
+
+def require_turns(text: str, shown: SampleViews, rows: int) -> None:
+    """Refuses pairs of views that are not a weak one and then a strong one, as joined files may have them."""
+    turns = shown.seeds_of(np.arange(shown.views) * rows) & 1
+    if (wrong := np.flatnonzero(turns != np.arange(len(turns)) % 2)).size:
+        found = f"a {'strong' if turns[wrong[0]] else 'weak'} one as view {wrong[0]}"
+        remedy = "join files of an even number of views each, the first of them weak"
+        raise UsageError(f"`method` {text}", "weak and strong views by turns", found, remedy)
 
 
 def asked(students: Sequence[Student], methods: Sequence[Method]) -> Method:

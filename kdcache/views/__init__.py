@@ -38,6 +38,9 @@ VIEWS: dict[str, tuple[type[Plain], dict]] = {
     "augmentor": (Augmentor, {}),
 }
 """name -> class, and what this name asks of it."""
+EVERY_SECOND = (
+    "policies behind it are of every second view alone: crop-flip+strong+randaugment, weak and strong by turns"
+)
 
 
 def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
@@ -46,6 +49,9 @@ def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
     view = open_plain(plain, size)
     if mixing is None:
         return view
+    if view.alternates:
+        found, remedy = f"{view.name}, which is weak and strong by turns", "leave the mixing out, or +strong"
+        raise UsageError(f"view {spec}", "a view whose images are mixed alike", found, remedy)
     if not 0 < rows < MOST_ROWS:
         raise UsageError(f"view {spec}", f"rows to mix, fewer than {MOST_ROWS:,}", f"{rows:,}", "leave the mixing out")
     return Mixed(view.size, view, rows, mixing)
@@ -53,14 +59,14 @@ def open_view(spec: str, size: tuple[int, int] | None, rows: int = 0) -> View:
 
 def lines() -> dict[str, str]:
     """Of each view, and of what may follow one, a line of help."""
-    policies = {f"+{name}": line_of(name) for name in POLICIES}
+    policies = {f"+{name}": line_of(name) for name in POLICIES} | {f"+{augmented.STRONG}": EVERY_SECOND}
     return {name: kind.line(**options) for name, (kind, options) in VIEWS.items()} | policies | MIXES
 
 
 def open_plain(spec: str, size: tuple[int, int] | None) -> Plain:
-    geometry, steps = augmented.split(spec)
+    geometry, steps, weak = augmented.split(spec)
     if steps:
-        return Augmented.opened(open_plain(geometry, size), steps)
+        return Augmented.opened(open_plain(geometry, size), steps, weak)
     refuse_what_follows(spec)
     name, _, argument = spec.partition(":")
     if name not in VIEWS:
@@ -157,4 +163,6 @@ def seeds_of(view: View, key: int, views, rows) -> np.ndarray:
     if view.enumerated and view.count is not None:
         return bijection(views % view.count, view.count, key, rows, ENUMERATION)
     seeds = sample_seeds(key, views, rows)
+    if view.alternates:
+        return seeds & ~1 | views & 1
     return view.seeds(seeds, bijection(rows, view.rows, key, views, PARTNER)) if isinstance(view, Mixed) else seeds

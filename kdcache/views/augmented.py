@@ -1,6 +1,7 @@
 """A geometry of our own, and policies one after the other: `resized-crop:224+randaugment:n=2,m=9+erasing:p=0.25`.
 
-Step k of a rendering draws from stream POLICY at the numbers 4k to 4k+3, so that none shifts another.
+Step k of a rendering draws from stream POLICY at the numbers 4k to 4k+3, so that none shifts another. What stands
+behind `+strong` is done to every second view alone: the last bit of a seed says which kind of view it renders.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 SUFFIX = re.compile(r"\+([a-z0-9-]+)(?::([^+]*))?$")
 DRAWS = 4  # of each step
 MOST_STEPS = 16
+STRONG = "strong"
+EXAMPLE = "write it like crop-flip+strong+randaugment"
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,15 @@ class Augmented(Plain):
 
     base: Plain
     steps: tuple[Step, ...]
+    weak: int | None = None  # so many of the steps are done to every view, the rest to odd ones alone; None: all to all
 
     @classmethod
-    def opened(cls, base: Plain, steps: tuple[Step, ...]) -> Augmented:
+    def opened(cls, base: Plain, steps: tuple[Step, ...], weak: int | None = None) -> Augmented:
         """The view that a user names; whatever library is missing is missed now."""
         if not base.native:
             found, remedy = base.name, "make the policy a step of that pipeline"
             raise UsageError("`augment`", "a geometry of kdcache's own before the policies", found, remedy)
-        view = cls(base.size, base, steps)
+        view = cls(base.size, base, steps, weak)
         for step in steps:
             if POLICIES[step.policy].make:
                 made(step, min(view.size))
@@ -110,15 +114,24 @@ class Augmented(Plain):
             steps = tuple(Step(name, checked(place, name, given)) for name, given in header["policies"])
         except UsageError:  # it is made for what users write
             steps = ()
-        view = cls(size_in(header), base, steps)
+        view = cls(size_in(header), base, steps, weak := header.get("weak"))
         fits = 0 < len(steps) <= MOST_STEPS and base.native and base.size == view.size
+        if weak is not None:
+            fits = fits and type(weak) is int and 0 <= weak < len(steps)
         if not fits or view.to_json() != header:
             raise ValueError("parameters of another view")
         return view
 
     @property
     def name(self):
-        return "+".join([self.base.name, *(step.text for step in self.steps)])
+        texts = [step.text for step in self.steps]
+        if self.weak is not None:
+            texts.insert(self.weak, STRONG)
+        return "+".join([self.base.name, *texts])
+
+    @property
+    def alternates(self):
+        return self.weak is not None
 
     @property
     def native(self):
@@ -131,27 +144,44 @@ class Augmented(Plain):
     def render(self, images, seeds):
         out, seeds = self.base.render(images, seeds), host(seeds)
         with untouched_generators(), one_thread(), torch.no_grad():
-            for number, step in enumerate(self.steps):
+            for number, step in enumerate(self.steps[: self.weak]):
                 out = step.render(out, seeds, DRAWS * number)
+            if self.weak is not None and (strong := np.flatnonzero(seeds & 1)).size:
+                place = torch.from_numpy(strong).to(out.device)
+                out = out.index_copy(0, place, self.strengthened(out[place], seeds[strong]))
         return out
+
+    def strengthened(self, images: Tensor, seeds: np.ndarray) -> Tensor:
+        """What strong views have beside weak ones."""
+        for number, step in enumerate(self.steps[self.weak :], self.weak):
+            images = step.render(images, seeds, DRAWS * number)
+        return images
 
     def evaluation(self):
         return self.base.evaluation()
 
     def to_json(self):
         policies = [[step.policy, dict(step.options)] for step in self.steps]
-        return super().to_json() | {"base": self.base.to_json(), "policies": policies}
+        weak = {} if self.weak is None else {"weak": self.weak}
+        return super().to_json() | {"base": self.base.to_json(), "policies": policies} | weak
 
 
-def split(spec: str) -> tuple[str, tuple[Step, ...]]:
-    """`crop-flip+randaugment:n=2,m=9+erasing` as the geometry before it and the steps."""
+def split(spec: str) -> tuple[str, tuple[Step, ...], int | None]:
+    """`crop-flip+erasing+strong+randaugment` as the geometry before it, the steps, and how many are of all views."""
     steps: list[Step] = []
-    while (match := SUFFIX.search(spec)) and match[1] in POLICIES:
+    strong: int | None = None
+    while (match := SUFFIX.search(spec)) and (match[1] in POLICIES or match[0] == f"+{STRONG}"):
         spec, (name, text) = spec[: match.start()], match.groups()
-        steps.insert(0, parsed(name, text or ""))
+        if name != STRONG:
+            steps.insert(0, parsed(name, text or ""))
+        elif strong is not None or not steps:
+            found = "a second one" if steps else "nothing behind it"
+            raise UsageError("`augment`", "+strong once, and policies of strong views behind it", found, EXAMPLE)
+        else:
+            strong = len(steps)
     if len(steps) > MOST_STEPS:
         raise UsageError("`augment`", f"at most {MOST_STEPS} policies", f"{len(steps)}", "leave some out")
-    return spec, tuple(steps)
+    return spec, tuple(steps), None if strong is None else len(steps) - strong
 
 
 def parsed(name: str, text: str) -> Step:

@@ -38,6 +38,11 @@ class View:
         return False
 
     @property
+    def alternates(self) -> bool:
+        """Whether views are weak and strong by turns: the last bit of a seed, which is that of the view's number."""
+        return False
+
+    @property
     def plain(self) -> Plain:
         """The view whose images are mixed, else itself."""
         raise NotImplementedError

@@ -112,7 +112,7 @@ class Mixed(View):
             raise ValueError(f"mixing of {kinds}")
         rows = header["rows"]
         view = cls(size_in(header), of, rows, Mixing(**kinds))
-        fits = type(rows) is int and 0 < rows < MOST_ROWS and not of.mixes and of.size == view.size
+        fits = type(rows) is int and 0 < rows < MOST_ROWS and not (of.mixes or of.alternates) and of.size == view.size
         if not fits or view.to_json() != header:
             raise ValueError("parameters of another view")
         return view
