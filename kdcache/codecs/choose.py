@@ -28,11 +28,6 @@ def kl_rows(truth: Tensor, answer: Tensor, temperature: float) -> Tensor:
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)
 
 
-def kl_error(codec: Codec, logits: Tensor, temperature: float = 1) -> Tensor:
-    """The KL of each row between the teacher's answer and what is read back."""
-    return torch.cat([kl_rows(part, answer, temperature) for part, answer in _read_back(codec, logits)])
-
-
 def measure(codec: Codec, logits: Tensor, temperatures=TEMPERATURES) -> dict:
     """Bytes a row, mean and worst KL at each temperature, rows whose top-1 changed, rows beyond the fitted range."""
     kl: dict[float, list[Tensor]] = {temperature: [] for temperature in temperatures}
