@@ -58,7 +58,7 @@ def seal_of(content: Mapping[str, np.ndarray]) -> int:
     for name in sealed(content):
         array = content[name]
         crc = zlib.crc32(f"{name}:{array.dtype.str}:{array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
     return crc
 
 

@@ -133,6 +133,7 @@ def filled_datasets(meta: dict, place: object) -> tuple[dict[str, tuple[np.dtype
     """Type and shape of every dataset that is filled in, and the codecs, as the meta promises them."""
     rows, views, held_out = meta["source"]["rows"], meta["views"], meta["eval"]["rows"]
     found = {name: codecs.from_json(place, header) for name, header in meta["knowledge"].items()}
+    shapes: dict[str, tuple[np.dtype, tuple[int, ...]]]
     shapes = {"digests": (np.dtype("<u8"), (rows,)), "seeds": (np.dtype("<u8"), (views, rows))}
     if LABEL_BLOCKS in meta["requires"]:
         shapes["labels"] = (np.dtype("<i4"), (rows,))

@@ -52,7 +52,7 @@ def require_source(cache: Store, source: Source) -> None:
     source.expect(cache.digests)
 
 
-def same_labels(cache: Cache, source: Source) -> bool:
+def same_labels(cache: Store, source: Source) -> bool:
     parts = (np.arange(start, min(start + TOGETHER, len(source))) for start in range(0, len(source), TOGETHER))
     return all(np.array_equal(cache.labels_of(rows), source.labels[rows]) for rows in parts)
 
