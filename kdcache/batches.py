@@ -82,7 +82,7 @@ class Rendered(Dataset):
 class Plan:
     """The batches of item numbers that persistent workers are to render next."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.batches: Iterable[np.ndarray] = ()
 
     def __iter__(self):

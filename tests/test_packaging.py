@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_the_wheel_holds_the_package_its_data_and_the_recipes(wheel):
     wanted = code | {f"kdcache/pipelines/{path.name}" for path in recipes().values()} | {"kdcache/py.typed"}
     assert wanted <= held
     assert not {name.partition("/")[0] for name in held} - {"kdcache", f"kdcache-{version()}.dist-info"}
+
+
+def test_the_source_distribution_holds_what_the_tests_read(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (found,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(found) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    files = [path for name in ("docs", "tests") for path in (ROOT / name).rglob("*")]
+    wanted = {str(path.relative_to(ROOT)) for path in files if path.suffix in (".py", ".md", ".html", ".png")}
+    assert {*wanted, "mkdocs.yml", "README.md", "LICENSE", "CITATION.cff", "SECURITY.md", "Makefile"} <= held
 
 
 def test_extras_all_are_pinned():

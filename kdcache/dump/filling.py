@@ -32,7 +32,7 @@ class WriterThread:
     After an error no further action is run, for each relies on those before it; it is raised by `do`, or at the end.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1)
         self.pending: deque[Future] = deque()
         self.failed = False
