@@ -38,6 +38,7 @@ LIKE = "imagenet1k, imagenet21k, laion1b, or ROWS,CLASSES[,SIDE]: without the im
 @common.codecs_option
 @click.option("--epochs", type=COUNT, default=200, show_default=True, help="Of each student.")
 @click.option("--students", type=COUNT, default=1, show_default=True, help="How many will be trained.")
+@click.option("--student", metavar="M", help="Whose memory is reckoned.  [default: that of train-student]")
 @common.forward("--batch", type=COUNT, default=256, show_default=True, help="Images at once.")
 @common.forward("--dtype", type=OneOf(["f32", "bf16"]), default="f32", show_default=True, help="bf16: autocast.")
 @common.forward("--channels-last", is_flag=True, help="Memory layout.")
@@ -46,7 +47,7 @@ LIKE = "imagenet1k, imagenet21k, laion1b, or ROWS,CLASSES[,SIDE]: without the im
 @common.device_option
 @common.runs_option
 @json_option
-def plan(data, like, fraction, augment, out, device, runs, as_json, mean, std, **rest):
+def plan(data, like, fraction, augment, out, device, runs, as_json, mean, std, student, **rest):
     """Say what a dump would cost, and what it would save."""
     from kdcache import jobs
 
@@ -60,7 +61,8 @@ def plan(data, like, fraction, augment, out, device, runs, as_json, mean, std, *
         opened = jobs.stand_in(like, augment, rest["batch"])
     normalisation = jobs.normalisation(mean, std)
     where = {"root": runs, "normalisation": normalisation, "like": like}
-    facts = jobs.plan(opened, Path(out), jobs.choose_device(device), **where, **rest)
+    memory = jobs.training_memory(opened, student, rest["students"])  # while this process has no other network
+    facts = {"training": memory} | jobs.plan(opened, Path(out), jobs.choose_device(device), **where, **rest)
     put(facts, as_json, plan_page(facts))
 
 
@@ -73,7 +75,8 @@ def plan_page(facts: dict) -> str:
         text["free"] = readable(facts["free_bytes"])
     text["teacher here"] = f"{facts['teacher_images_per_second']:,.0f} images/s"
     if facts["held_bytes"]:
-        text["a training"] = f"{readable(facts['held_bytes'])} of memory for what its method keeps of the rows"
+        text["the method"] = f"{readable(facts['held_bytes'])} of memory for what it keeps of the rows"
+    text |= memory_lines(facts["training"])
     ranks = f" on {count(facts['ranks'], 'rank')}, each as fast as this machine" if facts["ranks"] > 1 else ""
     text["the dump"] = f"{duration(facts['dump_seconds'])}{ranks}"
     text["a live teacher"] = f"{duration(facts['live_seconds'])} for these students and epochs"
@@ -82,6 +85,17 @@ def plan_page(facts: dict) -> str:
         saved = f"{duration(pack['decode_seconds'])} of decoding an epoch, {duration(pack['saved_seconds'])} in all"
         text["a pack"] = f"{readable(pack['bytes'])} (`kdcache pack`) would save {saved}"
     return "\n\n".join(filter(None, [lines(text), other_codecs(facts), other_settings(facts)]))
+
+
+def memory_lines(one: dict) -> dict[str, str]:
+    """Of one student, and of several at once where several will be trained."""
+    state, step = readable(one["state_bytes"]), readable(one["activation_bytes"])
+    alone = readable(one["process_bytes"] + one["state_bytes"] + one["activation_bytes"])
+    text = {"a training": f"{alone} or more: {one['student']} {state}, activations of {one['batch']} images {step}"}
+    if one["students"] > 1:
+        pipeline, processes = readable(one["pipeline_bytes"]), readable(one["processes_bytes"])
+        text["all at once"] = f"{pipeline} in one pipeline, {processes} as {one['students']} processes (run -j)"
+    return text
 
 
 def other_codecs(facts: dict) -> str:

@@ -19,6 +19,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "like": "LIKE Like parse_like stand_in",
         "loading": "library_note load_teacher normalisation teacher_folder",
         "machine": "choose_device require_place workers_for",
+        "memory": "training_memory",
         "packs": "facts_of_pack make_pack verify_pack",
         "pruning": "prune",
         "reporting": "report",
