@@ -170,6 +170,20 @@ class Dropping:
         time.sleep(0.01)
 
 
+def test_ctrl_c_while_the_commands_are_imported():
+    lines = [
+        "import sys",
+        "class Pressed:",
+        "    def find_spec(self, name, *rest):",
+        "        if name == 'kdcache.cli.make': raise KeyboardInterrupt",
+        "sys.meta_path.insert(0, Pressed())",
+        "from kdcache.__main__ import main",
+        "main()",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "kdcache: interrupted\n")
+
+
 def test_ctrl_c_where_python_drops_exceptions(monkeypatch):
     def busy(_):
         Dropping()
