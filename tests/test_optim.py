@@ -84,8 +84,10 @@ from kdcache.train.optim import make_optimizer
 for name in ("sgd", "adam", "adamw", "dot"):
     p = torch.nn.Parameter(torch.zeros(2, 2))
     p.grad = torch.ones(2, 2)
-    make_optimizer([p], Settings(optimizer=name)).step()
-    assert p.sum() < 0
+    optimizer = make_optimizer([p], Settings(optimizer=name))
+    optimizer.step()
+    optimizer.zero_grad()
+    assert p.sum() < 0 and p.grad is None
 from kdcache.cli import main
 for line in sys.argv[1:]:
     try:

@@ -16,7 +16,9 @@ class Dot(torch.optim.Optimizer):
     `taught`. A parameter that only one of them speaks of has the plain momentum.
     """
 
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)  # torch's compiler need not be imported
+    # torch's compiler need not be imported
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
     def __init__(self, parameters: Iterable, lr: float, momentum: float, delta: float, weight_decay: float):
         self.taught: Mapping[nn.Parameter, Tensor] = {}

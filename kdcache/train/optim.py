@@ -155,8 +155,8 @@ Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
 def light(base: type[Kind]) -> type[Kind]:
     """The same optimiser without the wrappers for torch's compiler, whose import takes seconds in every process."""
-    bare = {"step": torch.no_grad()(inspect.unwrap(base.step)), "add_param_group": inspect.unwrap(base.add_param_group)}
-    return type(base.__name__, (base,), bare)
+    bare = {name: inspect.unwrap(getattr(base, name)) for name in ("step", "add_param_group", "zero_grad")}
+    return type(base.__name__, (base,), bare | {"step": torch.no_grad()(bare["step"])})
 
 
 SGD, Adam, AdamW = light(torch.optim.SGD), light(torch.optim.Adam), light(torch.optim.AdamW)
