@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,32 @@ def test_small_images_in_memory_are_those_in_the_files(root):
     for found in (source.digests(range(7)), source.check(), alone.digests(range(7)), alone.check()):
         assert found.tolist() == every
     assert torch.equal(alone.read([3, 1, 3]), source.read([3, 1, 3]))
+
+
+def test_opening_small_images_is_counted(root):
+    bars = []
+
+    def bar(items, **told):
+        bars.append(told)
+        return items
+
+    for split in ("train", "eval"):
+        rows = len(open_source(f"folder:{root}", split, progress=bar))
+        assert bars.pop() == {"total": rows, "desc": f"reading {split} images", "unit": "images"}
+    assert not bars
+
+
+@pytest.mark.parametrize("work", [lambda source, bar: [*source.hashes(bar)], lambda source, bar: source.check(bar)])
+def test_interrupted_no_thread_reads_on(mixed, work):
+    source, threads = open_source(f"folder:{mixed}"), threading.active_count()
+
+    def bar(items, **_):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(source, bar)
+    assert threading.active_count() == threads
 
 
 def test_images_of_32_flip_like_photographs(tmp_path):

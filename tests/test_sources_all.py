@@ -13,7 +13,7 @@ from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, SourceError
 from kdcache.jobs import Data, verify
 from kdcache.sources import SOURCES, open_source
-from kdcache.sources.arrays import digest
+from kdcache.sources.arrays import TOGETHER, digest
 from kdcache.sources.encoded import EncodedSource
 from kdcache.views import open_view
 
@@ -48,6 +48,25 @@ def images(source, rows=None) -> list[np.ndarray]:
 
 def same(mine, theirs) -> bool:
     return len(mine) == len(theirs) and all(map(np.array_equal, mine, theirs))
+
+
+def told(bars: list):
+    """A progress bar that notes its words, and how many images it counts."""
+
+    def bar(items, total, desc, unit, scale=1):
+        assert unit == "images"
+        bars.append((desc, total * scale))
+        return items
+
+    return bar
+
+
+def test_digests_of_all_are_those_of_each_and_are_counted(spec):
+    source, bars = open_source(spec), []
+    assert [*source.hashes(told(bars))] == source.digests(range(len(source))).tolist()
+    [(words, counted)] = bars
+    assert words == "comparing images"
+    assert 0 <= counted - len(source) < TOGETHER  # what is in memory is counted by blocks
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])

@@ -7,7 +7,7 @@ import textwrap
 import click
 
 from kdcache.cli import common
-from kdcache.cli.common import Command, json_option, lines, put
+from kdcache.cli.common import Command, bar, json_option, lines, put
 from kdcache.report.table import columns
 from kdcache.wording import by, evaluated
 
@@ -40,7 +40,7 @@ def check_model(model, weights, mean, std, taps, data, augment, device, as_json)
     from kdcache import jobs
 
     device, fed = jobs.choose_device(device), jobs.normalisation(mean, std)
-    opened = jobs.Data.open(data, augment)
+    opened = jobs.Data.open(data, augment, source=jobs.opening(bar))
     common.announce(opened)
     facts = jobs.check_model(model, opened, device, weights=weights, normalisation=fed, taps=taps)
     parts = {"other methods": reasons_page(facts["methods"]), "its modules": modules_page(facts["modules"])}

@@ -64,7 +64,7 @@ def pseudo_teacher(data, fraction, augment, views, codec, seed, out, as_json, **
     from kdcache import jobs
 
     jobs.require_place(out)
-    opened = jobs.Data.open(data, augment, fraction)
+    opened = jobs.Data.open(data, augment, fraction, jobs.opening(bar))
     common.announce(opened)
     path = jobs.dump_pseudo(Path(out), opened, views, codec, seed, asked, bar, say)
     facts = jobs.facts_of(path)
@@ -102,7 +102,7 @@ def import_logits(file, data, fraction, order, augment, seed, kind, anyway, code
     from kdcache import jobs
 
     jobs.require_place(out)
-    opened = jobs.Data.open(data, augment, fraction)
+    opened = jobs.Data.open(data, augment, fraction, jobs.opening(bar))
     views = {"view": opened.view if augment else None, "seed": seed}
     path, remarks = jobs.import_logits(file, opened, order, Path(out), codec, anyway, bar, kind, **views)
     for remark in remarks:

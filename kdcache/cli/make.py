@@ -42,7 +42,7 @@ def train_teacher(model, data, fraction, augment, label_smoothing, device, worke
     settings = common.settings_of(rest)
     normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
     device = jobs.choose_device(device)
-    opened = jobs.Data.open(data, augment, fraction)
+    opened = jobs.Data.open(data, augment, fraction, jobs.opening(bar))
     common.announce(opened, model)
     found = jobs.train_teacher(
         model, opened, settings, label_smoothing=label_smoothing, root=runs, **rest, normalisation=normalisation,
@@ -105,7 +105,7 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 
     device = jobs.choose_device(device)
     jobs.require_place(rest["out"])
-    opened = jobs.Data.open(data, augment, fraction)
+    opened = jobs.Data.open(data, augment, fraction, jobs.opening(bar))
     opened.tolerate(rest.pop("tolerate_decoder"))
     common.announce(opened, teacher)
     normalisation = jobs.normalisation(rest.pop("mean"), rest.pop("std"))
@@ -184,7 +184,8 @@ def train_student(caches, models, methods, seeds, live, teacher, weights, taps, 
     if (missing := rest.pop("missing")) and not (caches and data):
         raise UsageError("`missing`", "`data` beside a `cache`", "no such data", "leave it out")
     of_cache |= {"missing": missing or "refuse"} if caches else {}
-    opened, store = jobs.open_data(caches, data, augment, fraction, *average, **of_cache)
+    shown = {"source": jobs.opening(bar), "progress": bar}
+    opened, store = jobs.open_data(caches, data, augment, fraction, *average, **of_cache, **shown)
     opened.tolerate(rest.pop("tolerate_decoder"))
     common.announce(opened, *models, teacher)
     fed = {"normalisation": jobs.normalisation(rest["mean"], rest["std"]), "taps": taps}

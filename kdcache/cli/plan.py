@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from kdcache.cli import common
-from kdcache.cli.common import Command, json_option, lines, put
+from kdcache.cli.common import Command, bar, json_option, lines, put
 from kdcache.cli.values import COUNT, OneOf
 from kdcache.errors import UsageError
 from kdcache.report.table import columns
@@ -52,7 +52,7 @@ def plan(data, like, fraction, augment, out, device, runs, as_json, mean, std, s
     from kdcache import jobs
 
     if like is None:
-        opened = jobs.Data.open(data, augment, fraction)
+        opened = jobs.Data.open(data, augment, fraction, jobs.opening(bar))
     else:
         if data is not None or fraction != 1:
             name = "data" if data is not None else "fraction"

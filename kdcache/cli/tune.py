@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kdcache.cli import common
-from kdcache.cli.common import Command, json_option, put, say, training_options
+from kdcache.cli.common import Command, bar, json_option, put, say, training_options
 from kdcache.cli.frame import GOES_ON, WORDS
 from kdcache.cli.values import COUNT, Number
 from kdcache.errors import KdcacheError
@@ -70,7 +70,7 @@ def tune(caches, data, augment, study, storage, plot, runs, trials, processes, h
     if plot:
         require_matplotlib()
     settings = common.settings_of(rest)
-    opened, store = jobs.open_data(caches, data, augment)
+    opened, store = jobs.open_data(caches, data, augment, source=jobs.opening(bar))
     device, workers = jobs.choose_device(rest.pop("device")), jobs.workers_for(opened, rest.pop("workers"), processes)
     how = {"share": share, "device": device, "workers": workers}
     search = jobs.Search(opened, store, spaces.read(space), settings=settings, **how, **rest)

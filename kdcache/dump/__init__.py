@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from kdcache import codecs
@@ -31,7 +30,7 @@ from kdcache.dump.stale import is_stale, remove_stale
 from kdcache.dump.waiting import wait_for
 from kdcache.durable import require_room
 from kdcache.proof import canaries
-from kdcache.proof.verdicts import require_digests, require_pixels
+from kdcache.proof.verdicts import require_every_digest, require_pixels
 from kdcache.ranks import Ranks
 from kdcache.seeds import PROBE, sample_views
 from kdcache.teachers import Dumped, require_finite
@@ -107,8 +106,8 @@ class Dump:
             with Blocks(finished) as file:
                 self.require_unchanged(file, exact=False)
                 if self.held_out and "eval_digests" in file.layout.places:  # nothing will read these: all are hashed
-                    every, digests = np.arange(len(self.held_out.source)), file.array("eval_digests")
-                    require_digests(self.path, self.held_out.source, every, digests, "evaluation ")
+                    digests = file.array("eval_digests")
+                    require_every_digest(self.path, self.held_out.source, digests, "evaluation ", progress)
         return self.path
 
     def begin(self, progress=quiet) -> None:

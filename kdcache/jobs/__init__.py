@@ -11,7 +11,7 @@ __getattr__, __dir__ = on_demand(  # so that training a student does not load wh
         "catalogue": "overview rows_of tables",
         "checkup": "check_model",
         "content": "MISSING images_of",
-        "data": "DEFAULT_DATA Data",
+        "data": "DEFAULT_DATA Data opening",
         "dump": "DumpOptions dump_options dump_pseudo make_dump",
         "estimates": "answering_rate file_bytes plan rendering_rate training_rate",
         "imports": "import_logits",

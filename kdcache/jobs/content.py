@@ -15,13 +15,11 @@ from kdcache.jobs.data import Data, opener
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source, open_source
 from kdcache.sources.adopted import AdoptedSource, has_rows
-from kdcache.threads import in_threads
-from kdcache.types import Numbers
+from kdcache.types import Numbers, quiet
 from kdcache.views import View, from_json
 from kdcache.wording import count
 
 MISSING = ("refuse", "plain", "skip")
-TOGETHER = 64  # images whose digests a thread makes at a time
 NAMED = 10  # images in a message
 COMPARED = 64  # images whose rows somebody knows
 REFUSED = "`missing` skip leaves them out, plain learns them from their labels alone; or dump again"
@@ -56,7 +54,9 @@ def bound(
     return Data(train, held_out, view), store
 
 
-def reopened(cache: Store, data: str, augment: str | None, missing: str, source=open_source) -> tuple[Data, Store]:
+def reopened(
+    cache: Store, data: str, augment: str | None, missing: str, source=open_source, progress=quiet
+) -> tuple[Data, Store]:
     """The data of that name: as they were at the dump if they are what it was dumped from, else by content."""
     one_of("`missing`", missing, MISSING)
     try:
@@ -65,7 +65,7 @@ def reopened(cache: Store, data: str, augment: str | None, missing: str, source=
         opened = opener(cache.path, cache.meta["source"], data, source)
         view = from_json(cache.path, cache.meta["view"], augment)
         train = opened("train")
-        return bound(cache, train, opened("eval"), view, missing, digests_of(train))
+        return bound(cache, train, opened("eval"), view, missing, digests_of(train, progress))
 
 
 def images_of(
@@ -120,12 +120,9 @@ def renumbered(cache: Store, source: Source) -> Source:
     return source
 
 
-def digests_of(source: Source) -> np.ndarray:
+def digests_of(source: Source, progress=quiet) -> np.ndarray:
     """Of all images, each of which is read once."""
-    n = len(source)
-    starts = range(0, n, TOGETHER)
-    parts = in_threads(lambda start: source.digests(np.arange(start, min(start + TOGETHER, n))), starts)
-    return np.concatenate([*parts])
+    return np.fromiter(source.hashes(progress), np.uint64, len(source))
 
 
 def labelled_alike(cache: Store, source: Source, digests: np.ndarray, rows: np.ndarray) -> np.ndarray:

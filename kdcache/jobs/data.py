@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -110,6 +111,11 @@ class Data:
     def held_out_loader(self, device: str, workers: int) -> Loader:
         """The evaluation images, un-augmented."""
         return Loader(self.held_out, self.view.evaluation(), 0, device, workers)
+
+
+def opening(progress) -> Callable[..., Source]:
+    """What opens images, and shows its progress where it reads all of them."""
+    return partial(open_source, progress=progress)
 
 
 def opener(file: str | os.PathLike, stored: dict, data: str | None = None, source=open_source) -> Callable[..., Source]:

@@ -13,7 +13,7 @@ from kdcache.cache.hdf5.reading import SIGNATURE
 from kdcache.checks import require_here, require_kind
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
 from kdcache.jobs import embeddings
-from kdcache.jobs.data import Data, opener
+from kdcache.jobs.data import Data, opener, opening
 from kdcache.jobs.loading import Normalisation, load_normalised, load_teacher, normalisation_in
 from kdcache.jobs.machine import require_place, workers_for
 from kdcache.jobs.packs import verify_pack
@@ -57,7 +57,7 @@ def verify(
     stored = cache.meta["source"]
     try:
         view = from_json(cache.path, cache.meta["view"], augment)
-        opened_split = opener(cache.path, stored, data)
+        opened_split = opener(cache.path, stored, data, opening(progress))
         source, held_out = training_rows(cache, opened_split), opened_split("eval")
         Data(source, held_out, view).tolerate(tolerate_decoder)
     except (SourceError, PipelineChanged) as error:

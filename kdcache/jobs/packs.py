@@ -11,12 +11,12 @@ import numpy as np
 
 from kdcache.checks import require_kind
 from kdcache.errors import SourceError
-from kdcache.jobs.data import DEFAULT_DATA, opener
+from kdcache.jobs.data import DEFAULT_DATA, opener, opening
 from kdcache.jobs.machine import require_place
 from kdcache.packing import SPLITS, Packing, scaled, sizes_of
 from kdcache.proof.verdicts import Check
 from kdcache.seeds import PROBE, below, keyed
-from kdcache.sources import Source, open_source
+from kdcache.sources import Source
 from kdcache.sources.pack import Pixels
 from kdcache.sources.pack_file import PackFile, done, padding, read_pack, words_in
 from kdcache.threads import cores
@@ -24,7 +24,6 @@ from kdcache.types import quiet
 from kdcache.wording import padded
 
 COMPARED = 64  # images of each split that `verify` decodes again
-BLOCK = 1024  # rows whose digests it takes at a time
 
 
 def make_pack(
@@ -36,7 +35,7 @@ def make_pack(
     'digits.kdp'
     """
     path = require_kind(f"`out` {out}", require_place(out), "pack")
-    train, held_out = (open_source(data or DEFAULT_DATA, split) for split in SPLITS)
+    train, held_out = (opening(progress)(data or DEFAULT_DATA, split) for split in SPLITS)
     return Packing(path, train, held_out, short, cores() if workers is None else workers).run(progress)
 
 
@@ -90,7 +89,7 @@ def verify_pack(
     if damaged or no_data:
         return
     try:
-        opened = opener(file, {"spec": found.header["source"]}, data)
+        opened = opener(file, {"spec": found.header["source"]}, data, opening(progress))
         sources = {name: opened(name) for name in SPLITS}
     except SourceError as error:
         yield Check("source", False, str(error))
@@ -107,10 +106,7 @@ def compared(file: PackFile, pixels: Pixels, source: Source, progress) -> Iterat
     yield Check(f"{split.name} source", same, f"{source.spec} {said} the content hash of what was packed")
     if not same or not split.rows:
         return
-    digests, starts = split.tables["digests"], range(0, split.rows, BLOCK)
-    blocks = progress(starts, total=len(starts), desc=f"comparing {split.name}")
-    spans = (np.arange(start, min(start + BLOCK, split.rows)) for start in blocks)
-    wrong = sum(int((source.digests(rows) != digests[rows]).sum()) for rows in spans)
+    wrong = sum(one != known for one, known in zip(source.hashes(progress), split.tables["digests"], strict=True))
     yield Check(f"{split.name} images", not wrong, f"{wrong:,} of {split.rows:,} are others than were packed")
     rows = np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], split.rows))
     again = [scaled(source.read([row])[0], file.header["short"]).numpy() for row in rows.tolist()]

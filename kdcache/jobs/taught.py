@@ -27,6 +27,7 @@ from kdcache.pseudo import PseudoTeacher
 from kdcache.sources import open_source
 from kdcache.sources.arrays import stratified
 from kdcache.teachers import ALONE, Cached, Live, Pseudo, Teacher, describe
+from kdcache.types import quiet
 from kdcache.views import runs_user_code
 
 
@@ -40,6 +41,7 @@ def open_data(
     source=open_source,
     views: int | None = None,
     missing: str | None = None,
+    progress=quiet,
 ) -> tuple[Data, Store | None]:
     """The data of a training: a cache names its own. Several of one teacher are more views, of several an average.
 
@@ -60,7 +62,7 @@ def open_data(
     if views is not None:
         cache = Subset(cache, None, views=views)
     if data and missing:
-        whole, cache = reopened(cache, data, augment, missing, source)
+        whole, cache = reopened(cache, data, augment, missing, source, progress)
     else:
         whole = Data.of_cache(cache, data, augment, source)
     return (whole, cache) if fraction == 1 else part_of(whole, cache, data, fraction, source)

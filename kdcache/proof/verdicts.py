@@ -59,10 +59,7 @@ def same_labels(cache: Store, source: Source) -> bool:
 
 def require_images(cache: Cache, source: Source, progress=quiet) -> str:
     """Refuses images that are not the teacher's, having read them all."""
-    digests, size = cache.digests, cache.layout.block_rows
-    for start in progress(range(0, len(cache), size), total=-(-len(cache) // size), desc="checking images"):
-        rows = np.arange(start, min(start + size, len(cache)))
-        require_digests(cache.path, source, rows, digests[rows])
+    require_every_digest(cache.path, source, cache.digests, progress=progress)
     return f"all {len(cache):,} have the hashes that the teacher's had"
 
 
@@ -79,11 +76,11 @@ def require_eval_images(cache: Store, held_out: Source) -> bool:
             held_out.expect(digests)
         return True
     if digests is not None:
-        require_digests(cache.path, held_out, np.arange(len(held_out)), digests, "evaluation ")
+        require_every_digest(cache.path, held_out, digests, "evaluation ")
     return False
 
 
-def check_eval_images(cache: Cache, held_out: Source) -> Check:
+def check_eval_images(cache: Cache, held_out: Source, progress=quiet) -> Check:
     """The evaluation images that were answered, one by one."""
     stored, digests, name = cache.meta["eval"], cache.eval_digests, "evaluation images"
     if not stored["rows"]:
@@ -93,7 +90,7 @@ def check_eval_images(cache: Cache, held_out: Source) -> Check:
     if stored["rows"] != len(held_out):
         found = f"{len(held_out)}"
         raise DataChanged(cache.path, f"{stored['rows']} evaluation images", found, "dump again to have them answered")
-    require_digests(cache.path, held_out, np.arange(len(held_out)), digests, "evaluation ")
+    require_every_digest(cache.path, held_out, digests, "evaluation ", progress)
     return Check(name, True, f"all {len(held_out):,} have the hashes that the teacher's had")
 
 
@@ -105,11 +102,22 @@ def check_padding(cache: Cache) -> Check:
     return Check("padding", not found, wording.padded(found))
 
 
-def require_digests(place: object, source: Source, rows: np.ndarray, digests: np.ndarray, kind="") -> None:
+def require_every_digest(place: object, source: Source, digests: np.ndarray, kind="", progress=quiet) -> None:
+    """Reads all images; refuses the first that is another one."""
+    row = next((row for row, found in enumerate(source.hashes(progress)) if found != digests[row]), None)
+    if row is not None:
+        raise another_image(place, source, row, kind)
+
+
+def require_digests(place: object, source: Source, rows: np.ndarray, digests: np.ndarray) -> None:
     wrong = np.flatnonzero(source.digests(rows) != digests)
     if len(wrong):
-        found = f"another {kind}image as row {rows[wrong[0]]}"
-        raise DataChanged(f"{place} on {source.spec}", "the images the teacher saw", found, "dump again")
+        raise another_image(place, source, rows[wrong[0]])
+
+
+def another_image(place: object, source: Source, row: int, kind: str = "") -> DataChanged:
+    found = f"another {kind}image as row {row}"
+    return DataChanged(f"{place} on {source.spec}", "the images the teacher saw", found, "dump again")
 
 
 def require_pixels(held: Store | Blocks, loader: Loader, exact: bool = False) -> str:
@@ -279,7 +287,7 @@ def verify(
         yield Check("source", True, f"{source.spec} is the data it was made from")
         yield Check("images", True, require_images(cache, source, progress))
         if held_out is not None:
-            yield check_eval_images(cache, held_out)
+            yield check_eval_images(cache, held_out, progress)
         loader = Loader(source, view, cache)
         yield Check("pixels", True, require_pixels(cache, loader))
         if teacher:

@@ -12,12 +12,14 @@ from kdcache.errors import UsageError
 from kdcache.sources.arrays import Source, digits, synthetic
 from kdcache.sources.cifar import cifar10, cifar100
 from kdcache.sources.csv_file import csv_table
+from kdcache.sources.encoded import held
 from kdcache.sources.folder import image_folder
 from kdcache.sources.hugging_face import hugging_face, path_of
 from kdcache.sources.listed import before_options
 from kdcache.sources.pack import packed
 from kdcache.sources.shards import path_before, tar_shards
 from kdcache.sources.torchvision import library_set
+from kdcache.types import quiet
 
 
 class Kind(NamedTuple):
@@ -73,7 +75,9 @@ SOURCES: dict[str, Kind] = {
 }
 
 
-def open_source(spec: str, split: str = "train", fraction: float = 1.0, place: str | None = None) -> Source:
+def open_source(
+    spec: str, split: str = "train", fraction: float = 1.0, place: str | None = None, progress=quiet
+) -> Source:
     """The images of one split, `train` or `eval`; `fraction` takes a stratified part of the training rows.
 
     `place` is where images lie now whose name, `spec`, has another place in it.
@@ -93,7 +97,7 @@ def open_source(spec: str, split: str = "train", fraction: float = 1.0, place: s
         expected = f"{name}:{kind.argument}" if kind.argument else name
         raise UsageError("`data`", expected, repr(spec), f"write {expected}")
     Range(above=0, most=1, remedy="0.25 takes a quarter").checked("`fraction`", fraction)
-    source = kind.open(spec, place or argument, split)
+    source = held(kind.open(spec, place or argument, split), progress)
     return source.part(fraction) if split == "train" and fraction < 1 else source
 
 

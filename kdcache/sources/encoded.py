@@ -26,7 +26,8 @@ PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class EncodedSource(Source):
     """Images in the bytes of their files. A leaf says in `place` and `encoded` where those of a row are.
 
-    Rows of `where`, if a leaf has it, go with the rows of names and labels. `settled` finishes what is opened.
+    Rows of `where`, if a leaf has it, go with the rows of names and labels. `settled` finishes what is opened, and
+    `held` keeps it in memory where that is worth it.
     """
 
     packages = PACKAGES
@@ -71,6 +72,10 @@ class EncodedSource(Source):
     def digests(self, rows):
         return np.array([digest(self.encoded(int(row))) for row in rows], dtype=np.uint64)
 
+    def hashes(self, progress=quiet):
+        found = in_threads(lambda row: digest(self.encoded(row)), range(len(self)))
+        return progress(found, total=len(self), desc="comparing images", unit="images")
+
     def fingerprint(self):
         return blake(os.fsencode("\0".join(self.names)), self.labels, os.fsencode("\0".join(self.classes)))
 
@@ -84,8 +89,8 @@ class EncodedSource(Source):
         return part
 
 
-def settled(source: EncodedSource) -> Source:
-    """The source, ready to be used: with the size of its images, and in memory where they are up to 64x64 of one size.
+def settled(source: EncodedSource) -> EncodedSource:
+    """The source, ready to be used: with the size of its images.
 
     A view refuses an image that differs in size from those that were looked at.
     """
@@ -94,11 +99,23 @@ def settled(source: EncodedSource) -> Source:
         sizes = {size_of(source.place(row), source.encoded(row)) for row in (0, *some)}
         source.size = sizes.pop() if len(sizes) == 1 else None
         source.default_view = f"resized-crop:{min(224, *source.size) if source.size else 224}"
-        height, width = source.size or (SMALL + 1, SMALL + 1)
-        small = max(height, width) <= SMALL and 3 * height * width * len(source) <= SMALL_TOTAL
-        return in_memory(source, source.size) if source.size and small else source
+        return source
     except SourceError:
         require_whole(source)  # are there more of them?
+        raise
+
+
+def held(source: Source, progress=quiet) -> Source:
+    """The source with its images in memory where they are in files, up to 64x64 and of one size."""
+    if not isinstance(source, EncodedSource) or source.size is None:
+        return source
+    height, width = source.size
+    if max(height, width) > SMALL or 3 * height * width * len(source) > SMALL_TOTAL:
+        return source
+    try:
+        return in_memory(source, source.size, progress)
+    except SourceError:
+        require_whole(source, progress)  # are there more of them?
         raise
 
 
@@ -115,7 +132,8 @@ def require_whole(source: EncodedSource, progress=quiet) -> np.ndarray:
             return 0
         return digest(data)
 
-    looks = progress(in_threads(look, range(len(source))), total=len(source), desc="checking images")
+    looks = in_threads(look, range(len(source)))
+    looks = progress(looks, total=len(source), desc="checking images", unit="images")
     digests = np.fromiter(looks, np.uint64, len(source))
     if len(bad) == 1:
         raise bad.popitem()[1]
@@ -126,7 +144,7 @@ def require_whole(source: EncodedSource, progress=quiet) -> np.ndarray:
     return digests
 
 
-def in_memory(source: EncodedSource, size: tuple[int, int]) -> Source:
+def in_memory(source: EncodedSource, size: tuple[int, int], progress=quiet) -> Source:
     """The same images as an ArraySource; the source itself where one has another size."""
     images = np.empty((len(source), 3, *size), dtype=np.uint8)
     digests = np.empty(len(source), dtype=np.uint64)
@@ -140,7 +158,8 @@ def in_memory(source: EncodedSource, size: tuple[int, int]) -> Source:
         images[row] = image
         return True
 
-    if not all(in_threads(load, range(len(source)))):
+    loads = in_threads(load, range(len(source)))
+    if not all(progress(loads, total=len(source), desc=f"reading {source.split} images", unit="images")):
         source.size = None
         return source
     view = "crop-flip" if size == (32, 32) else f"resized-crop:{min(size)}"
