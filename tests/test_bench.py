@@ -35,7 +35,7 @@ from kdcache.types import quiet
 from kdcache.views.pipeline import one_thread
 
 FIGURE = {"name": str, "median": float, "low": float, "high": float, "unit": str, "bar": str}
-FEW_METHODS = {name: METHODS[name] for name in ("none", "st", "fitnet", "ab", "dml", "reviewkd")}
+FEW_METHODS = {name: METHODS[name] for name in ("none", "st", "fitnet", "ab", "dml", "reviewkd", "crd", "queue")}
 SMALL = {
     "read": [(read, {"ROWS": 300, "MANY": 300, "BATCH": 8, "BATCHES": 2, "ROUNDS": 2})],
     "replay": [(replay, {"ROUNDS": 2, "CASES": [(*case[:2], 4, *case[3:]) for case in replay.CASES]})],

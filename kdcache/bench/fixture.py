@@ -43,6 +43,7 @@ def made_cache(path: Path, rows: int, classes: int, views: int, codec: str = "f1
 def stepper(student: Student, batch: int, stack: contextlib.ExitStack) -> Callable[[], dict]:
     """A training step as the trainer does it, of this student, with all that belongs to it."""
     [trainer], feed, _ = stack.enter_context(student.ready())
+    trainer.method.meet(torch.from_numpy(student.data.train.labels))
     trainer.begin(trainer.stages[-1].first)  # the main one, where there is an initialisation before
     stack.enter_context(trainer.watching())
     plan = training_plan(len(student.data.train), 2, 1, batch, 0, trainer.method.views)
