@@ -26,7 +26,7 @@ from kills import COMMANDS, DUMP, prepare, undisturbed
 
 OUT = f"{DUMP} -o out.h5"
 GOOD = ("together", "refused")
-REFUSALS = ("no other dump at work on it", "that another process trains", "an unfinished one", "no such file")
+REFUSALS = ("no other dump at work on it", "that no other process trains in", "an unfinished one", "no such file")
 
 
 def later(line: str | Callable[[], int], moment: float, **environment: str) -> Child:
@@ -154,7 +154,7 @@ def trial(case: Callable, line: str, whole: float, truth: dict, draw: random.Ran
         if code == TRACEBACK or "Traceback" in words:
             return "traceback", said
         if code and not (code == 1 and any(text in words for text in REFUSALS)):
-            if code == 1 and "--codec f32" in line and "as in the file" in words:  # there was work to lose
+            if code == 2 and "--codec f32" in line and "as in the file" in words:  # there was work to lose
                 return "refused", said
             return f"code {code}", said
         refused += code == 1
