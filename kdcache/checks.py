@@ -36,7 +36,9 @@ def quoted(value: object) -> str:
 def advice(found: object, names: Iterable[str], otherwise: str) -> str:
     """The closest of these names; what else to do where none is close."""
     folded = {name.lower().lstrip("-"): name for name in names}  # dashes would make all options look alike
-    close = difflib.get_close_matches(str(found).lower().lstrip("-"), folded, 1, 0.55)
+    typed = str(found).lower().lstrip("-")
+    turned = [name for name in folded if sorted(name) == sorted(typed)]  # of two letters, too: ts for st
+    close = turned or difflib.get_close_matches(typed, folded, 1, 0.55)
     return f"did you mean {folded[close[0]]}?" if close else otherwise
 
 
