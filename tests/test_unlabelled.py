@@ -9,7 +9,7 @@ from reference_views import encoded, picture
 
 from kdcache.cache import open_cache
 from kdcache.errors import KdcacheWarning, SourceError, UsageError
-from kdcache.jobs import Data, Student, taught_by
+from kdcache.jobs import Data, Student, taught_by, training_memory
 from kdcache.sources import open_source
 from kdcache.sources.listed import held_out
 
@@ -169,3 +169,10 @@ def test_logits_that_one_has_need_no_labels(here, tmp_path):
     said = good(f"import-logits {tmp_path}/mine.npy --data folder:photos -o {tmp_path}/mine.h5")
     assert "nan" not in said.out + said.err
     assert open_cache(tmp_path / "mine.h5").classes == list("01234")
+
+
+def test_the_memory_of_a_student_of_images_without_classes_is_reckoned(loose):
+    with pytest.warns(KdcacheWarning, match=RULE):
+        photos = Data.open(f"folder:{loose / 'photos'}", "resized-crop:16")
+    assert not photos.train.classes
+    assert training_memory(photos, "tiny-2", 1)["state_bytes"] > 0

@@ -6,7 +6,8 @@ import torch
 
 from kdcache.jobs.data import Data
 from kdcache.jobs.student import default_student
-from kdcache.models import CLASSES, build
+from kdcache.models import build
+from kdcache.models.figures import CLASSES
 from kdcache.models.network import Network
 from kdcache.train import Settings
 from kdcache.train.records import peak_bytes

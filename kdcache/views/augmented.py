@@ -153,7 +153,7 @@ class Augmented(Plain):
 
     def strengthened(self, images: Tensor, seeds: np.ndarray) -> Tensor:
         """What strong views have beside weak ones."""
-        for number, step in enumerate(self.steps[self.weak :], self.weak):
+        for number, step in enumerate(self.steps[self.weak :], self.weak or 0):
             images = step.render(images, seeds, DRAWS * number)
         return images
 
