@@ -1,5 +1,6 @@
 """Networks for tests: fresh ones, ones with statistics of their own, and what they show or refuse."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +31,17 @@ def stirred(network: Network, images) -> Network:
             nn.init.normal_(module.bias, 0, 0.2, generator=generator)
     network.train()(images)
     return network.eval()
+
+
+def by_onnx(network: Network, images, folder) -> tuple[np.ndarray, np.ndarray]:
+    """What a network answers to the first image, by ONNX's own reference and by itself."""
+    reference = pytest.importorskip("onnx.reference", reason="onnx is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    normalised = network.normalize(images)[:1]
+    torch.onnx.export(network.body, (normalised,), folder / "net.onnx", dynamo=True, verbose=False)
+    session = reference.ReferenceEvaluator(str(folder / "net.onnx"))
+    found = session.run(None, {session.input_names[0]: normalised.numpy()})[0]
+    return found, network.body(normalised).detach().numpy()
 
 
 def see(network, names, images):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from model_cases import NETWORKS, STAGES, make, see, stirred
+from model_cases import NETWORKS, STAGES, by_onnx, make, see, stirred
 from train_cases import asks, assert_same_weights, dumped, measured, teacher_of
 
 from kdcache.jobs import Data, Student, taught_by
@@ -65,14 +65,8 @@ def test_torch_export(name, images):
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("name", FAMILIES)
 def test_onnx(name, images, tmp_path):
-    reference = pytest.importorskip("onnx.reference", reason="onnx is not installed")
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    network = stirred(make(name), images).body
-    normalised = make(name).normalize(images)[:1]
-    torch.onnx.export(network, (normalised,), tmp_path / "net.onnx", dynamo=True, verbose=False)
-    session = reference.ReferenceEvaluator(str(tmp_path / "net.onnx"))
-    found = session.run(None, {session.input_names[0]: normalised.numpy()})[0]
-    np.testing.assert_allclose(found, network(normalised).detach().numpy(), rtol=1e-3, atol=1e-4)
+    found, own = by_onnx(stirred(make(name), images), images, tmp_path)
+    np.testing.assert_allclose(found, own, rtol=1e-3, atol=1e-4)
 
 
 def test_the_margins_of_parts_side_by_side(images):
