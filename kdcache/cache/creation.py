@@ -21,13 +21,13 @@ from kdcache.durable import alone_in, clear_leftovers, fill_in, name_it, private
 def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
     """Makes X.part at its full size, or none at all. `known` are the datasets whose content is known already."""
     part = part_of(path)
-    shapes, content = outline(meta, known)
+    content = content_of(meta, known)
     _, codecs = filled_datasets(meta, "/meta")
     require_room(path, bytes_of(meta, known))
     try:
         clear_leftovers(part)
         with alone_in(part.absolute().parent), private_file(part) as (private, descriptor):
-            structures, places, size = lay_out(shapes)
+            structures, places, size = lay_out(shapes_of(meta, known))
             os.ftruncate(descriptor, size)
             for offset, length in room(Layout(private, meta, places, codecs), size):
                 reserve(descriptor, length, offset)
@@ -41,15 +41,20 @@ def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:
         raise refused(path, error) from None
 
 
-def outline(meta: dict, known: Mapping[str, np.ndarray]) -> tuple[dict, dict[str, np.ndarray]]:
-    """Type and shape of every dataset, and the content of those that have some from the beginning."""
-    rows = meta["block_rows"]
-    shapes, _ = filled_datasets(meta, "/meta")
+def shapes_of(meta: dict, known: Mapping[str, np.ndarray]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of every dataset."""
+    rows, (filled, _) = meta["block_rows"], filled_datasets(meta, "/meta")
+    words = {f"blocks/{name}": (np.dtype("<u8"), (*s[:-1], -(-s[-1] // rows))) for name, (_, s) in filled.items()}
+    given = {name: (array.dtype, array.shape) for name, array in {"meta": to_bytes(meta), **known}.items()}
+    return filled | words | given | {"seal": (np.dtype("<u4"), (1,))}
+
+
+def content_of(meta: dict, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The content of those datasets that have some from the beginning."""
+    filled, _ = filled_datasets(meta, "/meta")
     content = {"meta": to_bytes(meta)} | dict(known)
-    content |= {f"blocks/{name}": words_of(meta, name, known[name]) for name in shapes if name in known}
-    content["seal"] = np.array([seal_of(content)], dtype="<u4")
-    words = {f"blocks/{name}": (np.dtype("<u8"), (*s[:-1], -(-s[-1] // rows))) for name, (_, s) in shapes.items()}
-    return shapes | words | {name: (array.dtype, array.shape) for name, array in content.items()}, content
+    content |= {f"blocks/{name}": words_of(meta, name, known[name]) for name in filled if name in known}
+    return content | {"seal": np.array([seal_of(content)], dtype="<u4")}
 
 
 def seal_of(content: Mapping[str, np.ndarray]) -> int:
@@ -64,9 +69,9 @@ def seal_of(content: Mapping[str, np.ndarray]) -> int:
 
 def bytes_of(meta: dict, known: Mapping[str, np.ndarray]) -> int:
     """What a file takes on disk, within a few pages; of a shard, its share."""
-    shapes, content = outline(meta, known)
-    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in shapes.items()}
-    shared = sum(size for name, size in sizes.items() if name not in content and not name.startswith("blocks/"))
+    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in shapes_of(meta, known).items()}
+    whole = {"meta", "seal", *known}
+    shared = sum(size for name, size in sizes.items() if name not in whole and not name.startswith("blocks/"))
     return sum(sizes.values()) - shared + -(-shared // meta.get("shard", {"of": 1})["of"])
 
 

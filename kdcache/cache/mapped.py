@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import mmap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -108,9 +107,8 @@ class Mapped(MappedFile, Store):
     def advise(self, view: int, names: Sequence[str]) -> None:
         for name in names:
             place = self.layout.places[f"knowledge/{name}"]
-            start = place.offset + view * self._rows * place.dtype.itemsize
-            first = start - start % mmap.PAGESIZE
-            self._open().madvise(mmap.MADV_WILLNEED, first, start + self._rows * place.dtype.itemsize - first)
+            size = self._rows * place.dtype.itemsize
+            self._announce([(place.offset + view * size, size)])
 
     def has_eval(self, name: str) -> bool:
         return f"eval/{name}" in self.layout.places
