@@ -25,6 +25,11 @@ SYNC_SECONDS = 5.0
 COMPARED = 1 << 26  # bytes that are read at a time to compare them with what was written
 
 
+def part_of(path: Path) -> Path:
+    """Where a file lies until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
 class Words:
     """Marks what was written into a file as done, once it is on the disk."""
 

@@ -113,7 +113,7 @@ def ended(number: int) -> int:
 
 def require_sound(path: Path) -> None:
     """No final name before the end; until then no X.part, or one that opens."""
-    part = layout.part_of(path)
+    part = durable.part_of(path)
     assert not (path.exists() and part.exists())
     if path.exists():
         open_cache(path)
@@ -205,10 +205,10 @@ def dying(folder: Path, world: int, stride: int) -> dict:
     assert ended(child(folder / "whole.h5")) == 0
     files = {(folder / "whole.h5").read_bytes()}
     assert ended(child(path, lambda: setattr(dumping, "fill", lambda *_: os._exit(0)))) == 0
-    layout.part_of(path).rename(begun)
+    durable.part_of(path).rename(begun)
     codes, killed = Counter(), 0
     for trial, write in enumerate(range(1, MOST, stride)):
-        shutil.copy(begun, layout.part_of(path))
+        shutil.copy(begun, durable.part_of(path))
         doomed = trial % world
 
         numbers = [child(path, partial(become, n, world, write if n == doomed else None)) for n in range(world)]

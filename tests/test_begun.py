@@ -6,9 +6,10 @@ import pytest
 from hostile_cases import array_in
 
 from kdcache.cache import Writer, open_cache
-from kdcache.cache.layout import part_of, read_layout
+from kdcache.cache.layout import read_layout
 from kdcache.cache.parts import merge, prune
 from kdcache.cache.summary import summary
+from kdcache.durable import part_of
 from kdcache.errors import CacheError
 
 SEALED = ["meta", "labels", "eval_labels", "eval_digests", "canaries/row", "canaries/crc", "canaries/logits", "seal"]

@@ -16,9 +16,10 @@ from kdcache.bench import process
 from kdcache.cache import create, open_cache
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.hdf5 import ALIGNMENT
-from kdcache.cache.layout import CHUNK, part_of, read_layout
+from kdcache.cache.layout import CHUNK, read_layout
 from kdcache.cache.meta import read_header
 from kdcache.codecs import TopK
+from kdcache.durable import part_of
 from kdcache.errors import CacheError, UsageError
 from kdcache.seeds import sample_seeds
 from kdcache.teachers import CacheTeacher, Forward

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_cases import DATA, DUMP, SHORT, STUDENT, TEACHER, WEIGHTS, good, kdcache, refused
 
-from kdcache.cache.layout import part_of
+from kdcache.durable import part_of
 
 pytestmark = pytest.mark.usefixtures("home")
 CLI = "kdcache.cli"

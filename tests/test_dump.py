@@ -16,8 +16,9 @@ from conftest import fresh_teacher, killing
 from kdcache import dump as dumping
 from kdcache.batches import Seeded
 from kdcache.cache import open_cache, writer
-from kdcache.cache.layout import part_of, read_layout
+from kdcache.cache.layout import read_layout
 from kdcache.dump import filling
+from kdcache.durable import part_of
 from kdcache.errors import CacheError, DataChanged, KdcacheError, KdcacheWarning, LibraryChanged, PipelineChanged
 from kdcache.jobs import Data
 from kdcache.proof import canaries

@@ -216,7 +216,8 @@ def test_hdf5s_own_locks_do_not_matter(cache_file, tmp_path, locking):
     code = """if True:
         import sys, numpy as np
         from kdcache.cache import create
-        from kdcache.cache.layout import Path, part_of, read_layout
+        from kdcache.cache.layout import Path, read_layout
+        from kdcache.durable import part_of
         meta = read_layout(Path(sys.argv[1])).meta
         canaries = {f"canaries/{n}": np.zeros(1, t) for n, t in (("row", "i8"), ("view", "i8"), ("crc", "u4"))}
         known = canaries | {"labels": np.zeros(1300, "i4"), "eval_digests": np.zeros(260, "u8")}

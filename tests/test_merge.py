@@ -9,8 +9,9 @@ from conftest import fresh_teacher, killing
 from hostile_cases import array_in, forged, mark
 
 from kdcache.cache import open_cache
-from kdcache.cache.layout import part_of, read_layout, shard_of
+from kdcache.cache.layout import read_layout, shard_of
 from kdcache.cache.parts import merge
+from kdcache.durable import part_of
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
 from kdcache.jobs import Data
 from kdcache.teachers import Forward

@@ -11,8 +11,8 @@ from conftest import fresh_teacher
 from hostile_cases import array_in, forged
 
 from kdcache.cache import open_cache, writer
-from kdcache.cache.layout import part_of
 from kdcache.cache.parts import prune
+from kdcache.durable import part_of
 from kdcache.errors import CacheError, PipelineChanged, UsageError
 from kdcache.jobs import Data, Student, taught_by
 from kdcache.methods import build

@@ -14,8 +14,9 @@ from hostile_cases import array_in, mark
 
 from kdcache import durable
 from kdcache.cache import create, open_cache, writer
-from kdcache.cache.layout import part_of, read_layout, shard_of
+from kdcache.cache.layout import read_layout, shard_of
 from kdcache.cache.share import turns
+from kdcache.durable import part_of
 from kdcache.errors import CacheError
 from kdcache.teachers import LiveTeacher
 

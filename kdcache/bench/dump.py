@@ -10,8 +10,8 @@ from kdcache.batches import straight_plan
 from kdcache.bench.fixture import made_data, made_teacher
 from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Writer
-from kdcache.cache.layout import part_of
 from kdcache.dump import Dump
+from kdcache.durable import part_of
 from kdcache.jobs import DumpOptions, make_dump
 from kdcache.teachers import Forward
 

@@ -12,10 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.hdf5 import lay_out
-from kdcache.cache.layout import Layout, filled_datasets, part_of, read_layout, sealed, word_of
+from kdcache.cache.layout import Layout, filled_datasets, read_layout, sealed, word_of
 from kdcache.cache.meta import to_bytes
 from kdcache.checks import sync_folder
-from kdcache.durable import alone_in, clear_leftovers, fill_in, name_it, private_file, refused, require_room, reserve
+from kdcache.durable import (
+    alone_in,
+    clear_leftovers,
+    fill_in,
+    name_it,
+    part_of,
+    private_file,
+    refused,
+    require_room,
+    reserve,
+)
 
 
 def create(path: Path, meta: dict, known: Mapping[str, np.ndarray]) -> None:

@@ -40,6 +40,7 @@ from kdcache.cache.meta import LABEL_BLOCKS, LONGEST, REMEDY, read_header
 from kdcache.cache.share import Shard
 from kdcache.checks import short
 from kdcache.codecs import Codec
+from kdcache.durable import part_of
 from kdcache.errors import CacheError
 
 DONE = 0x6B64_0001 << 32
@@ -244,10 +245,6 @@ def sealed_crc(layout: Layout, file) -> int:
         for start in range(0, place.nbytes, CHUNK):
             crc = zlib.crc32(os.pread(file.fileno(), min(CHUNK, place.nbytes - start), place.offset + start), crc)
     return crc
-
-
-def part_of(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
 
 
 def shard_of(path: Path, number: int | str, of: int) -> Path:

@@ -18,11 +18,12 @@ import numpy as np
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import create
 from kdcache.cache.intact import require_finished, require_intact, require_seal_if_any
-from kdcache.cache.layout import part_of, place_of, read_layout
+from kdcache.cache.layout import place_of, read_layout
 from kdcache.cache.rowwise import RowReading, of_rows, with_canaries_of
 from kdcache.cache.same import LOGIT_TOLERANCE, require_same
 from kdcache.cache.share import turns
 from kdcache.cache.writer import Writer
+from kdcache.durable import part_of
 from kdcache.errors import CacheError, DataChanged, PipelineChanged, TeacherChanged, UsageError
 from kdcache.types import quiet
 

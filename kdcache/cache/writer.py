@@ -11,8 +11,8 @@ from kdcache import lazy_torch as torch
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.claims import Claims
 from kdcache.cache.intact import require_seal_if_any
-from kdcache.cache.layout import DONE, Layout, part_of, read_layout, sealed_crc
-from kdcache.durable import Words, publish, refused, require_name, write
+from kdcache.cache.layout import DONE, Layout, read_layout, sealed_crc
+from kdcache.durable import Words, part_of, publish, refused, require_name, write
 from kdcache.errors import CacheError
 from kdcache.ranks import Ranks
 

@@ -19,7 +19,7 @@ from kdcache.cache import Writer, create
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.creation import bytes_of
 from kdcache.cache.intact import require_intact
-from kdcache.cache.layout import block_rows, part_of, read_layout
+from kdcache.cache.layout import block_rows, read_layout
 from kdcache.cache.meta import FORMAT, VERSION, required
 from kdcache.cache.same import require_same
 from kdcache.cache.share import Shard
@@ -28,7 +28,7 @@ from kdcache.dump.filling import encoded, fill
 from kdcache.dump.fitting import codec_of, fitted, require_stored
 from kdcache.dump.stale import is_stale, remove_stale
 from kdcache.dump.waiting import wait_for
-from kdcache.durable import require_room
+from kdcache.durable import part_of, require_room
 from kdcache.proof import canaries
 from kdcache.proof.verdicts import require_every_digest, require_pixels
 from kdcache.ranks import Ranks

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from kdcache.cache import Writer
 from kdcache.cache.blocks import Blocks
-from kdcache.cache.layout import KNOWN, part_of, read_layout
+from kdcache.cache.layout import KNOWN, read_layout
 from kdcache.cache.same import differing
 from kdcache.checks import short
+from kdcache.durable import part_of
 from kdcache.errors import CacheError, KdcacheWarning
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.checks import short
+from kdcache.durable import part_of
 from kdcache.errors import KdcacheError, SourceError
 from kdcache.limits import opened
 
@@ -274,7 +275,3 @@ def mapped(file: PackFile) -> mmap.mmap:
     if len(found) != file.size or int.from_bytes(found[24:28], "little") != file.seal:
         raise SourceError(file.path, "the pack that was opened", "another one under its name", "run it again")
     return found
-
-
-def part_of(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
