@@ -161,6 +161,7 @@ training_options = options(
     click.option("--resume", is_flag=True, help="Continue a run that was interrupted."),
     click.option("--restart", is_flag=True, help="Start over, and move such a run aside."),
     click.option(
+        "-o",
         "--out",
         type=NewPath(folder=True, own=True),
         metavar="DIR",
