@@ -71,7 +71,8 @@ def test_it_takes_what_reads_logits_alone(adapter, name):
         adapter.MethodLoss(name)
     except UsageError:
         return
-    assert build(name, {"logits": (10,)}, {"logits": (10,)}).taps == ("logits",)
+    taken = build(name, {"logits": (10,)}, {"logits": (10,)})
+    assert (taken.taps, taken.views, taken.two_heads) == (("logits",), 1, False)
 
 
 def test_another_backend_is_refused(cases, adapter, monkeypatch):

@@ -55,3 +55,19 @@ def test_what_a_method_trains_beside_the_student_is_in_the_optimiser(cases, teac
     )
     assert before
     assert not any(torch.equal(*pair) for pair in zip(before, loss.parameters(), strict=True))
+
+
+def test_images_without_labels_have_no_part_in_validation(cases, teacher, place, monkeypatch):
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10))
+    images = kdcache.CachedDataset(place / "logits.h5").numbered()
+    student = cases.Mine(network, kdcache.KnowledgeLoss(images, "st", network))
+    logged = []
+    monkeypatch.setattr(student, "log_dict", lambda measures, batch_size: logged.append((batch_size, measures)))
+    shown, labels = torch.stack([images[row][0] for row in range(6)]), torch.tensor([3, -1, 0, 9, -1, 1])
+    known = labels >= 0
+    student.validation_step((shown, labels), 0)
+    student.validation_step((shown[known], labels[known]), 0)
+    assert logged[0][0] == logged[1][0] == 4
+    torch.testing.assert_close(*(measures for _, measures in logged))
+    student.validation_step((shown, torch.full((6,), -1)), 0)
+    assert len(logged) == 2

@@ -55,6 +55,7 @@ def test_the_order_is_that_of_torchvision(root):
         "cat/sub-2/b.jpg",
         "cat/sub/c/d.jpg",
         "cat/B.jpg",
+        "cat/c.webp",
         "cat/0010.jpg",
     ):
         place(root, f"train/{name}", picture())
@@ -62,6 +63,30 @@ def test_the_order_is_that_of_torchvision(root):
     names, labels, classes = listing(root, "train")
     assert [str(root / name) for name in names] == [path for path, _ in theirs.samples]
     assert (labels, classes) == (theirs.targets, theirs.classes)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "valid"), ("training", "testing"), ("Train", "Test"), ("TRAIN", "dev")]
+)
+def test_parts_have_the_names_that_other_sources_may_give_them(root, train, test):
+    expected = [[name.partition("/")[2] for name in listing(root, split)[0]] for split in ("train", "eval")]
+    (root / "train").rename(root / train)
+    (root / "test").rename(root / test)
+    for split, own, names in zip(("train", "eval"), (train, test), expected, strict=True):
+        assert listing(root, split)[0] == [f"{own}/{name}" for name in names]
+
+
+def test_a_name_of_one_part_alone_may_be_that_of_a_class(tmp_path):
+    for name in ("dev", "ops"):
+        for i in range(40):
+            place(tmp_path, f"{name}/{i}.png", picture())
+    assert listing(tmp_path, "train")[2] == ["dev", "ops"]
+
+
+def test_test_images_without_classes_give_way_to_those_that_have_some(root):
+    (root / "test").rename(root / "val")
+    place(root, "test/1.jpg", picture())
+    assert [name.partition("/")[0] for name in listing(root, "eval")[0]] == ["val", "val"]
 
 
 def test_small_images_in_memory_are_those_in_the_files(root):

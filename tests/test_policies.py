@@ -50,8 +50,9 @@ def test_pixels_depend_on_image_and_seed_alone(suffix):
 
 
 def test_a_fresh_process_renders_the_same():
-    """Every policy, one after the other."""
-    view, given = open_view(f"crop-flip{CHAIN}", (32, 32)), (made_images(6, 32, 32), made_seeds(6))
+    """Every policy, one after the other, of odd seeds alone."""
+    view, given = open_view(f"crop-flip+erasing:p=1+strong{CHAIN}", (32, 32)), (made_images(6, 32, 32), made_seeds(6))
+    assert 0 < int((given[1] & 1).sum()) < 6
     assert torch.equal(render_elsewhere(view, *given), view.render(*given))
 
 
@@ -126,7 +127,6 @@ def test_every_second_view_is_strong_and_the_others_are_as_without(geometry, alw
     assert torch.equal(rendered[odd], strong[odd])
     assert (weak[odd] != strong[odd]).flatten(1).any(1).all()
     assert torch.equal(rendered[7:8], view.render(images[7:8], seeds[7:8]))
-    assert torch.equal(render_elsewhere(view, images[:4], seeds[:4]), rendered[:4])
 
 
 def test_weak_and_strong_views_come_back_from_their_header_and_from_their_name():

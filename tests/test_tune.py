@@ -22,7 +22,8 @@ from kdcache.runs import finished
 from kdcache.train import Settings
 
 CACHE = "pseudo-teacher --data synthetic:120,4,8 --views 2 -o p.h5"
-TUNE = f"tune --cache p.h5 --student tiny-2 --epochs 2 --batch 16 --space T=1..16:log,lr=0.01|0.1 --study s {CPU}"
+SET = "--epochs 2 --batch 16 --schedule step --milestones 0.8,0.9 --data synthetic:120,4,8"
+TUNE = f"tune --cache p.h5 --student tiny-2 {SET} --space T=1..16:log,lr=0.01|0.1 --study s {CPU}"
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,8 @@ class MethodLoss(keras.distillation.DistillationLoss):
             or one.student_taps
             or one.needs_labels
             or one.students > 1
+            or one.views > 1
+            or one.two_heads
             or any(one.parameters())
         ):
             expected = "a method of the logits of one student that needs no label"

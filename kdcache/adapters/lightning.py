@@ -65,9 +65,12 @@ class Student(lightning.LightningModule):
 
     def validation_step(self, batch: Sequence[Tensor], number: int) -> None:
         images, labels = batch
-        logits = self(images)
+        known = labels >= 0
+        if not known.any():
+            return
+        logits, labels = self(images)[known], labels[known]
         measures = {
             "val_loss": F.cross_entropy(logits, labels),
             "val_top1": (logits.argmax(1) == labels).float().mean(),
         }
-        self.log_dict(measures, batch_size=len(images))
+        self.log_dict(measures, batch_size=len(labels))

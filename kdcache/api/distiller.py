@@ -51,7 +51,7 @@ class Distiller:
               or a PseudoTeacher; None for methods that need none, with `data`
     live      `teacher` is the name of a network, which is asked in every step; None: the cache's own. Its `weights` lie
               where train-teacher left them below `runs`, unless they are given
-    cache     beside a teacher that is asked: its sample-views are those of this cache, or of several
+    cache     beside `live` or a made-up teacher: the sample-views are those of this cache, or of several
     mean, std    what such a network is fed with, where its weights do not say it
     augment, fraction    of the data, where no cache says them; a fraction of a cache's rows
     views     before they repeat; of a cache, its first

@@ -52,7 +52,7 @@ def search_options(function):
 @click.option("-j", "--processes", type=COUNT, default=1, show_default=True, help="Trials side by side.")
 @click.option("--helper", is_flag=True, hidden=True)  # one of these processes
 @click.option("--plot", type=common.PICTURE, metavar="FILE", help="How much each setting matters, as a PNG.")
-@common.data_option
+@click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
 @common.code_option
 @search_options
 @json_option
@@ -85,7 +85,7 @@ def tune(caches, data, augment, study, storage, plot, runs, trials, processes, h
         jobs.run_trials(begun, search, trials, folder, say)
         lost = [problem for helper in helpers if (problem := helper.ended())]
     facts = jobs.summary(begun, search)
-    facts["command"] = typed(caches, **facts["command"])
+    facts["command"] = typed(caches, data, augment, **facts["command"])
     if plot and facts["importance"]:
         facts["plot"] = str(bars.draw(Path(plot), f"What mattered in {name}", facts["importance"]))
     put(facts, as_json, page(facts))
@@ -101,18 +101,21 @@ def helping(workers: int) -> str:
     return f"from kdcache.cli import main; main({words!r}, prog_name='kdcache')"
 
 
-def typed(caches, student: str, method: str, settings: dict, mix: str | None) -> str:
+def typed(
+    caches, data: str | None, augment: str | None, student: str, method: str, settings: dict, mix: str | None
+) -> str:
     """The command that trains a student with these settings."""
     words = ["kdcache", "train-student", *(word for cache in caches for word in ("--cache", cache))]
+    words += [word for name, value in (("--data", data), ("--augment", augment)) if value for word in (name, value)]
     words += ["--student", student, "--method", method, *(("--mix", mix) if mix else ())]
     for name, value in settings.items():
         option = name.replace("_", "-")
         match value:
             case bool():
                 words.append(f"--{option}" if value else f"--no-{option}")
-            case list() if name == "betas":
+            case list() | tuple() if name == "betas":
                 words += [f"--{option}", *map(str, value)]
-            case list():
+            case list() | tuple():
                 words += [f"--{option}", ",".join(map(str, value))]
             case _:
                 words += [f"--{option}", str(value)]

@@ -12,10 +12,11 @@ from kdcache.errors import SourceError
 from kdcache.sources.arrays import Source
 from kdcache.sources.decode import file_bytes
 from kdcache.sources.encoded import EncodedSource, settled
-from kdcache.sources.listed import rows_of
+from kdcache.sources.listed import SPLITS, rows_of
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-SPLITS = {"train": ("train",), "eval": ("test", "val")}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+ALONE = ("train", "test", "val")  # that are parts even where the other part is missing; other names may be classes
+WANTED = {"train": "train/", "eval": "test/ or val/"}
 
 
 class FolderSource(EncodedSource):
@@ -40,16 +41,17 @@ def image_folder(spec: str, argument: str, split: str) -> Source:
 
 def listing(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
     """Names relative to the root, labels, and classes; those of the training part also for the evaluation part."""
-    place = f"folder:{root}"
-    parts = {s: next((p for p in names if (root / p).is_dir()), None) for s, names in SPLITS.items()}
+    parts = parts_of(root)
     if not any(parts.values()) and next(images_below(root), None):
         return without_splits(root, split)
-    train, own = parts["train"], parts[split]
-    if train is None or own is None:
-        missing = " or ".join(f"{name}/" for name in SPLITS["train" if train is None else split])
-        found = "no such folder" if not root.is_dir() else "none"
-        raise SourceError(place, f"a folder {missing} with one folder per class", found, "see `kdcache list sources`")
+    for wanted in ("train", split):
+        if not parts[wanted]:
+            found = "none" if root.is_dir() else "no such folder"
+            expected = f"a folder {WANTED[wanted]} with one folder per class"
+            raise SourceError(f"folder:{root}", expected, found, "see `kdcache list sources`")
+    train = parts["train"][0]
     classes = folders_in(root / train)
+    own = next((part for part in parts[split] if len(classes) < 2 or folders_in(root / part)), parts[split][0])
     if len(classes) < 2 and loose_in(root / train):
         names = [f"{own}/{file}" for file in images_below(root / own)]
         return filled(root / own, names), [-1] * len(names), []
@@ -57,9 +59,18 @@ def listing(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
         raise SourceError(root / train, "two or more class folders", str(len(classes)), "one folder a class")
     strange = sorted(set(folders_in(root / own)) - set(classes))
     if strange:
-        found = f"class {strange[0]!r}, unknown in train/"
-        raise SourceError(root / own, "the classes of train/", found, "rename or remove it")
+        found = f"class {strange[0]!r}, unknown in {train}/"
+        raise SourceError(root / own, f"the classes of {train}/", found, "rename or remove it")
     return *in_classes(root, f"{own}/", classes, split == "train"), classes
+
+
+def parts_of(root: Path) -> dict[str, list[str]]:
+    """The folders of each split, in any case; the first that has classes is taken."""
+    there = {name.lower(): name for name in folders_in(root)} if root.is_dir() else {}
+    parts = {split: [there[name] for name in names if name in there] for split, names in SPLITS.items()}
+    if all(parts.values()):
+        return parts
+    return {split: [name for name in names if name in ALONE] for split, names in parts.items()}
 
 
 def without_splits(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
