@@ -108,13 +108,22 @@ class Loader:
             self.threads = workers if self.device.type == "cpu" else 0
             return
         self.rendered = Rendered(source.read, len(source), view, self.seeds)
-        if workers:
-            pin = self.device.type == "cuda"
-            own = torch.Generator()  # or every epoch would draw from the global one, and dropout depend on `workers`
-            self.workers = DataLoader(
-                self.rendered, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, pin_memory=pin,
-                persistent_workers=True, prefetch_factor=AHEAD, generator=own,
-            )  # fmt: skip
+        self.workers = self.started(workers) if workers else None
+
+    def started(self, workers: int) -> DataLoader:
+        """Workers that live on from the first pass."""
+        pin = self.device.type == "cuda"
+        own = torch.Generator()  # or every epoch would draw from the global one, and dropout depend on `workers`
+        return DataLoader(
+            self.rendered, batch_sampler=self.plan, num_workers=workers, collate_fn=identity, pin_memory=pin,
+            persistent_workers=True, prefetch_factor=AHEAD, generator=own,
+        )  # fmt: skip
+
+    def expect(self, digests: np.ndarray) -> None:
+        """From now on, an image that does not have its digest is an error: in new workers, which know of it."""
+        self.source.expect(digests)
+        if self.workers is not None:
+            self.workers = self.started(self.workers.num_workers)
 
     def run(self, plan: Iterable[np.ndarray], epoch: int | None = None, pixels: bool = True) -> Iterator[Batch]:
         """One Batch for every array of item numbers; without pixels, its images are empty."""

@@ -175,7 +175,7 @@ def replace(path: Path, content: str | bytes) -> None:
     private = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(private, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(private, path)

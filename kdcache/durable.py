@@ -109,6 +109,7 @@ def private_file(part: Path) -> Iterator[tuple[Path, int]]:
     private = part.with_name(f"{part.name}.{secrets.token_hex(8)}")
     descriptor = os.open(private, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        is_locked(descriptor)  # so that others see that somebody is at work
         yield private, descriptor
     finally:
         os.close(descriptor)
@@ -140,8 +141,28 @@ def clear_leftovers(part: Path) -> None:
     """Removes the private files of creations that were killed."""
     with alone_in(part.absolute().parent) as alone:
         for entry in part.absolute().parent.iterdir() if alone else ():
-            if re.fullmatch(re.escape(part.name) + r"\.[0-9a-f]{16}", entry.name):
+            if re.fullmatch(re.escape(part.name) + r"\.[0-9a-f]{16}", entry.name) and not is_in_use(entry):
                 entry.unlink(missing_ok=True)
+
+
+def is_in_use(private: Path) -> bool:
+    """Whether the process that makes it is there: one that waited too long for the folder goes on without its lock."""
+    try:
+        with open(private, "rb") as file:
+            return not is_locked(file.fileno())
+    except OSError:
+        return False
+
+
+def is_locked(descriptor: int) -> bool:
+    """Takes the lock of a file, if nobody else has it; a file system without locks gives it to everybody."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def reserve(descriptor: int, size: int, offset: int = 0) -> None:
@@ -155,7 +176,8 @@ def name_it(private: Path, part: Path) -> None:
     try:
         os.link(private, part)
     except FileExistsError:
-        pass
+        if not part.exists():  # a link that leads nowhere
+            raise
     except OSError as error:
         if error.errno not in NO_LINKS or part.exists():
             raise

@@ -36,6 +36,7 @@ from kdcache.durable import (
 )
 from kdcache.errors import CacheError, OtherRequest, SourceError, difference
 from kdcache.proof.canaries import library_versions
+from kdcache.proof.verdicts import require_every_digest
 from kdcache.sources import Source
 from kdcache.sources.decode import size_of
 from kdcache.sources.encoded import EncodedSource
@@ -67,7 +68,11 @@ class Packing:
 
     def run(self, progress=quiet) -> Path:
         if self.path.exists():
-            self.require_same(read_finished(self.path))
+            found = read_finished(self.path)
+            self.require_same(found)
+            for split in SPLITS:
+                digests = found.splits[split].tables["digests"]
+                require_every_digest(self.path, self.sources[split], digests, progress=progress)
             return self.path
         if not self.part.exists():
             self.begin(progress)

@@ -66,7 +66,7 @@ class Elsewhere(abc.ABC):
         while offset < end:
             try:
                 for part in self.parts(offset, end - offset):
-                    failed, offset = 0, offset + len(part)
+                    failed, offset = 0 if part else failed, offset + len(part)
                     yield part
                 if offset < end:
                     raise ConnectionResetError("the connection was dropped")

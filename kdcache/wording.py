@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 
+def printable(text: str) -> str:
+    r"""The same, of names that are no UTF-8 with their bytes as numbers.
+
+    >>> printable("caf\udce9.png")
+    'caf\\udce9.png'
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
 def count(number: int, what: str) -> str:
     """A number with its noun.
 

@@ -104,3 +104,9 @@ def test_a_made_up_teacher_that_is_seldom_right_was_asked_to_be(in_tmp):
         == 0.05
     )
     assert np.isclose(facts_of("pseudo.h5")["accuracy"]["train_chance"], 0.25, atol=0.05)
+
+
+def test_no_more_labels_are_read_than_it_looks_at(cache, monkeypatch):
+    expected = accuracy.of_training(cache)
+    monkeypatch.setattr(type(cache), "labels", None)
+    assert accuracy.of_training(cache) == expected

@@ -79,3 +79,9 @@ def test_another_backend_is_refused(cases, adapter, monkeypatch):
     monkeypatch.setattr(cases.keras.backend, "backend", lambda: "jax")
     with pytest.raises(UsageError, match="expected Keras on torch, found jax"):
         importlib.reload(adapter)
+
+
+def test_targets_of_all_classes_are_handed_on(adapter, teacher, place):
+    data = kdcache.CachedDataset(place / "logits.h5", one_hot=True)
+    _, labels = next(iter(adapter.loader(data, 50)))
+    assert labels.shape == (50, 10)

@@ -71,3 +71,9 @@ def test_images_without_labels_have_no_part_in_validation(cases, teacher, place,
     torch.testing.assert_close(*(measures for _, measures in logged))
     student.validation_step((shown, torch.full((6,), -1)), 0)
     assert len(logged) == 2
+
+
+def test_every_evaluation_image_counts_whatever_is_dropped_in_training(cases, teacher, place):
+    images = kdcache.CachedDataset(place / "logits.h5").numbered()
+    loader = cases.CachedData(images, 100, drop_last=True).val_dataloader()
+    assert sum(len(batch[1]) for batch in loader) == 360

@@ -152,6 +152,12 @@ def test_rows_whose_answer_changes_are_told_by_how_often():
     assert audit(Answers(logits, np.zeros(6, np.int64)), views=1)["unstable"]["rows"] == 0
 
 
+def test_many_classes_take_no_square_of_their_number():
+    labels = np.arange(300) % 100_000
+    found = audit(Answers(np.eye(300, 100_000, dtype="f4")[None], labels))
+    assert found["confusions"] == []
+
+
 def test_confusions_are_counted_by_pair(digits):
     labels, logits = digits
     pairs = audit(Answers(logits[None], labels))["confusions"]

@@ -339,6 +339,15 @@ def test_a_file_that_changes_is_noticed_when_the_next_epoch_begins(copied, data,
         teacher(batches[1])
 
 
+def test_it_is_read_from_another_folder(copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(copied.parent)
+    cache = open_cache(copied.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cache.require_unchanged()
+    assert len(cache.labels) == len(cache)
+
+
 def test_a_file_that_was_removed_is_read_on(copied):
     cache = open_cache(copied)
     before = cache.read(1, [5])["logits"]

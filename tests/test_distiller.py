@@ -143,6 +143,7 @@ def test_a_callback_can_end_the_training_which_goes_on_later(around):
     result = json.loads((around / "run" / "run.json").read_text())["result"]
     kept = json.loads((around / "run" / "evaluation.json").read_text())
     assert (result["epochs"], kept["top1"]) == (2, distiller.evaluate()["top1"])
+    assert result["top1"] == kept["top1"]
     assert measured(distiller.fit(4, around / "run", verbose=0, resume=True)) == measured(whole)
     assert_same_weights(distiller.network, weights)
 
@@ -194,6 +195,19 @@ def test_a_distiller_takes_modules_caches_and_made_up_teachers(cache_file, cache
         assert [record["loss"] for record in distiller.fit(1)] == losses  # from the beginning
         if isinstance(given, torch.nn.Module):
             assert all(parameter.requires_grad for parameter in given.parameters())
+
+
+def test_a_made_up_teacher_of_other_rows_is_refused(data):
+    made_up = kdcache.PseudoTeacher(0.9, labels=data.train.labels, classes=10)
+    with pytest.raises(UsageError, match=r"expected a pseudo teacher of \d+ rows, as the data has, found one of 1300"):
+        kdcache.Distiller("tiny-2", made_up, data=data.train.spec, fraction=0.25).fit(1)
+
+
+def test_pixels_are_predicted_as_they_are(cache_file):
+    distiller = kdcache.Distiller("tiny-2", str(cache_file))
+    distiller.fit(1, verbose=0)
+    with pytest.raises(UsageError, match=r"predict: expected uint8 images.*found torch\.float32"):
+        distiller.predict(torch.rand(2, 3, 8, 8))
 
 
 def test_a_distiller_checks_its_names_at_once_and_says_what_it_is(cache_file):

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import fresh_teacher, killing
+from reference_views import encoded, picture
 
 from kdcache import dump as dumping
 from kdcache import durable
 from kdcache.cache import Writer, create
 from kdcache.cache.layout import read_layout
 from kdcache.cache.writer import blocks_done
-from kdcache.errors import CacheError, TeacherError, UsageError
-from kdcache.jobs import Data
-from kdcache.teachers import LiveTeacher
+from kdcache.errors import CacheError, DataChanged, KdcacheError, TeacherError, UsageError
+from kdcache.jobs import Data, DumpOptions, make_dump
+from kdcache.models import build
+from kdcache.teachers import Forward, LiveTeacher
 from kdcache.views import open_view
 
 
@@ -207,6 +209,38 @@ def test_a_creation_at_work_is_left_alone(tmp_path, monkeypatch):
         durable.clear_leftovers(tmp_path / "x.h5.part")
         assert (alone, private.exists()) == (True, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_goes_on_without_the_lock_of_the_folder_is_left_alone_too(tmp_path):
+    with durable.private_file(tmp_path / "x.h5.part") as (private, _):
+        durable.clear_leftovers(tmp_path / "x.h5.part")
+        assert private.exists()
+
+
+def test_a_link_that_leads_nowhere_is_refused(dump, tmp_path):
+    (tmp_path / "x.h5.part").symlink_to(tmp_path / "gone" / "x.h5.part")
+    with pytest.raises(KdcacheError, match="File exists"):
+        dump(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_replaced_while_it_is_dumped_is_refused(tmp_path, workers):
+    for split, rows in (("train", 10), ("test", 2)):
+        for row in range(rows):
+            path = tmp_path / split / "ab"[row % 2] / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(picture(80, 80, key=row)))
+    data = Data.open(f"folder:{tmp_path}", "resized-crop:16")
+    options = DumpOptions(tmp_path / "x.h5", 1, workers=workers, forward=Forward(batch=5))
+
+    def replaced(steps, desc, **_):
+        if desc == "dumping knowledge":
+            (tmp_path / "train" / "b" / "9.png").write_bytes(encoded(picture(80, 80, key=99)))
+        return steps
+
+    network = build("tiny-2", 2, (0.5,) * 3, (0.25,) * 3)
+    with make_dump(network, data, options) as dump, pytest.raises(DataChanged, match=r"9\.png: expected an unchanged"):
+        dump.run(replaced)
 
 
 @pytest.mark.parametrize(

@@ -289,3 +289,19 @@ def test_trainings_that_differ_have_folders_of_their_own(cache, later_file, othe
 
 
 AVERAGES = [{}, {"average": "logits"}, {"average": "probability:4"}, {"weights": [1, 2]}]
+
+
+def test_a_method_that_reads_the_level_of_logits_is_refused_where_it_is_lost(
+    cache_file, other_file, dump, data, tmp_path
+):
+    dump(tmp_path / "p.h5", codec="logp8")
+    for files, average, words in (
+        ([tmp_path / "p.h5"], None, "codec logp8"),
+        ([cache_file, other_file], None, "mean of probabilities"),
+    ):
+        opened, store = open_data([str(file) for file in files], average=average)
+        student = Student(opened, "tiny-2", "logits", Settings(epochs=1), taught_by(store))
+        with pytest.raises(CacheError, match=f"the level of logits, which logits needs, found .*{words}"):
+            student.train()
+    opened, store = open_data([str(cache_file), str(other_file)], average="logits")
+    Student(opened, "tiny-2", "logits", Settings(epochs=1, batch=512), taught_by(store)).train()

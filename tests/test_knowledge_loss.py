@@ -174,6 +174,11 @@ def test_a_method_of_two_stages_wants_to_know_the_epoch(same, images):
         loss(student(pixels[None]), target[None])
 
 
+def test_a_method_of_which_a_term_fades_wants_to_know_how_many_epochs(same, images):
+    with pytest.raises(UsageError, match="`epochs`, those of the training, found nothing, where a term fades away"):
+        kdcache.KnowledgeLoss(images, "wkd", same.student("st").begun(0))
+
+
 def test_a_network_of_other_classes_is_refused(images):
     with pytest.raises(TeacherError, match=r"logits of shape \[2, 4\]"):
         kdcache.KnowledgeLoss(images, "st", nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)))

@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from kdcache.batches import Loader
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.jobs import Data
 from kdcache.measures import MEASURES, NUMBERS
-from kdcache.methods import METHODS, build
+from kdcache.methods import METHODS, build, clipped_gradients
 from kdcache.models import build as build_network
 from kdcache.models.weights import load
 from kdcache.runs import Run
 from kdcache.teachers import no_teacher
 from kdcache.train import Evaluation, Settings, evaluate, figures, fit
+from kdcache.train.average import Average
+from kdcache.train.gradients import Gradients
 from kdcache.train.made import made
 from kdcache.train.trainer import Trainer
 from kdcache.types import Batch
@@ -290,6 +293,64 @@ def test_without_evaluation_images_nothing_is_measured_of_them(same, tmp_path):
     assert "top1" not in records[-1]
     best = load(tmp_path / "run" / "best.safetensors").facts["epoch"]
     assert best == min(records, key=lambda record: record["total"])["epoch"]
+
+
+@pytest.mark.parametrize("text", ["st", "ab"])
+def test_without_accuracy_the_best_agrees_most_with_the_teacher_or_is_of_the_last_stage(
+    same, tmp_path, monkeypatch, text
+):
+    student = same.student(text, epochs=5)
+    student.data = Data(same.data.train, same.data.held_out.take([]), same.data.view)
+    totals = iter([1.0, 5.0, 4.0, 3.0, 3.5] if text == "ab" else [5.0, 4.0, 3.0, 2.0, 1.0])
+    ended, shares = Trainer.ended, iter([0.1, 0.5, 0.9, 0.4, 0.2])
+    more = {} if text == "ab" else {"agreement": None}
+
+    def record(self, images):
+        return ended(self, images) | {"total": next(totals)} | {name: next(shares) for name in more}
+
+    monkeypatch.setattr(Trainer, "ended", record)
+    student.train(Run(tmp_path / "run", {}))
+    assert load(tmp_path / "run" / "best.safetensors").facts["epoch"] == (4 if text == "ab" else 3)
+
+
+def test_gradients_that_a_module_brings_along_have_no_part(same):
+    first, second = (same.student("st").begun(0) for _ in range(2))
+    for parameter in second.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    weights = []
+    for network in (first, second):
+        trainer, batches, answers = trainer_of(same, "st")
+        trainer = Trainer([network], trainer.method, trainer.settings, trainer.device)
+        trainer.begin(1)
+        with trainer.watching():
+            trainer.learn(batches[0], answers(batches[0]), 0.5)
+        weights.append(network)
+    assert_same_weights(*weights)
+
+
+def test_parts_without_a_clipped_term_have_their_gradient_too():
+    w = [nn.Parameter(torch.tensor([1.0, 2.0]))]
+    gradients = Gradients(w)
+    gradients.add({"ce": (w[0] * 3).sum(), "kdsvd": w[0].square().sum()}, {"kdsvd"}, 0.5, "main")
+    gradients.add({"ce": (w[0] * 5).sum()}, {"kdsvd"}, 0.5, "main")
+    whole = clipped_gradients([torch.tensor([4.0, 4.0])], [torch.tensor([1.0, 2.0])], 1)
+    gradients.finish(1)
+    torch.testing.assert_close(w[0].grad, whole[0])
+
+
+def test_weights_that_parts_of_a_network_share_are_saved_and_averaged_once(same, tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.again = nn.Linear(3 * 16 * 16, 4)
+
+        def forward(self, images):
+            return self.first(images.flatten(1)) + self.again(images.flatten(1))
+
+    student = replace(same.student("st", epochs=2, ema=0.5), model=Twice())
+    [network], _ = student.train(Run(tmp_path / "run", {}))
+    average = Average(network, 0.5)
+    assert len(average.means) == len({value.data_ptr() for value in average.network.state_dict().values()})
 
 
 def test_a_record_holds_what_was_measured_of_training_and_evaluation(same):

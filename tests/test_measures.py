@@ -173,3 +173,10 @@ def test_a_mixed_image_counts_for_both_of_its_labels():
     batch.others, batch.shares = torch.tensor([1, 1, 2]), torch.tensor([0.75, 0.25, 0.5])
     logits = torch.eye(3)
     assert answered(logits, batch).tolist() == [0.75 + 0.75 + 0.5, 1 + 1 + 0.5]
+
+
+def test_of_many_classes_there_is_no_matrix_and_the_rest_as_ever():
+    labels = torch.arange(400) * 7
+    found = every(Outcome(torch.randn(400, 3000), labels))
+    assert "confusion" not in found
+    assert len(found["recall_by_class"]) == 3000

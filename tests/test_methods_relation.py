@@ -200,10 +200,15 @@ def test_mhgd_prepares_without_touching_the_global_generator_and_always_alike():
     second = METHODS["mhgd"](passes=3).prepare(None, looks_of)
     other = METHODS["mhgd"](passes=3, seed=1).prepare(None, looks_of)
     assert torch.equal(torch.get_rng_state(), before)
-    names = [f"mhgd.{f}.{s}.{p}" for f in ("f2", "f3") for s in ("senders", "receivers") for p in ("weight", "bias")]
+    names = [
+        f"mhgd@passes3.{f}.{s}.{p}" for f in ("f2", "f3") for s in ("senders", "receivers") for p in ("weight", "bias")
+    ]
     assert list(first) == names
     assert all(torch.equal(first[name], second[name]) and not first[name].requires_grad for name in names)
-    assert not torch.equal(first[names[0]], other[names[0]])
+    elsewhere = other[names[0].replace("@passes3", "@passes3-seed1")]
+    assert not torch.equal(first[names[0]], elsewhere)
+    with pytest.raises(UsageError, match=r"mhgd\.f2"):  # other passes are another attention
+        METHODS["mhgd"]().use(first)
     made_in_inference.use(first)
     assert not list(made_in_inference.parameters())
     assert not made_in_inference.state_dict()

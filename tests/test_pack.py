@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import pickle
 import signal
@@ -266,6 +267,32 @@ def test_a_file_that_changed_since_it_was_begun_is_refused(root, spec, tmp_path)
         image.write_bytes(content)
 
 
+def test_a_finished_one_is_not_called_right_if_an_image_has_changed(root, spec, copied):
+    image = root / "mixed/test/a/10.png"
+    content = image.read_bytes()
+    assert make_pack(spec("mixed"), copied) == copied
+    try:
+        image.write_bytes((root / "mixed/train/a/0.png").read_bytes())
+        with pytest.raises(DataChanged, match="another image as row"):
+            make_pack(spec("mixed"), copied)
+    finally:
+        image.write_bytes(content)
+
+
+def test_an_unfinished_one_is_not_called_damaged(spec, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_pack(spec("mixed"), tmp_path / "a.kdp", progress=interrupted(0))
+    with pytest.raises(SourceError, match="a finished pack"):
+        list(verify_pack(tmp_path / "a.kdp.part"))
+
+
+def test_a_pack_is_read_from_another_folder(pack, tmp_path, monkeypatch):
+    monkeypatch.chdir(pack.parent)
+    source = open_source(f"pack:{pack.name}")
+    monkeypatch.chdir(tmp_path)
+    assert source.read([0])[0].dtype == torch.uint8
+
+
 def test_a_damaged_row_is_named_when_it_is_first_touched(copied):
     split = read_pack(copied).splits["train"]
     flip_bit(copied, int(split.starts()[4]) + 1000)
@@ -319,6 +346,8 @@ LIES = {
     "where its header needs [0-9]{15}": put("splits", "train", "pixels", value=1 << 61),
     "classes that are no texts": put("classes", value="ab"),
     "'NoneType'": put("libraries", value=None),
+    "a std of no image": put("splits", "train", "std", value=[0.2, 0.2, 0]),
+    "a mean of no ": put("splits", "train", "mean", value=[0.5, 0.5, math.nan]),
     "a mean of no image": put("splits", "train", "mean", value=[0.5, 0.5]),
     "train": put("splits", value={}),
     "a view or a network": put("splits", "train", "view", value="torchvision:my_views:make"),

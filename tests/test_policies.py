@@ -201,6 +201,13 @@ def test_the_strongest_leave_pixels(text):
     assert open_view(f"none+{text}", (8, 8)).render(images, seeds).shape == images.shape
 
 
+def test_what_draws_nothing_from_the_generators_does_not_touch_them(monkeypatch):
+    """It may run in a thread beside a training that draws."""
+    monkeypatch.setattr(augmented, "untouched_generators", None)
+    images, seeds = made_images(4, 32, 32), made_seeds(4)
+    assert open_view("crop-flip+erasing:p=1+strong+erasing", (32, 32)).render(images, seeds).shape == images.shape
+
+
 def test_an_error_of_a_library_is_one_line(monkeypatch):
     def fails(image):
         raise RuntimeError("first line\nsecond line")

@@ -14,8 +14,8 @@ from hostile_cases import array_in, mark
 
 from kdcache import durable
 from kdcache.cache import create, open_cache, writer
-from kdcache.cache.layout import read_layout, shard_of
-from kdcache.cache.share import turns
+from kdcache.cache.layout import merging, read_layout, shard_of
+from kdcache.cache.share import Shard, turns
 from kdcache.durable import part_of
 from kdcache.errors import CacheError
 from kdcache.teachers import LiveTeacher
@@ -132,6 +132,12 @@ def test_how_far_an_unfinished_shard_is(tmp_path, monkeypatch):
     part = tmp_path / "x.shard2of2.h5.part"
     mark(part, "seeds", 1, 0, bytes(8))
     assert good(f"inspect {part}").out.splitlines()[0].endswith("shard 2 of 2, unfinished: 1 of 2 blocks done, 50 %")
+
+
+def test_the_command_that_merges_can_be_typed_whatever_the_name():
+    assert merging(Path("my caches/x y.shard2of3.h5"), Shard(1, 3)) == (
+        "kdcache merge 'my caches/x y.shard'*of3.h5 -o 'my caches/x y.h5'"
+    )
 
 
 @pytest.mark.slow

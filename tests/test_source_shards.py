@@ -81,6 +81,7 @@ WRONG = {
     "cut off in a header": (header() + BODY + header()[:100], "found its end missing"),
     "longer than the file": (header(size=b"%011o\0" % 10**6) + BODY + END, "1,000,000 bytes, past the end"),
     "2^88 bytes": (header(size=b"\x80" + b"\xff" * 11) + BODY + END, "past the end"),
+    "a size of one block backwards": (header(size=b"-00000001000") + BODY + END, "found no header of a file"),
     "a negative size": (header(size=b"-0000000001\0") + BODY + END, "no header of a file|past the end"),
     "a size of letters": (header(size=b"hello world\0") + BODY + END, "found no header of a file"),
     "another checksum": (header().replace(b"a.jpg", b"b.jpg") + BODY + END, "found no header of a file"),

@@ -298,3 +298,9 @@ def test_the_real_cifar_folder_opens_in_seconds(tmp_path):
     digest = hashlib.blake2b((path / first).read_bytes(), digest_size=8).digest()
     assert train.digests([0])[0] == int.from_bytes(digest, "little")
     assert seconds < 20, f"{seconds:.1f} s"  # 3 s on two idle cores
+
+
+@pytest.mark.parametrize("name", ["folder:a\0b", "pack:a\ud83d"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(UsageError, match="a name that files can have"):
+        open_source(name)

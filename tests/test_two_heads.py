@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
-from train_cases import SPEC, assert_same_weights, teacher_of
+from train_cases import SPEC, assert_same_weights, dumped, teacher_of
 
+import kdcache
 from kdcache.errors import UsageError
 from kdcache.jobs import Data, Student, taught_by
 from kdcache.methods import build as build_method
@@ -84,3 +85,20 @@ def test_a_network_without_a_linear_head_is_refused():
 def test_a_loop_of_ones_own_is_told_of_the_head_that_it_lacks():
     with pytest.raises(UsageError, match="with_second_head"):
         build_method("hard").terms({"logits": torch.zeros(2, 4)}, {"logits": torch.ones(2, 4)}, None)
+
+
+def test_a_module_is_trained_from_the_beginning_again_and_its_head_is_replaced_once(data, tmp_path):
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3 * 16 * 16, 4)
+
+        def forward(self, images):
+            return self.fc(images.flatten(1))
+
+    dumped(tmp_path / "a.h5", data, teacher_of("tiny-3", data), "st")
+    distiller = kdcache.Distiller(module := Linear(), str(tmp_path / "a.h5"), "hard").compile(batch=16)
+    totals = [[record["total"] for record in distiller.fit(2, verbose=0)] for _ in range(2)]
+    assert totals[0] == totals[1]
+    network = wrapped(module, 4, (0.5,) * 3, (0.5,) * 3)
+    assert with_second_head(network).body.fc is module.fc

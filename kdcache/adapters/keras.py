@@ -47,7 +47,7 @@ def collated(triples: Sequence[tuple]) -> tuple:
     pixels = torch.stack(images).float()
     if keras.config.image_data_format() == "channels_last":
         pixels = pixels.permute(0, 2, 3, 1).contiguous()
-    return (pixels, torch.stack(answers)), torch.tensor(labels)
+    return (pixels, torch.stack(answers)), torch.utils.data.default_collate(labels)
 
 
 class MethodLoss(keras.distillation.DistillationLoss):

@@ -28,10 +28,8 @@ class CachedData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Nothing where there are none, as for images that were found by content."""
-        data = self.images.data
-        return (
-            DataLoader(data.evaluation(answers=False), self.batch_size, **self.options) if data.opened.held_out else []
-        )
+        data, options = self.images.data, self.options | {"drop_last": False}
+        return DataLoader(data.evaluation(answers=False), self.batch_size, **options) if data.opened.held_out else []
 
 
 class Student(lightning.LightningModule):

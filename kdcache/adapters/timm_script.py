@@ -84,6 +84,9 @@ class Script:
         if name or root:
             remedy = "leave it out; `--images folder:NEW` says where the images of the cache lie now"
             raise UsageError("--data-dir and --dataset", "the images of the cache", repr(root or name), remedy)
+        if not is_training and (self.images.data.opened.held_out.labels < 0).any():
+            found, remedy = "some without, which timm takes for a class", "take `kdcache train-student`"
+            raise UsageError("--cache", "evaluation images with labels", found, remedy)
         return self.images if is_training else self.images.data.evaluation(answers=False)
 
     def loader(self, dataset, *arguments, is_training: bool = False, **options):

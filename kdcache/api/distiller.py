@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdcache import jobs
 from kdcache.checks import require_kind
 from kdcache.errors import KdcacheWarning, UsageError
+from kdcache.models.heads import without_second_head
 from kdcache.models.network import Network
 from kdcache.models.weights import save
 from kdcache.pseudo import PseudoTeacher
@@ -148,6 +149,7 @@ class Distiller:
             chosen = replace(chosen, teacher=self._teacher(chosen.data, settings, chosen.views))
         self.chosen = replace(chosen, settings=settings)
         if self.first is not None and isinstance(self.chosen.model, nn.Module):
+            without_second_head(self.chosen.model, self.first)  # which a training with `hard` has put there
             self.chosen.model.load_state_dict(self.first)
         folder = None if run is None else Run(Path(run), self.chosen.facts(), resume, restart)
         self.listeners = Listeners(callbacks)
@@ -177,6 +179,9 @@ class Distiller:
     @torch.no_grad()
     def predict(self, images: Tensor, batch: int = 256) -> Tensor:
         """Logits of uint8 images [n, 3, h, w], so many at a time."""
+        if images.dtype != torch.uint8:
+            remedy = "give pixels as they are; the network normalises them"
+            raise UsageError("predict", "uint8 images, from 0 to 255", f"{images.dtype}", remedy)
         network, (device, _) = self._trained(), self.chosen.place
         return torch.cat([network(some.to(device)) for some in images.split(batch)])
 

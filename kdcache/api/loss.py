@@ -181,7 +181,7 @@ def stages_of(method: Method, epochs: int | None, text: str) -> list[Stage]:
     """The stages of a training of so many epochs; none where nobody says how many."""
     if epochs is not None:
         return stages(method, epochs)
-    if method.init_share:
-        place, found = f"method {text}", "nothing, where it begins with another loss"
-        raise UsageError(place, "`epochs`, those of the training", found, "give them")
+    if method.init_share or method.fades:
+        found = f"nothing, where {'it begins with another loss' if method.init_share else 'a term fades away'}"
+        raise UsageError(f"method {text}", "`epochs`, those of the training", found, "give them")
     return []

@@ -75,10 +75,11 @@ def described(rows: np.ndarray, found: Answered, labels: np.ndarray) -> list[dic
 def confusions(answers: np.ndarray, labels: np.ndarray, classes: int) -> list[dict]:
     """Pairs of classes, the most frequent first: how many rows of the label get the answer, and which share of it."""
     known = labels >= 0
-    cells = np.bincount(labels[known] * classes + answers[known], minlength=classes**2).reshape(classes, classes)
-    label, answer = np.nonzero(cells * (1 - np.eye(classes, dtype=np.int64)))
-    order = np.argsort(-cells[label, answer], kind="stable")
+    of_label = np.bincount(labels[known], minlength=classes)
+    cells, counts = np.unique(labels[known] * classes + answers[known], return_counts=True)
+    label, answer = np.divmod(cells, classes)
+    order = [k for k in np.argsort(-counts, kind="stable") if label[k] != answer[k]]
     return [
-        {"label": int(a), "answer": int(b), "rows": int(cells[a, b]), "share": float(cells[a, b] / cells[a].sum())}
-        for a, b in zip(label[order], answer[order], strict=True)
+        {"label": int(a), "answer": int(b), "rows": int(n), "share": float(n / of_label[a])}
+        for a, b, n in zip(label[order], answer[order], counts[order], strict=True)
     ]

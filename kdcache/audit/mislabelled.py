@@ -15,10 +15,10 @@ def mislabelled(found: Answered, labels: np.ndarray) -> dict:
     """
     rows = np.flatnonzero((labels >= 0) & (found.confident >= 0))
     classes = int(max(labels.max(), found.confident.max())) + 1
-    counted = np.bincount(labels[rows] * classes + found.confident[rows], minlength=classes**2).reshape(classes, -1)
     of_label = np.bincount(labels[labels >= 0], minlength=classes)
-    wrong = counted.sum(1) - np.diag(counted)
-    estimated = float((wrong / np.maximum(counted.sum(1), 1) * of_label).sum())
+    counted = np.bincount(labels[rows], minlength=classes)
+    wrong = np.bincount(labels[rows[found.confident[rows] != labels[rows]]], minlength=classes)
+    estimated = float((wrong / np.maximum(counted, 1) * of_label).sum())
     suspects = rows[(found.confident[rows] != labels[rows]) & (found.answers[rows] != labels[rows])]
     margin = found.of_label[suspects] - found.of_answer[suspects]
     return {"estimated": estimated, "suspects": suspects[np.argsort(margin, kind="stable")]}

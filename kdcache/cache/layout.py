@@ -27,6 +27,7 @@ Version 1 had neither /eval_labels nor /eval_digests, and its words knew the byt
 from __future__ import annotations
 
 import os
+import shlex
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -255,4 +256,5 @@ def shard_of(path: Path, number: int | str, of: int) -> Path:
 def merging(path: Path, shard: Shard) -> str:
     """The command that makes one file of a shard and the others."""
     whole = path.with_name(path.name.removesuffix(".part").replace(f".shard{shard.number + 1}of{shard.of}", ""))
-    return f"kdcache merge {shard_of(whole, '*', shard.of)} -o {whole}"
+    before, after = map(shlex.quote, str(shard_of(whole, "*", shard.of)).rsplit("*", 1))
+    return f"kdcache merge {before}*{after} -o {shlex.quote(str(whole))}"

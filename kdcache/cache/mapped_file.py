@@ -36,6 +36,7 @@ class MappedFile:
     def __init__(self, path: str | os.PathLike, check: bool = True, folder: str | os.PathLike | None = None):
         self.mirror = mirror_of(os.fspath(path), folder) if is_url(path) else None
         self.path = self.mirror.path if self.mirror else Path(path)
+        self.place = self.path.absolute()  # the program may go to another folder before it reads
         self.layout, self.seal = self.mirror.opened(checked) if self.mirror else checked(self.path)
         self.check = check or self.mirror is not None
         self._rows, self._views = self.layout.rows, self.layout.views
@@ -59,7 +60,7 @@ class MappedFile:
         if self.mirror or self._map is None:  # a mirror is written to
             return
         try:
-            now = identity(os.stat(self.path))
+            now = identity(os.stat(self.place))
         except FileNotFoundError:  # a map outlives its file
             return
         except OSError as error:
@@ -155,7 +156,7 @@ class MappedFile:
     def _open(self) -> mmap.mmap:
         if self._map is None:
             try:
-                with open(self.path, "rb") as file:
+                with open(self.place, "rb") as file:
                     found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                     self._mapped = identity(os.fstat(file.fileno()))
             except (OSError, ValueError) as error:

@@ -72,7 +72,7 @@ class Mirror:
                     self.fill(private, descriptor)
                     name_it(private, self.path)
         except OSError as error:
-            raise refused(self.path, error) from None
+            raise self.unwritable(error) from None
 
     def fill(self, path: Path, descriptor: int) -> None:
         """Fetches all that is read when a cache is opened; from a server without ranges, the whole file."""
@@ -94,6 +94,10 @@ class Mirror:
         """An error of the file here as one of the file there."""
         return CacheError(error.place.replace(str(path), self.url), error.expected, error.found, error.remedy)
 
+    def unwritable(self, error: OSError) -> CacheError:
+        found, remedy = refused(self.path, error), "set KDCACHE_MIRROR to a folder with room, or give `folder`"
+        return CacheError(found.place, found.expected, found.found, remedy)
+
     def fetch(self, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], bytes]]:
         """Each of these spans (offset and length) and its bytes; near ones are asked for together."""
         for group in together(sorted(spans), MOST):
@@ -111,7 +115,7 @@ class Mirror:
                     raise CacheError(self.path, "the mirror that was opened", "another one", "open it again")
                 write(file.fileno(), data, offset)
         except OSError as error:
-            raise refused(self.path, error) from None
+            raise self.unwritable(error) from None
 
     def require_unchanged(self) -> None:
         """Refuses a file that was replaced since it was opened; what is here is read on while nobody answers."""

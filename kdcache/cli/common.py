@@ -13,6 +13,7 @@ from kdcache.cli.progress import bar
 from kdcache.cli.values import COUNT, FILE, SEED, WORKERS, NewPath, Number, Numbers, OneOf, Shares, Views
 from kdcache.cli.voice import say
 from kdcache.measures import MEASURES
+from kdcache.wording import printable
 
 __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_options"]
 
@@ -20,7 +21,7 @@ __all__ = ["Command", "bar", "json_option", "lines", "put", "say", "training_opt
 def put(facts: dict, as_json: bool, text: str) -> None:
     """The result: one JSON object, or lines for a person."""
     output = click.get_current_context().meta.get("output")
-    click.echo(json.dumps(spelled(facts), allow_nan=False) if as_json else text, file=output)
+    click.echo(json.dumps(spelled(facts), allow_nan=False) if as_json else printable(text), file=output)
 
 
 def spelled(value):

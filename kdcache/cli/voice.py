@@ -9,6 +9,8 @@ import time
 
 import click
 
+from kdcache.wording import printable
+
 RANK = "kdcache.rank"  # in a context's meta: the number of this process among those that do the command together
 ALIKE = 1.0  # seconds
 
@@ -22,7 +24,7 @@ def speaks() -> bool:
 def tell(line: str) -> None:
     """Prints a line. The command goes on when nobody reads it any more, as after `| head -1`."""
     try:
-        click.echo(line)
+        click.echo(printable(line))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -31,7 +33,7 @@ def say(text: str) -> None:
     """A remark to the person at the terminal, beside the output."""
     if speaks():
         with contextlib.suppress(BrokenPipeError, ValueError):  # nobody is listening
-            click.echo(text, err=True)
+            click.echo(printable(text), err=True)
 
 
 def complain(ctx: click.Context | None, text: str, at_once: bool = False) -> None:
@@ -42,4 +44,4 @@ def complain(ctx: click.Context | None, text: str, at_once: bool = False) -> Non
     except KeyboardInterrupt:
         return
     with contextlib.suppress(BrokenPipeError, ValueError):
-        click.echo(f"kdcache: rank {rank}: {text}" if rank else f"kdcache: {text}", err=True)
+        click.echo(printable(f"kdcache: rank {rank}: {text}" if rank else f"kdcache: {text}"), err=True)

@@ -93,8 +93,9 @@ class Dump:
                 return self.run(progress)
             with writer:
                 require_same(part, writer.layout.meta, request, "give the options it was begun with, or remove it")
+                self.expect(writer)
                 if not begun_here:
-                    self.require_unchanged(writer, exact=True)
+                    require_pixels(writer, self.loader, exact=True)
                 self.teacher.method.use(writer.constants())
                 self.fill(writer, progress)
                 wait_for(ranks, lambda: self.completed(writer), writer.progress)
@@ -149,10 +150,14 @@ class Dump:
 
     def require_unchanged(self, file: Blocks, exact: bool) -> None:
         """Refuses images, or a rendering of them, that are not those that the file was begun with."""
-        self.loader.source.expect(file.digests)
-        if self.held_out and "eval_digests" in file.layout.places:
-            self.held_out.source.expect(file.array("eval_digests"))
+        self.expect(file)
         require_pixels(file, self.loader, exact)
+
+    def expect(self, file: Blocks) -> None:
+        """From now on, an image that is replaced is an error."""
+        self.loader.expect(file.digests)
+        if self.held_out and "eval_digests" in file.layout.places:
+            self.held_out.expect(file.array("eval_digests"))
 
     def fit_codecs(self) -> tuple[dict[str, Codec], dict[str, list]]:
         """A codec for every knowledge, fitted on keyed rows of all classes and several views; what was measured."""

@@ -140,7 +140,8 @@ def labelled_alike(cache: Store, source: Source, digests: np.ndarray, rows: np.n
         if row is None:
             name = name_of(source, int(image))
             expected = f"class {cache.classes[stored[rows[image]]]} of {name}, as the cache has it"
-            found, remedy = f"class {cache.classes[given[image]]}", "number the classes alike, or dump again"
+            found = f"class {dict(enumerate(cache.classes)).get(given[image], given[image])}"
+            remedy = "number the classes alike, or dump again"
             raise DataChanged(f"{cache.path} on {source.spec}", expected, found, remedy)
         rows[image] = row
     return rows

@@ -18,7 +18,7 @@ from kdcache.proof.verdicts import Check
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source
 from kdcache.sources.pack import Pixels
-from kdcache.sources.pack_file import PackFile, done, padding, read_pack, words_in
+from kdcache.sources.pack_file import PackFile, done, padding, read_finished, read_pack, words_in
 from kdcache.threads import cores
 from kdcache.types import quiet
 from kdcache.wording import padded
@@ -74,7 +74,7 @@ def verify_pack(
     file: str | os.PathLike, data: str | None = None, no_data: bool = False, progress=quiet
 ) -> Iterator[Check]:
     """Every check of a pack, and of the images that it was made from."""
-    found = read_pack(Path(file))
+    found = read_finished(Path(file))
     yield Check("header", True, "format version 1, seal right")
     filled = padding(found)
     yield Check("padding", not filled, padded(filled))

@@ -75,7 +75,7 @@ def read(text: str) -> dict[str, Span | Choice]:
             table = tomllib.loads(read_text(text))
         except OSError as error:
             raise UsageError(f"`space` {text}", "a file", error.strerror or str(error), "check the path") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"`space` {text}", "a TOML file", str(error), "correct that line") from None
         table = table.get("space", table)
         return {name: dimension(name, value) for name, value in table.items()}

@@ -195,14 +195,23 @@ def study_folder(root: Path | str, name: str) -> Path:
 
 
 def here() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """This process: machine, number, and since when it has that number."""
+    return f"{socket.gethostname()}:{os.getpid()}:{since(os.getpid())}"
+
+
+def since(process: int) -> str:
+    """The start of the machine and that of the process; nothing where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return ""
 
 
 def take_over(study, remark: Callable) -> None:
     """Trials of processes of this machine that are gone are tried again; each goes on in its run."""
     for trial in study.get_trials(deepcopy=False, states=(state("RUNNING"),)):
-        host, _, number = trial.user_attrs.get("process", "").rpartition(":")
-        if host == socket.gethostname() and not alive(int(number)):
+        if is_of_here(trial) and not is_worked_at(trial):
             remark(f"trial {trial.number}: its process is gone; it is tried again")
             study.tell(trial.number, state=state("FAIL"))
             study.enqueue_trial(trial.params)
@@ -217,19 +226,25 @@ def wait_for_twin(study, trial) -> None:
 def others(study) -> list:
     """The trials at which other processes of this machine are."""
     running = study.get_trials(deepcopy=False, states=(state("RUNNING"),))
-    homes = [trial.user_attrs.get("process", "").rpartition(":") for trial in running]
-    mine = [host == socket.gethostname() and alive(int(number)) for host, _, number in homes]
-    return [trial for trial, here in zip(running, mine, strict=True) if here]
+    return [trial for trial in running if is_of_here(trial) and is_worked_at(trial)]
 
 
-def alive(process: int) -> bool:
+def is_of_here(trial) -> bool:
+    """Whether a process of this machine began it."""
+    return trial.user_attrs.get("process", "").partition(":")[0] == socket.gethostname()
+
+
+def is_worked_at(trial) -> bool:
+    """Whether the process that began it is there, and is not this one: another may have its number by now."""
+    number, _, started = trial.user_attrs["process"].partition(":")[2].partition(":")
+    process = int(number)
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return process != os.getpid()
+        pass
+    return process != os.getpid() and started in ("", since(process))
 
 
 def state(name: str):

@@ -74,7 +74,23 @@ class Outcome:
         """f64: how likely the answer to each labelled row is said to be."""
         return self.log_p[self.labelled].max(1).values.exp()
 
+    def per_class(self, classes: Tensor) -> Tensor:
+        """int64 [C]: how many of these class numbers are each."""
+        return torch.bincount(classes, minlength=self.classes)
+
     @cached_property
+    def of_label(self) -> Tensor:
+        """int64 [C]: how many rows have each label; `of_answer`: have a label and got that answer; `hits`: both."""
+        return self.per_class(self.labels)
+
+    @cached_property
+    def of_answer(self) -> Tensor:
+        return self.per_class(self.answers[self.labelled])
+
+    @cached_property
+    def hits(self) -> Tensor:
+        return self.per_class(self.labels[self.right])
+
     def confusion(self) -> Tensor:
         """int64 [C, C]: how many rows of each label got each answer."""
         cells = self.labels * self.classes + self.answers[self.labelled]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 15
+MOST_CLASSES = 2048  # of a confusion matrix
 
 
 def top1(found: Outcome) -> float:
@@ -66,24 +67,25 @@ def finite(found: Outcome) -> float | None:
     return None if found.sound else 0.0
 
 
-def confusion(found: Outcome) -> list[list[int]]:
-    return found.confusion.tolist()
+def confusion(found: Outcome) -> list[list[int]] | None:
+    """None of many classes, of which it would take gigabytes."""
+    return found.confusion().tolist() if found.classes <= MOST_CLASSES else None
 
 
 def images_by_class(found: Outcome) -> list[int]:
-    return found.confusion.sum(1).tolist()
+    return found.of_label.tolist()
 
 
 def precision_by_class(found: Outcome) -> list[float | None]:
-    return shares(found.confusion.diag(), found.confusion.sum(0))
+    return shares(found.hits, found.of_answer)
 
 
 def recall_by_class(found: Outcome) -> list[float | None]:
-    return shares(found.confusion.diag(), found.confusion.sum(1))
+    return shares(found.hits, found.of_label)
 
 
 def f1_by_class(found: Outcome) -> list[float | None]:
-    return shares(2 * found.confusion.diag(), found.confusion.sum(0) + found.confusion.sum(1))
+    return shares(2 * found.hits, found.of_answer + found.of_label)
 
 
 def precision(found: Outcome) -> float:
@@ -100,7 +102,7 @@ def f1(found: Outcome) -> float:
 
 def macro(found: Outcome, by_class: list[float | None]) -> float:
     """The mean over all classes that are a label or an answer; what is not defined of one of them counts as 0."""
-    seen = (found.confusion.sum(0) + found.confusion.sum(1) > 0).tolist()
+    seen = (found.of_answer + found.of_label > 0).tolist()
     values = [value or 0.0 for value, there in zip(by_class, seen, strict=True) if there]
     return sum(values) / len(values)
 

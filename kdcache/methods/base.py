@@ -55,6 +55,8 @@ class Method(nn.Module):
     """Whether it keeps something of the rows from step to step (`stepped`), and so has to be shown all of them."""
     codecs: Mapping[str, str] = {}
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
+    fades = False
+    """Whether a term's weight falls in the course of the epochs, so that their number has to be known."""
     variants: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Named sets of options: `at/zoo` is `METHODS["at"](**variants["zoo"])`."""
     init_share = 0.0

@@ -46,7 +46,8 @@ def require_one_batch(look: Look, knowledge: Knowledge, batch: Batch) -> None:
     mine, rows = look["logits"].shape, batch.targets.shape
     if len(mine) != 2 or mine[0] == 0 or mine[1] < 2:
         expected = "logits of one row or more, and of two classes or more"
-        raise UsageError("loss", expected, f"student's logits {times(mine)}", "give a batch that is not empty")
+        remedy = "take data of two classes or more" if mine[0] else "give a batch that is not empty"
+        raise UsageError("loss", expected, f"student's logits {times(mine)}", remedy)
     if len(rows) != 1:
         raise UsageError("batch.targets", "one label for each row", f"shape {times(rows)}", "give class numbers")
     labels = {"targets": batch.targets, "others": batch.others, "shares": batch.shares}

@@ -27,6 +27,7 @@ class Gaussians(Method):
     """
 
     paper = "WKD-F, Lv et al. 2024, Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation"
+    fades = True
     term = "wkdf"
     variants: ClassVar = {
         "wrn": {"weight": 0.3, "ratio": 3.0, "grid": 4, "tap": "f3.raw"},

@@ -14,6 +14,7 @@ from kdcache.methods.svd import NAMES, TAPS, both_sides, project, projected, sam
 PLACE = "method mhgd"
 HEADS = 8
 BATCH = 128
+PASSES = 40
 RELATIONS = {"f2": ("svd.f2", "svd.f1"), "f3": ("svd.f3", "svd.f2")}  # later and earlier stage
 SIDES = ("senders", "receivers")
 
@@ -39,13 +40,15 @@ class Graph(Method):
         teacher=None,
         *,
         weight: float = 1.0,
-        passes: int = 40,
+        passes: int = PASSES,
         seed: int = 0,
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
         same_channels(PLACE, student, teacher)
         self.weight, self.passes, self.seed = weight, passes, seed
+        unusual = [f"passes{passes}"] * (passes != PASSES) + [f"seed{seed}"] * bool(seed)
+        self.name = "mhgd" + ("@" + "-".join(unusual) if unusual else "")
 
     def project(self, look):
         return project(look)
@@ -64,13 +67,13 @@ class Graph(Method):
         constants = folded(relations)
         if not all(constant.isfinite().all() for constant in constants.values()):
             raise TeacherError(PLACE, "an attention that learns", "NaN", "check the teacher's feature maps")
-        return {name: constant.detach().cpu() for name, constant in constants.items()}
+        return {f"{self.name}.{name}": constant.detach().cpu() for name, constant in constants.items()}
 
     def use(self, constants):
         for later in RELATIONS:
             for side in SIDES:
                 for part in ("weight", "bias"):  # buffers: they follow the method to its device, no optimiser sees them
-                    value = stored(PLACE, constants, f"mhgd.{later}.{side}.{part}")
+                    value = stored(PLACE, constants, f"{self.name}.{later}.{side}.{part}")
                     self.register_buffer(f"{later}_{side}_{part}", value, persistent=False)
 
     def terms(self, look, knowledge, batch):
@@ -104,7 +107,7 @@ def folded(relations: nn.ModuleDict) -> dict[str, Tensor]:
     for later, relation in relations.items():
         for side in SIDES:
             weight, bias = getattr(relation, side).folded()
-            constants |= {f"mhgd.{later}.{side}.weight": weight, f"mhgd.{later}.{side}.bias": bias}
+            constants |= {f"{later}.{side}.weight": weight, f"{later}.{side}.bias": bias}
     return constants
 
 

@@ -30,7 +30,6 @@ class Sum(Method):
         self.taps = tuple(dict.fromkeys(tap for part in parts for tap in part.taps))
         self.student_taps = tuple(dict.fromkeys(tap for part in parts for tap in part.student_taps))
         self.two_heads = any(part.two_heads for part in parts)
-        self.norms = tuple(dict.fromkeys(tap for part in parts for tap in part.norms))
         self.codecs = {name: codec for part in parts for name, codec in part.codecs.items()}
         self.paper = "; ".join(part.paper for part in parts)
         self.shift_matters = any(part.shift_matters for part in parts)
@@ -39,6 +38,7 @@ class Sum(Method):
         self.remembers = any(part.remembers for part in parts)
         self.clips_to_ce = any(part.clips_to_ce for part in parts)
         self.init_share = max(part.init_share for part in parts)
+        self.fades = any(part.fades for part in parts)
         self.students = max(part.students for part in parts)
         self.views = max(part.views for part in parts)
         self.one_label = any(part.one_label for part in parts)
@@ -98,7 +98,7 @@ class Asked(Method):
         super().__init__()
         self.every = nn.ModuleList(method for several in methods.values() for method in several)
         self.each = Sum(several[0] for several in methods.values())
-        self.taps, self.norms = self.each.taps, self.each.norms
+        self.taps = self.each.taps
         self.shift_matters, self.tail_matters = self.each.shift_matters, self.each.tail_matters
 
     def prepare(self, teacher, looks):

@@ -32,6 +32,7 @@ class Transport(Method):
     """
 
     paper = "WKD, Lv et al. 2024, Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation"
+    fades = True
     taps = ("logits",)
     one_label = needs_labels = tail_matters = True
     variants: ClassVar = {

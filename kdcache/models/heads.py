@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -39,22 +39,32 @@ def with_second_head(network: Network, seed: int = 0) -> Network:
     >>> with_second_head(network).arch["heads"]
     2
     """
-    if network.arch.get("heads") == 2:
-        return network
     paths = head_of(network)
     head = network.body.get_submodule(paths[0]) if len(paths) == 1 and paths[0] else None
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear | TwoHeads):
         remedy = "take hard/one, or name what goes into its last layer among the taps, as emb=fc:in"
         raise UsageError(network.arch["model"], "a network that ends in one linear layer", "another", remedy)
-    second = copy.deepcopy(head)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        second.reset_parameters()
-    parent, _, name = paths[0].rpartition(".")
-    setattr(network.body.get_submodule(parent), name, TwoHeads(head, second))
+    if isinstance(head, nn.Linear):
+        second = copy.deepcopy(head)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            second.reset_parameters()
+        put(network.body, paths[0], TwoHeads(head, second))
     network.places = network.places | {TAP: (f"{paths[0]}.taught", "out")}
     network.arch = network.arch | {"heads": 2}
     return network
+
+
+def without_second_head(body: nn.Module, first: Container[str]) -> None:
+    """Takes away a second head that was not there when the network had these tensors."""
+    for path, module in list(body.named_modules()):
+        if isinstance(module, TwoHeads) and f"{path}.own.weight" not in first:
+            put(body, path, module.own)
+
+
+def put(body: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(body.get_submodule(parent), name, module)
 
 
 def head_of(network: Network) -> list[str]:

@@ -119,7 +119,10 @@ def wrapped(module: nn.Module, classes: int, mean: Sequence[float], std: Sequenc
     """A module for normalised float images as a Network; a Network stays as it is."""
     if isinstance(module, Network):
         return module
-    return Network(module, mean, std, {"model": type(module).__name__, "classes": classes, "options": {}})
+    network = Network(module, mean, std, {"model": type(module).__name__, "classes": classes, "options": {}})
+    for parameter in [one for one in module.parameters() if not one.is_meta][:1]:
+        network.normalize.to(parameter.device)
+    return network
 
 
 ADVICE = "the body's attribute `taps` maps a tap to (path of a submodule, 'in' or 'out')"

@@ -10,7 +10,7 @@ from kdcache.cache.base import Store
 from kdcache.seeds import PROBE, sample_views
 
 Classes = Callable[[np.ndarray], np.ndarray]
-"""Which class is answered for these rows."""
+"""Which class is answered for these rows, or is their label."""
 
 ROWS = 4096  # training images that are looked at, where there are more
 DOUBTFUL = 0.1  # of the way from chance to always right
@@ -33,22 +33,25 @@ def of_training(cache: Store) -> dict[str, float]:
         return {}
     n = len(cache)
     rows = sample_views(cache.meta["run_key"], ROWS, n, 1, PROBE) if n > ROWS else range(n)
-    return shares("train", cache.labels, rows, lambda some: cache.top1(0, some))
+    return shares("train", cache.labels_of, rows, lambda some: cache.top1(0, some))
 
 
 def of_eval(labels: np.ndarray, answers: Classes) -> dict[str, float]:
     """The same of all evaluation images alone."""
-    return shares("eval", labels, range(len(labels)), answers)
+    return shares("eval", labels.__getitem__, range(len(labels)), answers)
 
 
-def shares(name: str, labels: np.ndarray, rows, answers: Classes) -> dict[str, float]:
+def shares(name: str, labels_of: Classes, rows, answers: Classes) -> dict[str, float]:
     """Of rows with a label: the share answered with it, their number, and the share of the largest class."""
     rows = np.asarray(rows)
-    rows = rows[labels[rows] >= 0]
+    labels = labels_of(rows)
+    rows, labels = rows[labels >= 0], labels[labels >= 0]
     if not len(rows):
         return {}
-    right = sum(int((answers(some) == labels[some]).sum()) for some in np.array_split(rows, -(-len(rows) // ROWS)))
-    chance = int(np.bincount(labels[rows]).max()) / len(rows)
+    parts = -(-len(rows) // ROWS)
+    pairs = zip(np.array_split(rows, parts), np.array_split(labels, parts), strict=True)
+    right = sum(int((answers(some) == wanted).sum()) for some, wanted in pairs)
+    chance = int(np.unique(labels, return_counts=True)[1].max()) / len(rows)
     return {f"{name}_top1": right / len(rows), f"{name}_rows": len(rows), f"{name}_chance": chance}
 
 

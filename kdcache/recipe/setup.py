@@ -83,5 +83,7 @@ class Setup:
     def folder(self, facts: Mapping, *name: str) -> Path:
         """The folder of these facts, whatever it was called when it was made."""
         new = keyed_name(folder_name(self.root, *name), {}, facts)
+        if new.exists():
+            return new
         key = new.name.rpartition("-")[2]
         return next(iter(sorted(self.root.glob(f"*-{key}"))), new)

@@ -121,8 +121,8 @@ class Group:
 
     @cached_property
     def confusion(self) -> list[list[int]]:
-        """Summed over the seeds."""
-        tables = [one["confusion"] for one in self.evaluations]
+        """Summed over the seeds; nothing of many classes, of which none is kept."""
+        tables = [one.get("confusion", []) for one in self.evaluations]
         return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
 
     @cached_property
@@ -209,14 +209,14 @@ def is_number(value: object) -> bool:
 
 
 def is_evaluation(found: Mapping) -> bool:
-    """Whether it has a square confusion matrix, and lists of the right length."""
-    classes, table, bins = (found.get(name) for name in ("classes", "confusion", "reliability"))
+    """Whether its confusion matrix is square, where it has one, and lists have the right length."""
+    classes, table, bins = (found.get(name, []) for name in ("classes", "confusion", "reliability"))
     if not (isinstance(classes, list) and classes and isinstance(table, list) and isinstance(bins, list)):
         return False
     rows = [row for row in table if isinstance(row, list) and len(row) == len(classes)]
     keys = ("above", "to", "rows", "confidence", "accuracy")
     return (
-        len(rows) == len(table) == len(classes)
+        len(rows) == len(table) in (0, len(classes))
         and all(is_number(cell) and cell >= 0 for row in rows for cell in row)
         and all(isinstance(one, dict) and all(is_number(one.get(key)) for key in keys) for one in bins)
     )

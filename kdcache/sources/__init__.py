@@ -86,6 +86,7 @@ def open_source(
     >>> len(source), source.read([0, 5]).shape
     (1437, torch.Size([2, 3, 32, 32]))
     """
+    require_path(spec)
     name, colon, argument = spec.partition(":")
     if name not in SOURCES:
         hint = advice(name, SOURCES, "`kdcache list sources` explains them")
@@ -99,6 +100,16 @@ def open_source(
     Range(above=0, most=1, remedy="0.25 takes a quarter").checked("`fraction`", fraction)
     source = held(kind.open(spec, place or argument, split), progress)
     return source.part(fraction) if split == "train" and fraction < 1 else source
+
+
+def require_path(spec: str) -> None:
+    """Refuses what no file system has as a name."""
+    try:
+        named = b"\0" not in os.fsencode(spec)
+    except UnicodeEncodeError:
+        named = False
+    if not named:
+        raise UsageError("`data`", "a name that files can have", repr(spec), "correct it")
 
 
 MOST_PARTS = 16  # of a path that is searched for

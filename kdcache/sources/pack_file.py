@@ -217,7 +217,8 @@ def require_facts(header: dict) -> None:
         require(own is not None, "a view or a network that is none of ours")
         for key in ("mean", "std"):
             numbers = len(facts[key]) == 3 and all(isinstance(value, float | int) for value in facts[key])
-            require(numbers, f"a {key} of no image")
+            require(numbers and all(abs(value) <= 1 for value in facts[key]), f"a {key} of no image")
+        require(min(facts["std"]) > 0, "a std of no image")
 
 
 def require_tables(split: Split, classes: int) -> None:

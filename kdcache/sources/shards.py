@@ -157,6 +157,7 @@ def label_in(shard: str, file: int, endings: dict[str, Member], label: str) -> s
         if member.name.lower().endswith(".json"):
             content = json.loads(found)
             found = next(str(content[one]) for one in ((key,) if key else KEYS) if content.get(one) is not None)
+        found.encode("utf-8", "surrogateescape")  # half a pair, as JSON may hold it, is no text
         return found.strip().replace("\0", "")
     except (ValueError, AttributeError, RecursionError):
         raise SourceError(place, "a label as text or JSON", "neither", remedy) from None

@@ -58,6 +58,8 @@ def fields(path: str, at: int, block: bytes) -> tuple[str, int, bytes]:
             raise ValueError
         size = block[124:136]
         length = int.from_bytes(size[1:], "big") if size[0] == 0x80 else int(size.strip(b" \0") or b"0", 8)
+        if length < 0:
+            raise ValueError
     except ValueError:
         packed = COMPRESSED.get(block[:2]) if not at else None
         raise damaged(path, at, f"{packed}: unpack it" if packed else "no header of a file") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,12 +102,22 @@ class Cached:
                 refuse(f"knowledge {name!r}", f"only {', '.join(stored)}")
             if stored[name] != shape:
                 refuse(f"{name} of shape {shape}", f"{stored[name]}")
-        for file in self.cache.files if method.tail_matters and "logits" in wanted else ():
-            codec = from_json(file.path, file.meta["knowledge"]["logits"])
-            if not codec.keeps_all:
-                found = f"codec {codec.label} in {file.path}, which models some of them"
-                refuse("logits of every class", found, "store them again with codec f16")
+        if "logits" in wanted:
+            self.require_kept(method, refuse)
         return list(wanted)
+
+    def require_kept(self, method: Method, refuse: Callable) -> None:
+        """Refuses logits of which something is lost that the method reads."""
+        again = "store them again with codec f16"
+        for file in self.cache.files:
+            codec = from_json(file.path, file.meta["knowledge"]["logits"])
+            if method.tail_matters and not codec.keeps_all:
+                found = f"codec {codec.label} in {file.path}, which models some of them"
+                refuse("logits of every class", found, again)
+            if method.shift_matters and not codec.keeps_shift:
+                refuse("the level of logits", f"codec {codec.label} in {file.path}, which loses it", again)
+        if method.shift_matters and self.cache.meta.get("average", {}).get("of") == "probability":
+            refuse("the level of logits", "a mean of probabilities, which loses it", "give `average` logits")
 
 
 class CacheTeacher:

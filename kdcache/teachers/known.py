@@ -28,6 +28,9 @@ class Known(Protocol):
 class Described(Known, Protocol):
     def to_json(self) -> dict: ...
 
+    def __len__(self) -> int:
+        """Of rows."""
+
 
 @dataclass(frozen=True)
 class Pseudo:
@@ -80,6 +83,7 @@ class Pseudo:
             yield no_teacher
             return
         require_unmixed(loader.view)
+        require_rows(self.teacher, len(loader.source))
         yield KnownTeacher(self.teacher, loader.device)
 
     def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
@@ -91,6 +95,14 @@ def require_unmixed(view: View) -> None:
     if view.mixes:
         remedy = "mix its answers when you train: `mix` labels"
         raise UsageError(f"view {view.name}", "images as they are, for a pseudo teacher", "mixed ones", remedy)
+
+
+def require_rows(teacher: Described, rows: int) -> None:
+    """Refuses a pseudo teacher of other images: it answers by row number."""
+    if len(teacher) != rows:
+        remedy = "make it from the labels of the images that are trained on"
+        expected = f"a pseudo teacher of {rows} rows, as the data has"
+        raise UsageError("`teacher`", expected, f"one of {len(teacher)}", remedy)
 
 
 class KnownTeacher:

@@ -21,7 +21,8 @@ class Average:
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.steps = torch.zeros((), dtype=torch.int64)
-        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        both = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+        pairs = list({mine.data_ptr(): (mine, theirs) for mine, theirs in both}.values())  # shared weights once
         self.means = [pair for pair in pairs if pair[0].is_floating_point()]
         self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 

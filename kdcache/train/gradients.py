@@ -52,6 +52,9 @@ class Gradients:
         if not self.apart:
             team.add_up(parameter.grad for parameter in self.parameters)
             return
+        if "clipped" in self.apart:  # what parts without a clipped term have left
+            left = [parameter.grad for parameter in self.parameters]
+            self.apart["others"] = added(left, self.apart["others"])
         for several in self.apart.values():
             team.add_up(several)
         nothing: Several = [None] * len(self.parameters)

@@ -132,15 +132,16 @@ class Course:
             save_state(self.run.path(STATE), self.trainer, record["epoch"], self.best)
 
     def save(self, run: Run, record: dict) -> None:
-        """The last network, and the best by accuracy if that is measured."""
-        score, student = record.get("top1", -record["total"]), self.trainer.students[0]
+        """The last network, and the best: by accuracy, else agreement with the teacher, else the loss of its stage."""
+        score, student = record.get("top1", record.get("agreement", -record["total"])), self.trainer.students[0]
         facts = {"epoch": record["epoch"]} | {name: record[name] for name in ("top1", "agreement") if name in record}
         save(student, run.path("last.safetensors"), **facts)
         if average := self.trainer.average:
             of_mean = {name: record[EMA + name] for name in ("top1", "agreement") if EMA + name in record}
             save(average.network, run.path("ema.safetensors"), epoch=record["epoch"], ema=average.decay, **of_mean)
         judged = self.evaluation is None or self.settings.evaluates(record["epoch"])
-        if judged and (self.best is None or score > self.best):
+        other_loss = score == -record["total"] and record["epoch"] == self.trainer.stage.first
+        if judged and (self.best is None or other_loss or score > self.best):
             self.best = score
             save(student, run.path("best.safetensors"), **facts)
 
@@ -154,7 +155,9 @@ class Course:
             self.run.keep("evaluation.json", self.judged)
         sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}
         sizes |= {"cache_bytes": self.cache_bytes} if self.cache_bytes else {}
-        self.run.finish(figures(self.records) | sizes, made=made(self.trainer.device))
+        judged = self.judged or {}
+        measured = {name: judged[name] for name in NUMBERS if name in judged}
+        self.run.finish(figures(self.records) | measured | sizes, made=made(self.trainer.device))
 
 
 def fit(

@@ -27,7 +27,8 @@ def save_state(path: Path, trainer: Trainer, epoch: int, best: float | None) -> 
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # copies, since networks may have weights in common
+    tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     facts = {"epoch": epoch, "best": best, "stage": trainer.stage.name}
     facts["crc"] = checksum(facts, tensors)
     with writing(path.parent):

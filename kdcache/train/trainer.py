@@ -81,6 +81,7 @@ class Trainer:
         self.backbone = Backbone(self.students, settings)
         self.trained = [p for _, p in self.parameters() if p.requires_grad and not self.backbone.holds(p)]
         self.gradients = Gradients(self.trained, two=settings.optimizer == "dot")
+        self.gradients.clear()  # a module of the user's may bring some along
         if self.gradients.two:
             require_two_losses(method)
         self.average = Average(self.students[0], settings.ema) if settings.ema else None

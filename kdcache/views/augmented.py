@@ -142,13 +142,19 @@ class Augmented(Plain):
         return tuple(dict.fromkeys(name for step in self.steps for name in POLICIES[step.policy].packages))
 
     def render(self, images, seeds):
-        out, seeds = self.base.render(images, seeds), host(seeds)
+        if self.native:  # perhaps in a thread beside a training, whose draws come from the global generators
+            return self.rendered(images, seeds)
         with untouched_generators(), one_thread(), torch.no_grad():
-            for number, step in enumerate(self.steps[: self.weak]):
-                out = step.render(out, seeds, DRAWS * number)
-            if self.weak is not None and (strong := np.flatnonzero(seeds & 1)).size:
-                place = torch.from_numpy(strong).to(out.device)
-                out = out.index_copy(0, place, self.strengthened(out[place], seeds[strong]))
+            return self.rendered(images, seeds)
+
+    def rendered(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """By the geometry, then by each policy."""
+        out, seeds = self.base.render(images, seeds), host(seeds)
+        for number, step in enumerate(self.steps[: self.weak]):
+            out = step.render(out, seeds, DRAWS * number)
+        if self.weak is not None and (strong := np.flatnonzero(seeds & 1)).size:
+            place = torch.from_numpy(strong).to(out.device)
+            out = out.index_copy(0, place, self.strengthened(out[place], seeds[strong]))
         return out
 
     def strengthened(self, images: Tensor, seeds: np.ndarray) -> Tensor:
