@@ -12,9 +12,11 @@ class KdcacheError(ValueError):
     exit_code = 1
     for_all = False  # whether this process speaks for several that train together
 
-    def __init__(self, place: object, expected: str, found: str, remedy: str):
+    def __init__(self, place: object, expected: str = "", found: str = "", remedy: str = ""):
+        """Of a text alone: what torch makes of one that was raised in a worker of a DataLoader."""
         self.place, self.expected, self.found, self.remedy = str(place), expected, found, remedy
-        super().__init__(one_line(f"{place}: expected {expected}, found {found}; {remedy}"))
+        said = f"{place}: expected {expected}, found {found}; {remedy}"
+        super().__init__(one_line(said) if expected else str(place))
 
     def __reduce__(self):  # the default would rebuild it from the one joined line, in a worker's report for instance
         return type(self), (self.place, self.expected, self.found, self.remedy)

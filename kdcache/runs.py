@@ -28,6 +28,9 @@ RESULTS = ("metrics.jsonl", "evaluation.json", EVENTS, *WEIGHTS, "state.safetens
 LONGEST_NAME = 120  # characters of a folder, before its key
 
 
+AGAIN = "start over with `restart` in its place, or remove the folder"
+
+
 class Run:
     """One folder, touched by `begin` and not before. `resume` goes on in it if it was begun with the same settings.
 
@@ -150,7 +153,7 @@ class Run:
         if [record["epoch"] for record in kept] != list(range(1, epoch + 1)):
             found = f"{len(kept)} of them"
             path = self.path("metrics.jsonl")
-            raise KdcacheError(path, f"the records of {epoch} epochs", found, "leave `resume` out to start over")
+            raise KdcacheError(path, f"the records of {epoch} epochs", found, AGAIN)
         replace(self.path("metrics.jsonl"), "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
@@ -160,7 +163,7 @@ class Run:
             before = dict(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
             found = getattr(error, "strerror", None) or "no JSON of ours"
-            raise KdcacheError(path, "what the run was begun with", found, "leave `resume` out to start over") from None
+            raise KdcacheError(path, "what the run was begun with", found, AGAIN) from None
         name, stored, asked = self._differing(before)
         if (stored, asked) != (None, None):
             remedy = "give the options it was begun with, or leave `resume` out"

@@ -34,7 +34,7 @@ def imported(name: str, made: str, place: str | None = None) -> Callable:
     try:
         with from_current_folder():
             factory = operator.attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # the module may be anybody's code
+    except (Exception, SystemExit) as error:  # the module may be anybody's code, such as a script that reads arguments
         remedy = "check the spelling; the current folder is searched first"
         found, remedy = user_fault(error, remedy)
         raise UsageError(place or name, "MODULE:FACTORY that can be imported", found, remedy) from error
@@ -44,7 +44,7 @@ def imported(name: str, made: str, place: str | None = None) -> Callable:
     return factory
 
 
-def user_fault(error: Exception, remedy: str = "") -> tuple[str, str]:
+def user_fault(error: BaseException, remedy: str = "") -> tuple[str, str]:
     """Finding and remedy for an exception: file and line where the user's code raised it, else the given remedy."""
     where = place_in_code(error)
     if not where:
@@ -52,7 +52,7 @@ def user_fault(error: Exception, remedy: str = "") -> tuple[str, str]:
     return f"{reason(error)}, in {where}", "correct it there; KDCACHE_DEBUG=1 shows the whole traceback"
 
 
-def place_in_code(error: Exception) -> str:
+def place_in_code(error: BaseException) -> str:
     """File and line of the innermost frame that belongs neither to kdcache nor to an installed package."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}" if error.filename else ""

@@ -287,3 +287,20 @@ def test_what_things_say_of_themselves(cached, cache_file):
     assert repr(cached.cache) == f"Cache({str(cache_file)!r}): 1,300 rows x 3 views of logits by tiny-3"
     assert "3 views of 1,300 rows of synthetic:1300,10,8, crop-flip 8x8, with logits" in repr(cached)
     assert "not trained" in repr(kdcache.Distiller("tiny-2", cache_file, device="cpu"))
+
+
+def test_an_error_of_ours_stays_one_in_a_worker_of_a_loader(cache_file):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, row):
+            raise DataChanged("a.jpg", "an image", "none", "put it back")
+
+    with pytest.raises(DataChanged, match="expected an image, found none"):
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+
+
+def test_a_copy_of_numbered_images_tells_workers_the_epoch(cache_file):
+    images = pickle.loads(pickle.dumps(kdcache.CachedDataset(cache_file).numbered()))
+    assert images.shown.is_shared()

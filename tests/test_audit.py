@@ -232,3 +232,10 @@ def test_an_alarm_is_an_exit_code(home):
 
 def test_a_wrong_place_for_the_sheet_is_told_first(home):
     refused("audit a.h5 --sheet nowhere/worst.png", 2, "no such folder")
+
+
+def test_within_one_class_nothing_is_shifted():
+    labels = np.full(400, 3)
+    answers = labels.copy()
+    answers[7] = 2
+    assert blocks_in(labels, answers, 5) == []

@@ -18,6 +18,7 @@ from kdcache.cache import open_cache
 from kdcache.errors import DataChanged, SourceError, UsageError
 from kdcache.jobs import Data, open_data
 from kdcache.sources import open_source
+from kdcache.sources.adopted import taken_apart
 
 CLASSES = ("ape", "bee", "cat", "dog")
 SIZE = 12
@@ -441,3 +442,8 @@ def test_the_command_trains_on_them(at):
     good(f"{STUDENT} --data folder:again --missing skip")
     refused(f"{STUDENT} --data folder:again --missing plain --mix labels", 2, "answers to all images")
     refused(f"{STUDENT} --missing plain", 2, "--missing", "--data")
+
+
+def test_a_label_beside_a_path_or_bytes_counts(at):
+    found = taken_apart("item 0", {"bytes": b"\x89PNG", "label": 3})
+    assert (found.image, found.label) == (b"\x89PNG", 3)

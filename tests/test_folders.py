@@ -14,7 +14,7 @@ from reference_views import encoded, picture
 
 from kdcache.batches import Loader
 from kdcache.errors import DataChanged, SourceError, UsageError
-from kdcache.sources import open_source
+from kdcache.sources import folder, open_source
 from kdcache.sources.arrays import ArraySource
 from kdcache.sources.folder import FolderSource, listing
 from kdcache.views import open_view
@@ -325,3 +325,17 @@ def test_a_changed_file_is_named_from_workers_too(mixed, workers):
     loader = Loader(source, open_view("resized-crop:8", None), 0, workers=workers)
     with pytest.raises(DataChanged, match=r"\A.*cat/10\.png: expected an unchanged image.*\Z"):  # in one line
         list(loader.run([np.arange(3)]))
+
+
+def test_a_visible_link_into_a_hidden_folder_is_followed(tmp_path):
+    place(tmp_path, ".versions/3/a.png", picture())
+    place(tmp_path, "more/b.png", picture())
+    (tmp_path / "current").symlink_to(tmp_path / ".versions" / "3")
+    assert list(folder.images_below(tmp_path)) == ["current/a.png", "more/b.png"]
+
+
+def test_train_alone_in_capitals_lacks_its_other_part(tmp_path):
+    for name in ("robin", "wren"):
+        place(tmp_path, f"Train/{name}/0.png", picture())
+    with pytest.raises(SourceError, match="expected a folder test/ or val/"):
+        listing(tmp_path, "eval")

@@ -305,3 +305,28 @@ def test_a_method_that_reads_the_level_of_logits_is_refused_where_it_is_lost(
             student.train()
     opened, store = open_data([str(cache_file), str(other_file)], average="logits")
     Student(opened, "tiny-2", "logits", Settings(epochs=1, batch=512), taught_by(store)).train()
+
+
+def test_other_images_under_the_same_names_are_refused(cache, later_file, monkeypatch):
+    later = open_cache(later_file)
+    monkeypatch.setattr(type(later), "digests", property(lambda self: cache._table("digests").flat + (self is later)))
+    with pytest.raises(CacheError, match="other images under the same names"):
+        join([cache, later])
+
+
+def test_canaries_of_all_files_are_rendered(cache, later_file, other_file):
+    more, several = join([cache, open_cache(later_file)]), join([cache, open_cache(other_file)])
+    count = len(cache.canaries["row"])
+    assert more.canaries["view"].tolist() == [
+        *cache.canaries["view"].tolist(),
+        *(open_cache(later_file).canaries["view"] + VIEWS).tolist(),
+    ]
+    assert len(several.canaries["crc"]) == 2 * count
+    assert "logits" in more.canaries
+    assert "logits" not in several.canaries
+
+
+def test_other_views_behind_the_first_file_are_another_training(cache, dump, later_file, tmp_path):
+    other = dump(tmp_path / "other.h5", views=2, first_view=VIEWS + 2)
+    metas = [join([cache, open_cache(file)]).meta["joined"] for file in (later_file, other)]
+    assert metas[0] != metas[1]

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -356,3 +358,10 @@ def test_what_is_advised_for_other_widths_works(text):
 
 def named(text):
     return text.partition("/")[0] in METHODS
+
+
+def test_live_numerics_leave_the_switches_of_tf32_as_they_were():
+    code = "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32'; from kdcache.teachers.live import tf32"
+    code += "\nwith tf32(False): assert torch.backends.cuda.matmul.fp32_precision == 'ieee'"
+    code += "\nassert torch.backends.cuda.matmul.fp32_precision == 'tf32'"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

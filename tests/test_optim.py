@@ -216,3 +216,14 @@ def test_settings_are_what_json_gives_back():
 def test_a_warmup_beyond_the_end_is_refused_in_python_too():
     with pytest.raises(UsageError, match="at most all 3 epochs"):
         Settings(epochs=3, warmup=50)
+
+
+def test_a_parameter_may_have_its_first_gradient_later():
+    p, q = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = make_optimizer([p, q], Settings(lr=0.1, weight_decay=0.0, nesterov=False))
+    for gradients in ((1.0, None), (1.0, 2.0), (1.0, 2.0)):
+        for one, value in zip((p, q), gradients, strict=True):
+            one.grad = None if value is None else torch.full((2,), value)
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((2,), 1 - 0.1 * (1 + 1.9 + 2.71)))
+    torch.testing.assert_close(q.detach(), torch.full((2,), 1 - 0.1 * (2 + 3.8)))

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from cli_cases import refused
 from scipy import stats
 
 from kdcache.errors import UsageError
@@ -283,3 +284,7 @@ def test_text_becomes_numbers():
     want = [[0.75, 0.25], [0, 1]]
     for text in ("3,1\n0,2\n", "\ufeff3; 1\n# a comment\n\n0;2", "3\t1\r\n0\t2", "0.75 0.25 # first\n0 1"):
         assert read_confusion(text).tolist() == want
+
+
+def test_a_shape_of_no_change_is_refused():
+    refused("pseudo-teacher --accuracy 0.9 --shape cosine -o x.h5", 2, "--shape", "neither")

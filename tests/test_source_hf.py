@@ -9,7 +9,7 @@ from cli_cases import refused
 from reference_views import encoded, picture
 
 from kdcache.errors import KdcacheWarning, SourceError, UsageError
-from kdcache.sources import open_source
+from kdcache.sources import hugging_face, open_source
 from kdcache.sources.hugging_face import path_of
 
 datasets = pytest.importorskip("datasets")
@@ -165,3 +165,16 @@ def test_without_the_library_the_extra_is_named(monkeypatch, in_tmp):
 def test_what_of_a_name_is_a_path():
     names = ["/a/b,label=c", "./a", "~/a.b", "x/y.parquet,label=z", "user/set,config=c", "mnist"]
     assert [path_of(name) for name in names] == ["/a/b", "./a", "~/a.b", "x/y.parquet", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train_0.parquet", "train"),
+        ("birds-test.parquet", "test"),
+        ("test-00000-of-1.parquet", "test"),
+        ("x.parquet", "train"),
+    ],
+)
+def test_a_word_in_a_name_tells_the_split(name, split):
+    assert hugging_face.split_in(Path("data") / name) == split

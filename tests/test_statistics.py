@@ -8,6 +8,7 @@ from scipy import stats
 
 from kdcache.report import statistics
 from kdcache.report.statistics import half_difference, half_interval, incomplete_beta, mark, t_quantile, welch
+from kdcache.report.table import cell
 
 
 def test_as_documented():
@@ -44,3 +45,7 @@ def test_nothing_is_said_of_too_few_values_or_of_values_that_never_vary():
     for nobody_can_tell in (([0.5], [0.1, 0.2]), ([0.5, 0.5], [0.1, 0.1])):
         assert welch(*nobody_can_tell) is half_difference(*nobody_can_tell) is None
     assert [mark(p) for p in (None, 0.2, 0.04, 0.009, 0.0009)] == ["", "", "*", "**", "***"]
+
+
+def test_a_cell_of_markdown_is_one_cell():
+    assert cell("st | T=4\nx") == "st \\| T=4 x"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from cli_cases import CPU, good, kdcache, refused
 
 from kdcache import jobs
+from kdcache.errors import SourceError, UsageError
 from kdcache.jobs import space, tuning
 from kdcache.methods import options
 from kdcache.runs import finished
@@ -216,3 +218,42 @@ def test_without_optuna(monkeypatch):
     said = kdcache(f"{TUNE} --trials 1")
     assert said.code == 1
     assert "pip install 'kdcache[tune]'" in said.err
+
+
+def test_what_says_nothing_of_the_settings_ends_the_search_and_is_tried_again(monkeypatch):
+    study = jobs.open_study(Path("runs/s"), None, search(), "s")
+
+    def broken(self, run):
+        raise SourceError("a.jpg", "an image", "none", "put it back")
+
+    with monkeypatch.context() as patched, pytest.raises(SourceError):
+        patched.setattr(jobs.Student, "train", broken)
+        jobs.run_trials(study, search(), 1, Path("runs/s"))
+    jobs.run_trials(study, search(), 1, Path("runs/s"))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert study.trials[0].params == study.trials[1].params
+
+
+def test_values_that_are_wrong_together_are_given_up():
+    space_of = space.read("optimizer=dot,clip=1")
+    study = jobs.open_study(Path("runs/s"), None, search(space=space_of), "s")
+    said = []
+    jobs.run_trials(study, search(space=space_of), 1, Path("runs/s"), said.append)
+    assert "cannot be" in said[-1]
+
+
+def test_a_process_that_has_the_number_of_one_that_is_gone_is_another():
+    trial = types.SimpleNamespace(user_attrs={"process": tuning.here()})
+    assert tuning.is_of_here(trial)
+    assert not tuning.is_worked_at(trial)  # it is this one
+    trial.user_attrs = {"process": f"{socket.gethostname()}:1:{tuning.since(1)}"}
+    assert tuning.is_worked_at(trial)
+    trial.user_attrs = {"process": f"{socket.gethostname()}:1:another boot/7"}
+    assert not tuning.is_worked_at(trial)
+
+
+def test_images_without_labels_cannot_be_judged():
+    data = jobs.Data.open("synthetic:120,4,8", None)
+    data.train.labels[:] = -1
+    with pytest.raises(UsageError, match="rows with labels to judge by"):
+        tuning.parted(data, None, 0.2)

@@ -5,10 +5,11 @@ import hashlib
 import pytest
 import torch
 from model_cases import MEAN, STD, hooks, make, refusal
+from torch import nn
 
 from kdcache.errors import UsageError
-from kdcache.models import CLASSES, weights
-from kdcache.models.network import check_output, shapes
+from kdcache.models import CLASSES, checkpoints, weights
+from kdcache.models.network import check_output, shapes, wrapped
 
 NETS = """
 import torch
@@ -174,3 +175,18 @@ def test_wrong_taps_of_a_users_network(nets):
         assert refusal(shapes, network, [tap], (3, 16, 16)).found == found
     assert "this network names none" in str(refusal(network.bn_before_relu, "f1.pre"))
     assert hooks(network) == 0
+
+
+def test_a_network_with_a_normalize_of_its_own_takes_its_own_names(tmp_path):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.normalize = nn.BatchNorm2d(3)
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, images):
+            return self.fc(self.normalize(images).mean((2, 3)))
+
+    network = wrapped(Own(), 4, (0.5,) * 3, (0.25,) * 3)
+    state, _ = checkpoints.renamed(Own().state_dict(), network)
+    assert {name for name in state if not name.startswith("body.")} == set()

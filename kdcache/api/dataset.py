@@ -231,6 +231,10 @@ class NumberedImages(Dataset):
         self.data = data
         self.shown = torch.full((1,), -1).share_memory_()  # -1: none yet; workers that live on see it change
 
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.shown.share_memory_()  # a copy is not, by itself
+
     def set_epoch(self, epoch: int) -> None:
         """Goes on to an epoch, from 0, in every process that reads this data set."""
         self.data.cache.require_unchanged()

@@ -80,6 +80,8 @@ class Distiller:
         missing: str = "refuse", tolerate_decoder: int | None = None,
     ):  # fmt: skip
         self.asked, caches = asked_and_read(teacher, cache, live)
+        if missing != "refuse" and (caches is None or data is None):
+            raise UsageError("`missing`", "`data` beside a cache", "no such data", "leave it out")
         of_cache = {} if caches is None else {"views": views, "missing": missing}
         opened, store = jobs.open_data(caches, data, augment, fraction, average, average_weights, **of_cache)
         opened.tolerate(tolerate_decoder)
@@ -143,6 +145,9 @@ class Distiller:
                    on_epoch_end(epoch, record), on_train_end(record), and set_model(distiller), which is called first.
                    Epochs count from 1. Who sets `distiller.stop_training` ends the training after the epoch
         """
+        for option, given in (("resume", resume), ("restart", restart)):
+            if given and run is None:
+                raise UsageError(f"`{option}`", "`run` beside it", "none", "name the folder with `run`")
         settings = Settings(**self.settings | ({} if epochs is None else {"epochs": epochs}))
         chosen = self.chosen
         if isinstance(self.asked, str) and not self.named["live"]:
@@ -179,6 +184,7 @@ class Distiller:
     @torch.no_grad()
     def predict(self, images: Tensor, batch: int = 256) -> Tensor:
         """Logits of uint8 images [n, 3, h, w], so many at a time."""
+        images = torch.as_tensor(images)
         if images.dtype != torch.uint8:
             remedy = "give pixels as they are; the network normalises them"
             raise UsageError("predict", "uint8 images, from 0 to 255", f"{images.dtype}", remedy)

@@ -72,7 +72,7 @@ class KnowledgeLoss(nn.Module):
         logits = logits_in(outputs)
         if logits.device != self.device:
             self._move(logits.device)
-        if self.pending and torch.is_grad_enabled():
+        if self.pending:
             self.method.stepped()
         look = {"logits": logits}
         if self.watched:

@@ -32,6 +32,8 @@ def displaced(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[dic
     if len(rows) < LEAST:
         return []
     known, said = labels[rows], answers[rows]
+    if (known == known[0]).all():  # within one class nothing can be seen to be shifted
+        return []
     agree = known == said
     chance = np.bincount(said, minlength=classes) / len(said)  # that an answer is this class
     by_luck = float((np.bincount(known, minlength=classes) / len(known) * chance).sum())

@@ -12,7 +12,7 @@ from kdcache.bench.timing import alternate, rate, ratio
 from kdcache.cache import Writer
 from kdcache.dump import Dump
 from kdcache.durable import part_of
-from kdcache.jobs import DumpOptions, make_dump
+from kdcache.jobs import DumpOptions, choose_device, make_dump
 from kdcache.teachers import Forward
 
 ROWS, BATCH, MODEL = 256, 256, "resnet110"
@@ -24,13 +24,12 @@ SETTINGS = {  # with the rounds of each
 
 def bench_dump(progress) -> dict:
     """Images a second through render, forward, encode, checksum, write and sync."""
-    data, figures = made_data(ROWS), []
+    data, device, figures = made_data(ROWS), choose_device(None), []
     for name, (forward, rounds) in SETTINGS.items():
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            make_dump(made_teacher(MODEL, data), data, DumpOptions(Path(folder) / "a.h5", 1, forward=forward)) as dump,
-        ):
-            times = alternating(dump, rounds, progress, f"dump {name}")
+        with tempfile.TemporaryDirectory() as folder:
+            options = DumpOptions(Path(folder) / "a.h5", 1, forward=forward, device=device)
+            with make_dump(made_teacher(MODEL, data), data, options) as dump:
+                times = alternating(dump, rounds, progress, f"dump {name}")
         figures += [rate(times, f"{name}, {side}", side, ROWS, "images/s") for side in ("forward", "dump")]
         figures.append(ratio(times, f"{name}, forward / dump, time", "forward", "dump", "0.95 or more"))
         figures.append(ratio(times, f"{name}, A / A", "forward, again", "forward"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.bench.fixture import made_data, made_teacher, stepper
 from kdcache.bench.timing import alternate, figure, rate, ratio
 from kdcache.cache import open_cache
-from kdcache.jobs import DumpOptions, Student, make_dump, taught_by
+from kdcache.jobs import DumpOptions, Student, choose_device, make_dump, taught_by
 from kdcache.methods import build
 from kdcache.teachers import Forward, LiveTeacher
 from kdcache.train import Settings
@@ -39,8 +39,9 @@ def bench_live(progress) -> dict:
 
 def forward(network, data, stack: contextlib.ExitStack):
     """The teacher's forward alone, on a batch that lies ready."""
-    teacher = stack.enter_context(LiveTeacher(network, build("st"), Forward()))
-    images = data.train.read(range(BATCH))
+    device = choose_device(None)
+    teacher = stack.enter_context(LiveTeacher(network, build("st"), Forward(), device))
+    images = data.train.read(range(BATCH)).to(device)
     return lambda: teacher.looks(images)
 
 

@@ -140,7 +140,8 @@ class Bound(Renumbered):
 def seeds_of_unknown(cache: Store, view: View, views: np.ndarray, digests: np.ndarray) -> np.ndarray:
     """Seeds for images that a cache does not know: part of the digest stands for the row."""
     first = cache.meta.get("first_view", 0)
-    return seeds_of(view, cache.meta["run_key"], views + first, (digests >> np.uint64(33)).astype(np.int64))
+    seeds = seeds_of(view, cache.meta["run_key"], views + first, (digests >> np.uint64(33)).astype(np.int64))
+    return seeds & ~1 | cache.seeds_of(views * len(cache)) & 1 if view.alternates else seeds  # weak or strong
 
 
 def without(knowledge: dict[str, Tensor], there: Tensor) -> dict[str, Tensor]:

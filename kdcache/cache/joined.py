@@ -33,16 +33,22 @@ EMB = "emb"
 class Joined(Store):
     """What all files of a joint training have in common; the facts of the data are those of the first."""
 
+    apart = frozenset[str]()  # what canaries of several files do not have in common
+
     def __init__(self, files: Sequence[Store], names: Sequence[str]):
         self._files, self._names = list(files), list(names)
         self.first = self._files[0]
         self.path = self.first.path
+        digests = [found for file in files if (found := file.eval_digests) is not None]  # version 1 has none
         self.with_eval = all(file.meta["eval"] == self.first.meta["eval"] for file in files)
+        self.with_eval = self.with_eval and all(np.array_equal(found, digests[0]) for found in digests)
 
     @cached_property
     def meta(self) -> dict:
         """The header of the first file, with what is known of the others."""
         parts = [{"run_key": f.meta["run_key"], "views": f.views, "teacher": f.meta["teacher"]} for f in self.files]
+        for part, file in zip(parts, self.files, strict=True):  # what is as usual is left out, so that names stay
+            part |= {key: file.meta[key] for key in ("first_view", "pruned_from") if file.meta.get(key)}
         return self.first.meta | {"views": self.views, "joined": parts}
 
     @property
@@ -72,9 +78,23 @@ class Joined(Store):
     def eval_labels(self) -> np.ndarray | None:
         return self.first.eval_labels if self.with_eval else None
 
-    @property
+    @cached_property
     def canaries(self) -> Mapping[str, np.ndarray]:
-        return self.first.canaries
+        """Those of all files; of several teachers without what each of them answered."""
+        parts = [
+            (found, start) for file, start in zip(self.files, self.offsets, strict=True) if (found := file.canaries)
+        ]
+        names = [name for name in parts[0][0] if all(name in found for found, _ in parts)] if parts else []
+        names = [name for name in names if name not in self.apart]
+        return {
+            name: np.concatenate([found[name] + (start if name == "view" else 0) for found, start in parts])
+            for name in names
+        }
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """The number here of the first view of each file."""
+        return [0] * len(self.files)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -131,6 +151,10 @@ class MoreViews(Joined):
         return int(self.starts[-1])
 
     @property
+    def offsets(self) -> Sequence[int]:
+        return self.starts[:-1].tolist()
+
+    @property
     def constants(self) -> Mapping[str, Tensor]:
         return self.first.constants if self.alike else {}
 
@@ -183,6 +207,8 @@ class Average(Joined):
     `logits` averages them as they are; `probability` averages the softmaxes at a temperature, in logits again.
     Embeddings are standardised by each file's own mean and deviation, whatever the weights.
     """
+
+    apart = frozenset({"logits"})
 
     def __init__(self, files: Sequence[Store], weights: Sequence[float] | None, space: str, temperature: float):
         lacking = [file for file in files if file.shapes.get("logits") != (len(files[0].classes),)]

@@ -162,7 +162,8 @@ class MappedFile:
             except (OSError, ValueError) as error:
                 raise CacheError(self.path, "the file that was opened", str(error), "put it back") from None
             place = self.layout.places["seal"].offset
-            if int.from_bytes(found[place : place + 4], "little") != self.seal:  # a worker may open it much later
+            short = len(found) < max(place.span[1] for place in self.layout.places.values())
+            if short or int.from_bytes(found[place : place + 4], "little") != self.seal:  # it may be opened much later
                 raise CacheError(self.path, "the file that was opened", "another one under its name", "open it again")
             self._map = found
         return self._map

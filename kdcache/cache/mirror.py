@@ -46,7 +46,8 @@ class Mirror:
         name = (
             re.sub(r"[^\w.+-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name)[-100:].lstrip(".") or "cache.h5"
         )
-        self.path = Path(folder or os.environ.get("KDCACHE_MIRROR") or own_folder() / "remote") / key / name
+        root = Path(folder or os.environ.get("KDCACHE_MIRROR") or own_folder() / "remote")
+        self.path = root.absolute() / key / name  # the program may go to another folder
 
     def opened(self, read: Callable[[Path], Found]) -> Found:
         """What `read` finds in the mirror, which is begun where there is none, and anew where it was damaged."""

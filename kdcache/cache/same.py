@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kdcache import lazy_torch as torch
 from kdcache.cache.meta import APART, OPTIONAL
 from kdcache.checks import short
@@ -51,6 +53,9 @@ def require_same_images(first: Store, other: Store) -> None:
         if theirs[key] != mine[key]:
             expected = f"the data of {first.path}: {key} {short(mine[key], 40)}"
             raise CacheError(other.path, expected, f"{key} {short(theirs[key], 40)}", "join caches of the same data")
+    if not np.array_equal(other.digests, first.digests):
+        found = "other images under the same names"
+        raise CacheError(other.path, f"the images of {first.path}", found, "join caches of the same data")
     if other.meta["view"] != first.meta["view"]:
         expected = f"the view of {first.path}, {first.meta['view']['view']}"
         raise CacheError(other.path, expected, other.meta["view"]["view"], "join caches of the same view")

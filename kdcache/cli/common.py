@@ -67,12 +67,13 @@ tolerance_option = click.option(
     "--tolerate-decoder", metavar="N", type=Number(whole=True, least=0, most=255, remedy="try 2"),
     help="Go on where files are decoded otherwise by at most N levels of 256.  [default: what rounding explains]",
 )  # fmt: skip
+RISE = "Epochs of the rise to --lr, at most half of them."
 data_option = click.option("--data", metavar="D", help="The images: `kdcache list sources`.  [default: digits]")
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 workers_option = click.option(
     "--workers",
     type=WORKERS,
-    help="Processes that read and render; of packs, threads.  [default: one a core for files, else 0]",
+    help="Processes that read and render; of packs, threads.  [default: 0 for small images in memory, else one a core]",
 )
 runs_option = click.option(
     "--runs", type=NewPath(folder=True), metavar="DIR", default="runs", show_default=True, help="Where runs are kept."
@@ -137,7 +138,13 @@ training_options = options(
     training("--weight-decay", type=Number(least=0), default=5e-4, show_default=True),
     training("--betas", type=(Number(least=0, below=1),) * 2, default=(0.9, 0.999), show_default=True),
     training("--schedule", type=OneOf(SCHEDULES), metavar="S", default="cosine", show_default=True, help=OR_SCHEDULES),
-    training("--warmup", type=Number(least=0), default=1.0, show_default=True, help="Epochs of the rise to --lr."),
+    training(
+        "--warmup",
+        type=Number(least=0),
+        default=1.0,
+        show_default=True,
+        help=RISE,
+    ),
     training("--milestones", type=Shares(), default="0.5,0.75", show_default=True, help=MILESTONES),
     training("--gamma", type=Number(above=0), default=0.1, show_default=True, help="Of step: the factor there."),
     training("--clip", type=Number(least=0), default=0.0, show_default=True, help="Largest gradient norm; 0: none."),

@@ -16,6 +16,7 @@ from kdcache.cli.pack import pack_page
 from kdcache.cli.pages import cache_page
 from kdcache.cli.values import COUNT, Number, OneOf
 from kdcache.cli.voice import tell
+from kdcache.errors import UsageError
 from kdcache.report.table import columns
 
 
@@ -198,6 +199,7 @@ def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
     """List models, methods, sources, recipes and the like."""
     from kdcache import jobs
 
+    require_asked(what)
     if what == "rows":
         rows = jobs.rows_of(data, fraction)
         put({"rows": rows}, as_json, "\n".join("\t".join(map(str, row.values())) for row in rows))
@@ -210,6 +212,20 @@ def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
         pages = {name: names_page(rows) if name == "methods" else page(rows) for name, rows in tables.items()}
         pages |= {"more of each": "  kdcache list methods, and so on"}
     put(tables, as_json, "\n\n".join(f"{name}:\n{text}" for name, text in pages.items()))
+
+
+ASKED_OF = {"methods": ("teacher", "student", "taps", "student_taps"), "rows": ("data", "fraction")}
+
+
+def require_asked(what: str | None) -> None:
+    """Refuses options of another table than the one that is asked for."""
+    context = click.get_current_context()
+    for table, options in ASKED_OF.items():
+        for option in options:
+            typed = context.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
+            if typed and what not in (table, None):
+                place, expected = f"`{option}`", f"`kdcache list {table}`"
+                raise UsageError(place, expected, f"`kdcache list {what}`", "leave it out")
 
 
 def names_page(names: list[str]) -> str:

@@ -19,7 +19,7 @@ def evaluation_page(facts: dict, confusion: bool = False) -> str:
         nearest = f", the {facts['knn']} nearest" if "knn" in facts else ""
         head.append(["compared with", f"{count(facts['compared_with'], 'training image')}{nearest}"])
     parts = [columns(head), columns([[name, text, MEASURES[name].help] for name, text in shown(facts).items()], {1})]
-    if "confusion" in facts:
+    if "images_by_class" in facts:
         parts.append(classes_table(facts))
         parts += [confusion_table(facts)] if confusion else []
     return "\n\n".join(part for part in parts if part)
@@ -41,7 +41,9 @@ def classes_table(facts: dict) -> str:
 
 def confusion_table(facts: dict) -> str:
     """The matrix, a row for each label and a column for each answer; of many classes, the most frequent mistakes."""
-    names, cells = facts["classes"], facts["confusion"]
+    names, cells = facts["classes"], facts.get("confusion")
+    if cells is None:
+        return f"of {count(len(names), 'class')[:-1]}es no confusion matrix is kept"
     if len(names) > MOST_COLUMNS:
         return pairs_table(names, cells)
     width = max(len(str(n)) for row in cells for n in row)

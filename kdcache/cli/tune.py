@@ -69,6 +69,7 @@ def tune(caches, data, augment, study, storage, plot, runs, trials, processes, h
 
     if plot:
         require_matplotlib()
+        jobs.require_place(plot, "plot")
     settings = common.settings_of(rest)
     opened, store = jobs.open_data(caches, data, augment, source=jobs.opening(bar))
     device, workers = jobs.choose_device(rest.pop("device")), jobs.workers_for(opened, rest.pop("workers"), processes)
@@ -88,6 +89,8 @@ def tune(caches, data, augment, study, storage, plot, runs, trials, processes, h
     facts["command"] = typed(caches, data, augment, **facts["command"])
     if plot and facts["importance"]:
         facts["plot"] = str(bars.draw(Path(plot), f"What mattered in {name}", facts["importance"]))
+    elif plot:
+        say(f"{plot}: not drawn: too few trials, or too alike, to tell what mattered")
     put(facts, as_json, page(facts))
     if lost:
         remedy = "the same command with more `trials` tries again what it was at"

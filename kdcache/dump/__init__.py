@@ -8,6 +8,7 @@ workers, ranks and interruptions ends in the same file.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,10 @@ class Dump:
                 if not part.exists():
                     self.begin(progress)
                     begun_here = True
-            wait_for(ranks, lambda: self.path.exists() or (part.exists() and not is_stale(part, request)))
+            # without an end, as the clock is a sign of life: the first one reads every image before
+            wait_for(
+                ranks, lambda: self.path.exists() or (part.exists() and not is_stale(part, request)), time.monotonic
+            )
             try:
                 writer = Writer(self.path, ranks)
             except FileNotFoundError:  # another dump has just finished it

@@ -91,11 +91,11 @@ def in_npz(name: str):
 def in_safetensors(name: str):
     from safetensors import safe_open
 
-    with safe_open(name, "numpy") as file:
+    with safe_open(name, "pt") as file:  # NumPy has no bf16
 
         def stored(key: str) -> Stored:
             part = file.get_slice(key)
-            return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: file.get_tensor(key))
+            return Stored(tuple(part.get_shape()), part.get_dtype(), lambda: file.get_tensor(key).float().numpy())
 
         yield {key: partial(stored, key) for key in file.keys()}  # noqa: SIM118
 

@@ -10,6 +10,7 @@ from kdcache.audit import audit as found_in
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.checks import require_kind
+from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
 from kdcache.jobs.machine import require_place
 from kdcache.report.sheet import contact_sheet
@@ -23,7 +24,9 @@ def audit(
     progress=quiet,
 ) -> dict:  # fmt: skip
     """What is probably wrong with the images of a cache; where their place is given or a sheet is wanted, by file."""
-    place = require_kind(f"`sheet` {sheet}", require_place(sheet), "PNG picture") if sheet else None
+    place = require_kind(f"`sheet` {sheet}", require_place(sheet, "sheet"), "PNG picture") if sheet else None
+    if augment and not (data or sheet):
+        raise UsageError("`augment`", "`data` or `sheet` beside it", "neither", "leave it out")
     cache = open_cache(file)
     opened = Data.of_cache(cache, data, augment) if data or place else None
     facts = {"file": file, "classes": cache.classes} | found_in(cache, views, progress)

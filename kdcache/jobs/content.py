@@ -35,7 +35,7 @@ def bound(
     """
     require_possible(cache, train, view)
     found = cache.rows_of(digests) if rows is None else rows
-    train, held_out = renumbered(cache, train), renumbered(cache, held_out)
+    train, held_out = (renumbered(cache.path, cache.classes, source) for source in (train, held_out))
     if not (found >= 0).any():
         expected, remedy = "images that the teacher saw", "give them in the bytes that it saw, or dump again"
         raise DataChanged(f"{cache.path} on {train.spec}", expected, f"none among {len(train):,}", remedy)
@@ -99,21 +99,19 @@ def require_possible(cache: Store, source: Source, view: View) -> None:
         raise UsageError(place, "images in their own size", "a pack of smaller ones", "name the images themselves")
 
 
-def renumbered(cache: Store, source: Source) -> Source:
-    """The source with the numbers that the teacher's classes have, by their names.
+def renumbered(place: object, classes: list[str], source: Source) -> Source:
+    """The source with the numbers that a teacher's classes have, by their names.
 
     Classes that are called by their numbers on one side have these on both; `labelled_alike` compares them.
     """
-    classes, named = cache.classes, source.classes
+    named = source.classes
     source = copy.copy(source)
     if len(named) <= len(classes) and any(names == [*map(str, range(len(names)))] for names in (classes, named)):
         source.classes = classes
         return source
     if strange := [name for name in named if name not in classes]:
         found = f"class {short(strange[0])}, which it does not know"
-        raise DataChanged(
-            f"{cache.path} on {source.spec}", "classes of its own", found, "dump again with these classes"
-        )
+        raise DataChanged(f"{place} on {source.spec}", "classes of its own", found, "dump again with these classes")
     if named != classes:
         number = np.array([classes.index(name) for name in named] + [-1], dtype=np.int64)
         source.labels, source.classes = number[source.labels], classes

@@ -49,6 +49,8 @@ def make_dump(network: Network, data: Data, options: DumpOptions) -> Iterator[Du
     every = shapes(network, network.taps, data.image)
     name, method = options.method, None
     if options.knowledge:
+        if options.method != "st":
+            raise UsageError("`knowledge`", "no `method` beside it", options.method, "leave one out")
         name, method = f"knowledge {options.knowledge}", RawTaps(options.knowledge.split(","))
     method = method or build_method(options.method, every, every)  # no student yet: one of the same shapes
     if not method.taps:

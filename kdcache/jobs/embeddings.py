@@ -82,7 +82,8 @@ def measured(embedded: Embedded, classes: int, knn: int | None, linear_probe: bo
     found: dict[str, float] = {"compared_with": len(known)}
     if knn is not None:
         if knn > len(known):
-            raise UsageError("`knn`", f"at most the {len(known)} training images with a label", f"{knn}", "take 20")
+            expected, remedy = f"at most the {len(known)} training images with a label", f"take {min(20, len(known))}"
+            raise UsageError("`knn`", expected, f"{knn}", remedy)
         found |= {"knn": knn, "knn_top1": top1(neighbours(known, labels, asked, knn, classes))}
     if linear_probe:
         if len(labels.unique()) < 2:

@@ -69,7 +69,8 @@ def plan(
     compared = compare_settings(network, loader, device)
     sizes = record_sizes(built, every, codec, logits)
     pack = estimate(data.train, workers_for(data, None)) if decoded(data.train) else None
-    dump, looped = count * n / (rate * ranks), epochs * students * n / (rate * ranks)
+    shown = epochs * students * built.views  # views of each image, in all trainings
+    dump, looped = count * n / (rate * ranks), shown * n / (rate * ranks)
     folder = path.absolute().parent
     return {
         "rows": n,
@@ -87,8 +88,13 @@ def plan(
         "dump_seconds": dump,
         "live_seconds": looped,
         "saved_seconds": looped - dump,
-        "pack": pack and pack | {"saved_seconds": (count + epochs * students) * pack["decode_seconds"]},
+        "pack": pack and pack_of_both(pack, held_out / n) | {"saved_seconds": (count + shown) * pack["decode_seconds"]},
     }
+
+
+def pack_of_both(pack: dict, more: float) -> dict:
+    """With the evaluation images, of which there are so many for each training image."""
+    return pack | {"bytes": round(pack["bytes"] * (1 + more))}
 
 
 def other_codecs(
@@ -167,13 +173,18 @@ def measured_rate(teacher: LiveTeacher, batches: Iterator[Batch], seconds: float
     return images / spent, torch.cat(logits)[:4096]
 
 
+def plain_copy(network: Network) -> Network:
+    """Of the weights in the usual layout: a teacher puts them into its own."""
+    return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+
+
 def compare_settings(network: Network, loader: Loader, device: str) -> list[dict]:
     """Of each dtype and memory layout: images a second here, and how far its answers are from those in f32."""
     batch = next(iter(loader.run(straight_plan(range(min(FEW, len(loader.source))), FEW))))
     rows, truth = [], None
     for dtype, channels_last in SETTINGS:
         forward = Forward(FEW, dtype, channels_last)
-        with LiveTeacher(copy.deepcopy(network), build_method("st"), forward, device) as live:
+        with LiveTeacher(plain_copy(network), build_method("st"), forward, device) as live:
             rate, logits = measured_rate(live, itertools.repeat(batch), LEAST_SECONDS)
         logits = logits[: len(batch)]  # it was shown again and again
         truth = logits if truth is None else truth

@@ -128,7 +128,7 @@ def as_logits(file: str, values: np.ndarray, kind: str | None = None) -> tuple[n
     """Logits; of probabilities, their logarithms. Which they are is asked where the numbers leave it open."""
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values).all(-1))[0, -1])
-        raise UsageError(file, "finite values", f"NaN or infinity in row {row}", "leave such rows out")
+        raise UsageError(file, "finite values", f"NaN or infinity in row {row}", "make that row again")
     shares, off = values.min() >= 0 and values.max() <= 1, float(np.abs(values.sum(-1) - 1).max())
     if kind == "probabilities" and not shares:
         found = f"{values.min():g} to {values.max():g}"
@@ -159,7 +159,8 @@ def require_match(file: str, logits: np.ndarray, labels: np.ndarray, anyway: boo
         found = f"{100 * accuracy:.1f} % now, {100 * renamed:.1f} % if the classes were in the order {shown}"
         raise DataChanged(file, "answers that match the labels", found, remedy)
     chance = np.bincount(labels, minlength=classes).max() / len(labels)
-    if accuracy < chance + 4 * (chance / len(labels)) ** 0.5 and not anyway:
+    beyond = min(4 * (chance * (1 - chance) / len(labels)) ** 0.5, (1 - chance) / 2)
+    if accuracy < chance + beyond and not anyway:
         found = f"{100 * accuracy:.1f} % right, no more than by chance, as with rows in another order"
         raise DataChanged(file, "answers that match the labels", found, remedy)
     return accuracy

@@ -13,6 +13,7 @@ from kdcache.cache.hdf5.reading import SIGNATURE
 from kdcache.checks import require_here, require_kind
 from kdcache.errors import PipelineChanged, SourceError, TeacherError, UsageError
 from kdcache.jobs import embeddings
+from kdcache.jobs.content import renumbered
 from kdcache.jobs.data import Data, opener, opening
 from kdcache.jobs.loading import Normalisation, load_normalised, load_teacher, normalisation_in
 from kdcache.jobs.machine import require_place, workers_for
@@ -44,9 +45,15 @@ def verify(
         raise UsageError("`weights`", "`teacher` beside it", "none", "name the model that the weights belong to")
     if taps and not teacher:
         raise UsageError("`taps`", "`teacher` beside it", "none", "name the model that has them")
+    if normalisation and not teacher:
+        raise UsageError("`mean` and `std`", "`teacher` beside them", "none", "name the model that is fed with them")
+    for name, given in (("augment", augment), ("tolerate_decoder", tolerate_decoder)):
+        if no_data and given is not None:
+            raise UsageError("`no_data`", f"no `{name}` beside it", "both", "leave one out")
     if is_pack(file):
-        for name, given in (("teacher", teacher), ("weights", weights), ("augment", augment)):
-            if given:
+        of_caches = {"teacher": teacher, "augment": augment, "tolerate_decoder": tolerate_decoder}
+        for name, given in of_caches.items():
+            if given is not None:
                 raise UsageError(f"`{name}`", "a cache to verify", "a pack", "leave it out")
         yield from verify_pack(file, data, no_data, progress)
         return
@@ -108,6 +115,9 @@ def evaluate(
     compared = knn is not None or linear_probe
     checkpoint = checkpoint_of(checkpoint)
     if compared and is_hdf5(checkpoint):
+        for name, given in (("model", model), ("cache", cache), ("mean` and `std", normalisation)):
+            if given:
+                raise UsageError(f"`{name}`", "a checkpoint to evaluate", "a cache of embeddings", "leave it out")
         return evaluate_stored(open_cache(checkpoint), data, augment, knn, linear_probe)
     store = open_cache(cache) if cache else None
     opened = Data.of_cache(store, data, augment) if store else as_trained(checkpoint, data, augment)
@@ -156,13 +166,17 @@ def as_trained(checkpoint: str, data: str | None, augment: str | None = None) ->
     try:
         run = json.loads((Path(checkpoint).parent / "run.json").read_text())
         stored, view = run["data"], run["view"]
-        spec, images = stored["spec"], stored["fingerprint"]
+        spec, images, classes = stored["spec"], stored["fingerprint"], [str(name) for name in stored["classes"]]
     except (OSError, ValueError, KeyError, TypeError):
         return Data.open(data, augment)
     if data not in (None, spec):
         opened = Data.open(data, None)
-        if opened.train.fingerprint() == images:  # the same ones in another place
-            opened.view = from_json(checkpoint, view, augment)
+        if opened.train.fingerprint() != images:
+            return Data.open(data, augment) if augment else opened
+        opened.view = from_json(checkpoint, view, augment)  # the same ones in another place
         return opened
     opened_split = opener(checkpoint, stored, data)
-    return Data(opened_split("train"), opened_split("eval"), from_json(checkpoint, view, augment))
+    train, held_out = (opened_split(split) for split in ("train", "eval"))
+    if classes:  # found by content, images have the numbers of the teacher's classes
+        train, held_out = (renumbered(checkpoint, classes, source) for source in (train, held_out))
+    return Data(train, held_out, from_json(checkpoint, view, augment))

@@ -103,12 +103,28 @@ def require_trained_on(folder: Path, data: Data) -> None:
     """Refuses a run of other images: folder:birds/v1 and folder:birds-v1 have the same place."""
     try:
         trained = json.loads((folder / "run.json").read_text())["data"]
-        spec, images = trained["spec"], trained["fingerprint"]
+        spec, images, classes = trained["spec"], trained["fingerprint"], trained["classes"]
     except (OSError, ValueError, LookupError, TypeError):  # somebody has put weights there
         return
     if spec != data.train.spec and images != data.train.fingerprint():
         remedy = f"train one on {data.train.spec} in a place of its own (out), and give its weights"
         raise TeacherError(folder, f"a teacher of {data.train.spec}", f"one of {spec}", remedy)
+    if data.train.classes and isinstance(classes, list) and classes != data.train.classes:
+        others = sorted({*map(str, classes)} ^ {*data.train.classes}) or ["the same ones in another order"]
+        remedy = "train it again, or give its `weights` if they fit nevertheless"
+        raise TeacherError(folder, "a teacher of the classes of the data", f"one of others: {others[0]}", remedy)
+
+
+def warn_if_left(folder: Path, network: Network) -> None:
+    """A training that was left, or still goes on, has weights, too."""
+    try:
+        epochs = int(json.loads((folder / "run.json").read_text())["settings"]["epochs"])
+        done = int(network.facts["epoch"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if done < epochs:
+        text = f"{folder}: these weights are of epoch {done} of {epochs}; `resume` of train-teacher trains the others"
+        warnings.warn(text, KdcacheWarning, stacklevel=3)
 
 
 def load_teacher(
@@ -133,6 +149,8 @@ def load_teacher(
     if not weights:
         require_trained_on(path.parent, data)
     network = load_normalised(PRETRAINED if weights == PRETRAINED else path, model, data, normalisation)
+    if not weights:
+        warn_if_left(path.parent, network)
     if network.arch["model"] != model:
         raise TeacherError(path, f"weights of {model}", f"of {network.arch['model']}", "name the model they belong to")
     check_output(network, data.image)

@@ -59,18 +59,19 @@ def workers_for(data: Data, wanted: int | None, processes: int = 1) -> int:
     return max(1, cores() // (processes * Ranks.from_environment().beside))
 
 
-def require_place(path: str | os.PathLike) -> Path:
+def require_place(path: str | os.PathLike, option: str = "out") -> Path:
     """Refuses a file that cannot be written, before hours are spent on what should be in it."""
     if is_url(path):
-        raise UsageError(f"`out` {path}", "a place on this machine", "an address", "write a file here, then upload it")
+        remedy = "write a file here, then upload it"
+        raise UsageError(f"`{option}` {path}", "a place on this machine", "an address", remedy)
     path = Path(path)
     folder = path.absolute().parent
-    place, remedy = f"`out` {path}", "make it, or name a file elsewhere with `out`"
+    place, remedy = f"`{option}` {path}", f"make it, or name a file elsewhere with `{option}`"
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise UsageError(place, f"a folder {folder}", found, remedy)
     if path.is_dir():
         raise UsageError(place, "the name of a file", "a folder", "name a file in it")
     if not path.exists() and not os.access(folder, os.W_OK | os.X_OK):
-        raise KdcacheError(place, f"permission to write in {folder}", "none", "name a file elsewhere with `out`")
+        raise KdcacheError(place, f"permission to write in {folder}", "none", f"name a file elsewhere with `{option}`")
     return path

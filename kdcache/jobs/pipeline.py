@@ -107,6 +107,13 @@ def mixed(
     return mixlabels.MixingLoader(loader, mixing, students[0].settings.seed), both
 
 
+def bytes_in(cache: Store | None) -> int:
+    """Of the files that it reads, as far as they are still there."""
+    with contextlib.suppress(OSError):
+        return sum(file.path.stat().st_size for file in cache.files) if cache else 0
+    return 0
+
+
 def train(
     students: Sequence[Student], runs: Sequence[Run | None], titles: Sequence[str], progress=quiet, remark=quiet,
     listeners: Listeners | None = None,
@@ -123,7 +130,7 @@ def train(
             student.taught = taught
         evaluation = first.data.evaluation(judged, device, workers, first.settings.dtype, team)
         stored = first.teacher.stored
-        cache_bytes = sum(file.path.stat().st_size for file in stored.files) if stored else 0
+        cache_bytes = bytes_in(stored)
         courses = [
             Course(trainer, evaluation, run, told(title, titles, remark), cache_bytes, listeners or Listeners())
             for trainer, run, title in zip(trainers, runs, titles, strict=True)

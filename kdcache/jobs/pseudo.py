@@ -39,6 +39,9 @@ def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeac
             given[name] = parse(text)
     if schedule:
         given["schedule"] = schedule | {"views": views, "shape": asked.get("shape") or "linear"}
+    elif asked.get("shape"):
+        remedy = "leave it out, or let one of them change"
+        raise UsageError("`shape`", "an accuracy or confidence that changes, as 0.6>0.95", "neither", remedy)
     if asked.get("confusion"):
         given["confusion"] = confusion_of(asked["confusion"])
     if asked.get("spread"):

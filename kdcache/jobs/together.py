@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from kdcache.errors import UsageError
 from kdcache.jobs.data import Data
-from kdcache.jobs.pipeline import train
+from kdcache.jobs.pipeline import require_views, train
 from kdcache.jobs.student import Student, facts_found, folder_of
+from kdcache.methods import together
 from kdcache.ranks import Ranks
 from kdcache.runs import ROOT, Run
 from kdcache.teachers import Teacher
@@ -48,6 +49,9 @@ def train_students(
         remedy = "start one torchrun for each"
         raise UsageError("torchrun", "one training", f"{len(students)}, among {world} processes", remedy)
     runs = [Run(folder_of(student, root), student.facts(), resume, restart) for student in students]
+    for student in students:  # before the first of them is trained
+        if student.teacher.views is not None:
+            require_views(student.method, together(student.method), student.teacher.views)
     found: dict[int, dict] = {}
     groups = pipelines(students)
     if len(groups) > 1:

@@ -81,6 +81,9 @@ def parted(data: Data, store: Store | None, share: float) -> tuple[Data, Store |
         found = f"{len(kept)} and {len(aside)}"
         raise UsageError("`held_out`", "rows to train on and rows to judge by", found, "try 0.2")
     train, held_out = data.train.take(kept, 1 - share), data.train.take(aside, share)
+    if not (held_out.labels >= 0).any():
+        remedy = "take images with labels"
+        raise UsageError("`held_out`", "rows with labels to judge by", f"none in {data.train.spec}", remedy)
     seen = None if store is None else Subset(store, kept, train.identity(), judged=False)
     if seen is not None:
         train.expect(seen.digests)
@@ -130,7 +133,12 @@ def run_trials(study, search: Search, trials: int, folder: Path, remark: Callabl
         shown = ", ".join(f"{name} {value}" for name, value in chosen.items())
         remark(f"trial {trial.number}: {shown}")
         wait_for_twin(study, trial)
-        value, why = attempt(trial, search.trained(chosen), folder)
+        try:
+            student = search.trained(chosen)
+        except UsageError as error:  # each is right alone
+            value, why = None, f"cannot be: {error}"
+        else:
+            value, why = attempt(trial, student, folder)
         if value is None:
             study.tell(trial, state=state("PRUNED"))
         else:
@@ -151,11 +159,15 @@ def attempt(trial, student: jobs.Student, folder: Path) -> tuple[float | None, s
             run.replay()
     except Pruned as pruned:
         return None, str(pruned)
-    except UsageError:
-        raise
-    except KdcacheError as error:  # such as a loss that is lost: worse than anything
+    except KdcacheError as error:  # a loss that is lost is worse than anything; what else goes wrong says nothing of it
+        if error.place != "training":
+            raise
         trial.report(0.0, student.settings.epochs)
         return None, f"failed: {error}"
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        return None, "failed: out of memory"
     facts = finished(place)
     assert facts is not None
     return facts["top1"], ""

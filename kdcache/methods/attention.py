@@ -110,8 +110,9 @@ class Attention(Method):
 def attention(features: Tensor) -> Tensor:
     """[B, C, h, w] to maps [B, h, w] of length 1. The mean over pixels later on weighs f1 least: so does the author."""
     last = features.permute(0, 2, 3, 1)  # the gradient of a sum over what lies inside is found in a third of the time
-    energy = torch.linalg.vecdot(last, last) / features.shape[1]
-    return unit(energy.flatten(1)).view_as(energy)
+    with torch.autocast(features.device.type, enabled=False):  # which would take it in half precision
+        energy = torch.linalg.vecdot(last, last) / features.shape[1]
+        return unit(energy.flatten(1)).view_as(energy)
 
 
 def grid_per_tap(grid) -> Sequence[tuple[int, int] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -114,6 +114,10 @@ class Method(nn.Module):
             expected, found = f"a teacher with taps {', '.join(self.taps)}", f"none called {', '.join(missing)}"
             raise UsageError("method", expected, found, "take another method, or name these taps")
         return {name: tuple(shape) for name, shape in self.projected(shapes).items()}
+
+    def made_before(self) -> Sequence[str]:
+        """The names of what `prepare` makes."""
+        return ()
 
     def projected(self, shapes: Shapes) -> Shapes:
         """What `project` makes of shapes."""

@@ -20,7 +20,7 @@ from kdcache.methods.bridges import (
     stored,
     widen,
 )
-from kdcache.methods.response import kl
+from kdcache.methods.response import above_zero, kl
 
 TAPS = ("f1.pre", "f2.pre", "f3.pre")
 
@@ -61,7 +61,8 @@ class ActivationBoundaries(Method):
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
-        self.weight, self.margin, self.mean, self.logits, self.T = weight, margin, mean, logits, T
+        self.weight, self.margin, self.mean, self.logits = weight, margin, mean, logits
+        self.T = above_zero("T", T)
         self.taps = (*TAPS, "logits") if logits else TAPS
         self.init_share = type(self).init_share if init_share is None else init_share
         self.connectors = nn.ModuleList(self.connect(student, teacher, rep_connectors))

@@ -126,6 +126,8 @@ def bare_regressor(place: str, student, teacher) -> nn.Conv2d:
 
 def regressor(place: str, student, teacher, relu: bool) -> ConvNorm:
     """RepDistiller's regressor from one row shape to another; its convolution depends on the ratio of the grids."""
+    if len(student) != 3 or len(teacher) != 3:
+        refuse(place, "maps", student, teacher, "name a stage, such as f2.raw")
     (c, h, w), (to_c, to_h, to_w) = student, teacher
     if (h, w) == (2 * to_h, 2 * to_w):
         conv = nn.Conv2d(c, to_c, 3, stride=2, padding=1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
 from kdcache.methods.bridges import bare_regressor, known_shape, on_smaller_grid, refuse, regressor, row_shape, tap_pair
-from kdcache.methods.response import kl
+from kdcache.methods.response import above_zero, kl
 
 
 class FitNet(Method):
@@ -50,7 +50,8 @@ class FitNet(Method):
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
-        self.weight, self.tap, self.hint_stage, self.T, self.anneal = weight, tap, hint_stage, T, anneal
+        self.weight, self.tap, self.hint_stage, self.anneal = weight, tap, hint_stage, anneal
+        self.T = above_zero("T", T)
         self.taps = (tap, "logits") if hint_stage else (tap,)
         self.init_share = (0.3 if hint_stage else 0.0) if init_share is None else init_share
         self.connector: nn.Module = nn.Identity()

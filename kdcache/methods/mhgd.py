@@ -56,6 +56,10 @@ class Graph(Method):
     def projected(self, shapes):
         return projected(shapes)
 
+    def made_before(self):
+        sides = [f"{self.name}.{later}.{side}" for later in RELATIONS for side in SIDES]
+        return [f"{side}.{part}" for side in sides for part in ("weight", "bias")]
+
     def prepare(self, teacher, looks):
         rows = [project(look) for look in looks()]
         if sum(len(row["svd.f1"]) for row in rows) < 2:

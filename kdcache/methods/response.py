@@ -73,7 +73,7 @@ class Logits(Method):
     paper = "Ba & Caruana 2014, Do Deep Nets Really Need to be Deep?"
     taps = ("logits",)
     term = "logits"
-    shift_matters = True
+    shift_matters = tail_matters = True
     variants: ClassVar = {
         "zoo": {},
         "paper": {"weight": 0.5, "over": "sum", "ce": 0.0},

@@ -44,6 +44,9 @@ class SoftmaxRegression(Method):
         self.weight, self.beta, self.tap, self.student_taps = weight, beta, tap, (tap,)
         self.connector = widen(mine[0], theirs, nn.ReLU())
 
+    def made_before(self):
+        return (CONSTANT,)
+
     def prepare(self, teacher, looks):
         return {CONSTANT: last_layer(PLACE, teacher, "take feat").weight.detach().float().cpu().clone()}
 

@@ -49,7 +49,16 @@ class Sum(Method):
         self.clipped = frozenset(clipped)
 
     def prepare(self, teacher, looks):
-        return merged("constants", (part.prepare(teacher, looks) for part in self.parts))
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            try:
+                part.use(found)
+            except UsageError:  # what no part before it has made
+                found = merged("constants", [found, part.prepare(teacher, looks)])
+        return found
+
+    def made_before(self):
+        return list(dict.fromkeys(name for part in self.parts for name in part.made_before()))
 
     def use(self, constants):
         for part in self.parts:

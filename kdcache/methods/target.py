@@ -54,7 +54,7 @@ class WeightedSoftLabels(Method):
     paper = "WSLD, Zhou et al. 2021, Rethinking Soft Labels for Knowledge Distillation"
     taps = ("logits",)
     term = "wsld"
-    one_label = needs_labels = True
+    one_label = needs_labels = tail_matters = True
     variants: ClassVar = {"cifar": {"T": 4.0, "weight": 2.25}}
 
     def __init__(self, student=None, teacher=None, *, weight: float = 2.5, T: float = 2.0, ce: float | None = None):

@@ -71,6 +71,9 @@ class Transport(Method):
     def constant(self) -> str:
         return "wkd.fc" if self.distance == "fc" else f"wkd.cka{self.images}"
 
+    def made_before(self):
+        return (self.constant,)
+
     def prepare(self, teacher, looks):
         with torch.no_grad():
             found = between_rows(teacher) if self.distance == "fc" else between_images(looks(), self.images)
@@ -132,6 +135,8 @@ def between_images(looks: Iterable[Look], most: int) -> Tensor:
         for row, label in zip(look["logits"].float(), look["targets"].tolist(), strict=True):
             if label >= 0 and len(rows := kept.setdefault(label, [])) < most:
                 rows.append(row)
+        if len(kept) == classes and all(len(rows) == most for rows in kept.values()):
+            break
     count = min((len(kept.get(label, [])) for label in range(classes)), default=0)
     if count < 2:
         expected, found = "at least 2 images of every class", f"{count} of some"

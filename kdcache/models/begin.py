@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from kdcache.models import checkpoints
@@ -32,7 +33,15 @@ def begin(network: Network, origin: str | os.PathLike, own_normalisation: bool =
     said = f"{network.arch['model']}: begins with the weights {source}"
     if network.read_as:
         said += f" ({network.read_as})"
+    fed = ""
+    if origin != PRETRAINED and not own_normalisation and "normalize.mean" not in given:
+        mean, std = (by_colour(part) for part in (network.normalize.mean, network.normalize.std))
+        fed = f"; there are no mean and std in it: it is fed with mean {mean}, std {std}"
     if not fresh:
-        return f"{said}, its head too"
+        return f"{said}, its head too{fed}"
     found = f", in place of {', '.join(replaced)}" if replaced else ""
-    return f"{said}; a new head of {network.arch['classes']} classes{found}"
+    return f"{said}; a new head of {network.arch['classes']} classes{found}{fed}"
+
+
+def by_colour(values: Iterable[float]) -> str:
+    return ",".join(f"{float(value):.6g}" for value in values)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.errors import TeacherError
+from kdcache.errors import KdcacheWarning, TeacherError
 from kdcache.models import find, listed
 from kdcache.models.dialects import fitting, spoken, translated
 from kdcache.models.network import Network
@@ -39,6 +39,9 @@ def read(path: Path) -> dict[str, Tensor]:
         found = f"{os.path.getsize(path)} bytes that torch.load cannot read ({type(error).__name__})"
         raise TeacherError(path, "a whole checkpoint", found, remedy) from error
     while isinstance(content, Mapping) and (inner := [w for w in WRAPPERS if isinstance(content.get(w), Mapping)]):
+        if len(inner) > 1:
+            text = f"{path}: of {', '.join(inner)}, {inner[0]} is read; save another one alone to have that"
+            warnings.warn(text, KdcacheWarning, stacklevel=2)
         content = content[inner[0]]
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
@@ -63,7 +66,7 @@ def options_of(state: Iterable[str], name: str) -> dict:
 
 
 def classes_of(state: Mapping[str, Tensor]) -> int | None:
-    heads = [key for key in state if re.search(r"(^|\.)(fc|linear|classifier(\.\d+)?)\.weight$", key)]
+    heads = [key for key in state if re.search(r"(^|\.)(fc|linear|head|classifier(\.\d+)?)\.weight$", key)]
     if len({re.sub(r"\d+\.weight$", "weight", key) for key in heads}) != 1:
         return None
     return len(state[max(heads, key=lambda key: [int(number) for number in re.findall(r"\d+", key)])])
@@ -73,7 +76,9 @@ def renamed(state: dict[str, Tensor], network: Network) -> tuple[dict[str, Tenso
     """The same tensors by the names that they have in a Network, as far as they have one; what was done, in words."""
     state = without_prefix(state, network)
     name, place = network.arch["model"], "body." if any(key.startswith("body.") for key in state) else ""
-    beside = {key: t for key, t in state.items() if key.startswith("normalize.") or not key.startswith(place)}
+    own = () if place else network.body.state_dict()  # it may have a `normalize` of its own
+    ours = {key for key in state if key.startswith("normalize.") and key not in own}
+    beside = {key: tensor for key, tensor in state.items() if key in ours or not key.startswith(place)}
     theirs = {key.removeprefix(place): tensor for key, tensor in state.items() if key not in beside}
     dialect = fitting(spoken(theirs), name)
     names = translated(theirs, dialect, network.body.state_dict()) if dialect else theirs

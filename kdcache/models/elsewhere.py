@@ -137,7 +137,14 @@ class Torchvision(Foreign):
     def feeding(self) -> Feeding:
         given = self.pretrained.transforms()
         side = side_of(self.arguments) or given.crop_size[0]
-        return Feeding((side, side), tuple(given.mean), tuple(given.std), given.interpolation.value)
+        mean, std = tuple(given.mean), tuple(given.std)
+        if self.network in ("googlenet", "inception_v3") and not self.arguments.get("transform_input"):
+            mean = std = (
+                0.5,
+                0.5,
+                0.5,
+            )  # into which torchvision turns ImageNet's inside of them
+        return Feeding((side, side), mean, std, given.interpolation.value)
 
 
 @dataclass(frozen=True)

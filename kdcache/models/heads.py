@@ -45,11 +45,11 @@ def with_second_head(network: Network, seed: int = 0) -> Network:
         remedy = "take hard/one, or name what goes into its last layer among the taps, as emb=fc:in"
         raise UsageError(network.arch["model"], "a network that ends in one linear layer", "another", remedy)
     if isinstance(head, nn.Linear):
-        second = copy.deepcopy(head)
+        second = copy.deepcopy(head).cpu()  # drawn there, whatever the device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             second.reset_parameters()
-        put(network.body, paths[0], TwoHeads(head, second))
+        put(network.body, paths[0], TwoHeads(head, second.to(head.weight.device)))
     network.places = network.places | {TAP: (f"{paths[0]}.taught", "out")}
     network.arch = network.arch | {"heads": 2}
     return network
@@ -76,8 +76,9 @@ def head_of(network: Network) -> list[str]:
         found = ask()
         return paths_of(body, found if isinstance(found, tuple | list) else [found])
     path, side = network.places.get("emb", ("", "out"))
-    if side == "in":
-        return [path]
+    named = dict(body.named_modules(remove_duplicate=False)).get(path)
+    if side == "in" and named and any(network.arch["classes"] in one.shape for one in named.parameters()):
+        return [path]  # not what lies before a hidden layer
     layers = [(path, module) for path, module in body.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     return [path for path, module in layers[-1:] if len(module.weight) == network.arch["classes"]]
 

@@ -24,7 +24,7 @@ SEQUENCES = (nn.Sequential, nn.ModuleList)
 @contextmanager
 def recomputed(network: Network) -> Iterator[None]:
     """Keeps only the inputs of the network's blocks, while it is trained."""
-    found = list(blocks(network.body))
+    found = list(dict.fromkeys(blocks(network.body)))  # some stand in two places
     if not found:
         remedy = "leave `grad_checkpoint` out: such a network is small"
         raise UsageError(network.arch["model"], "a network of blocks", "single layers", remedy)
@@ -34,7 +34,7 @@ def recomputed(network: Network) -> Iterator[None]:
         yield
     finally:
         for block in found:
-            del block.forward
+            vars(block).pop("forward", None)  # of timm's norms, the one that sees all processes may have gone first
 
 
 def again(block: nn.Module, forward: Callable, *args, **kwargs):

@@ -86,7 +86,7 @@ def name_taps(network: Network, text: str, image: Sequence[int]) -> Network:
     if len(found.get("emb", (1,))) != 1:
         shown = "x".join(map(str, found["emb"]))
         remedy = "name the pooling behind it, or what goes into the last layer, such as emb=fc:in"
-        raise UsageError(f"tap emb={parts['emb'][0]}", "a vector for each image", shown, remedy)
+        raise UsageError(f"tap emb={network.places['emb'][0]}", "a vector for each image", shown, remedy)
     return network
 
 
@@ -111,7 +111,7 @@ def averaged(network: Network, head: str, image: Sequence[int]) -> Place | None:
     """Where the map comes out, the last one of the largest grid, whose mean goes into a layer."""
     passed, found = passing(network, dict(network.body.named_modules()), image), {}
     given = passed[head].inputs[0] if head in passed and passed[head].inputs else None
-    if not isinstance(given, Tensor) or not given.any():
+    if not isinstance(given, Tensor) or given.is_meta or not given.any():
         return None
     for path, (_, output, changed) in passed.items():
         if isinstance(output, Tensor) and times_changed(output) == changed:

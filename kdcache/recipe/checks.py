@@ -128,7 +128,8 @@ def check_caches(recipe: Recipe, student: Part) -> None:
             known = f"{', '.join(recipe.dumps)}, or a file" if recipe.dumps else "a file"
             raise UsageError("cache", known, f"no file {name}", "check the name; a path is relative to this folder")
     check_fraction(student.keys.get("fraction", 1.0))
-    check_views(student, [recipe.dumps[name].keys.get("views", 10) for name in wanted if name in recipe.dumps])
+    stored = [recipe.dumps[name].keys.get("views", 10) for name in wanted if name in recipe.dumps]
+    check_views(student, [] if files else stored)
     if student.keys.get("live") and files and len(recipe.teachers) != 1:
         found = "none" if not recipe.teachers else "several"
         raise UsageError("live", "one [teacher], whose answers the file holds", found, "add it, or leave live out")

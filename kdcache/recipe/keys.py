@@ -78,7 +78,7 @@ MEANINGS = {  # of the training settings
     "weight_decay": "pull of the weights towards 0; adamw spares biases and normalisation layers",
     "betas": "of adam and adamw",
     "schedule": "of the learning rate: cosine, step or onecycle",
-    "warmup": "epochs in which the learning rate rises",
+    "warmup": "epochs in which the learning rate rises, at most half of them; onecycle has its own",
     "milestones": "of step: when the learning rate falls, as shares of the epochs",
     "gamma": "of step: the factor by which it falls",
     "clip": "largest norm of the gradient; 0: no limit",

@@ -56,13 +56,13 @@ class Networks:
         return runnable(model, len(self.data.train.classes), self.data.image)
 
     def knowledge(self, part: str, teacher: Named) -> frozenset[str]:
-        """What a part of a method reads of a teacher, by name; nothing where the two do not fit."""
+        """What a part of a method reads of a teacher, and of what was made before; nothing where the two do not fit."""
         key = part, teacher.model, teacher.taps
         if key not in self.read:
             shown = self.of(teacher)
             method = build_method(part, shown, shown)
             fits = all(tap in shown for tap in method.taps)
-            self.read[key] = frozenset(method.stores(shown) if fits else ())
+            self.read[key] = frozenset([*method.stores(shown), *method.made_before()] if fits else ())
         return self.read[key]
 
     def needs(self, method: str, teacher: Named) -> frozenset[str]:

@@ -12,7 +12,7 @@ from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.checks import replace, sweep
-from kdcache.errors import KdcacheError
+from kdcache.errors import KdcacheError, UsageError
 from kdcache.recipe import results, side_by_side
 from kdcache.recipe.cost import HOW, Cost
 from kdcache.recipe.fit import check_fit
@@ -38,6 +38,7 @@ class Plan:
         self.recipe = recipe
         self.setup = Setup(Path(root) / recipe.name, device, workers, recipe.data, recipe.augment)
         with blaming(recipe.whole):
+            self.require_named_images()
             if recipe.pack is not False:
                 self.setup.to_be_packed(recipe.short)
             self.data = self.opened()
@@ -50,6 +51,15 @@ class Plan:
             methods = [student.method for student in self.students if student.needs and dump in student.reads]
             dump.method = dump.part.keys.get("method") or self.networks.together(methods, dump)
         check_fit(self)
+
+    def require_named_images(self) -> None:
+        """Refuses a teacher beside a file made before, where only that file says of which images it is."""
+        for name in self.recipe.caches_of(self.recipe.students[0]) if self.recipe.teachers else ():
+            if self.recipe.data is None and name not in self.recipe.dumps:
+                spec = open_cache(name).meta["source"]["spec"]
+                if spec != jobs.DEFAULT_DATA:
+                    found = f"none named, which stands for {jobs.DEFAULT_DATA}"
+                    raise UsageError("data", f"the images of {name}", found, f'write data = "{spec}"')
 
     def opened(self) -> jobs.Data:
         """The images of the recipe, or of the first file that it reads."""
@@ -96,8 +106,8 @@ class Plan:
         """The caches of a student, its images, and what fraction of the data it reads of those caches; 1: all rows."""
         if not names:  # of students who learn from labels alone
             return [], self.setup.data(keys.get("fraction", self.recipe.fraction)), 1
-        if names[0] not in self.recipe.dumps:
-            fraction = keys.get("fraction", 1)
+        if not any(name in self.recipe.dumps for name in names):
+            fraction = keys.get("fraction", self.recipe.fraction)
             return [Path(name) for name in names], self.data_of(Path(names[0]), fraction), fraction
         whole, fraction = self.recipe.fraction, keys.get("fraction", self.recipe.fraction)
         inside = fraction < whole and not self.data.view.mixes  # else it has a cache of its own
@@ -114,12 +124,13 @@ class Plan:
         """What the teacher of a student shows."""
         if not student.reads:
             return self.networks.of(student)
-        first = student.reads[0]
         if student.teacher:
             return self.networks.of(student.teacher)
-        if isinstance(first, DumpStage):
-            return self.networks.of(first.teacher)
-        return jobs.taught_by(open_cache(first)).shapes(self.data.image)
+        for read in student.reads:
+            if isinstance(read, DumpStage):
+                return self.networks.of(read.teacher)
+        [path, *_] = (read for read in student.reads if isinstance(read, Path))
+        return jobs.taught_by(open_cache(path)).shapes(self.data.image)
 
     def stored_for(self, student: StudentStage) -> Iterator[tuple[frozenset[str], str]]:
         """What each cache of a student holds, or will; with advice for what it lacks."""
@@ -132,7 +143,8 @@ class Plan:
 
     def missing(self) -> list[tuple[TeacherStage | DumpStage | StudentStage, str]]:
         """What has to be made, in this order; of a cache, for which methods."""
-        students = [student for student in self.students if student.result() is None]
+        once = {student.folder: student for student in reversed(self.students) if student.result() is None}
+        students = [student for student in self.students if once.get(student.folder) is student]
         found: list = [(teacher, "") for teacher in self.teachers.values() if teacher.result() is None]
         for dump in self.dumps.values():
             readers = [s for s in students if dump in s.reads and dump.file_for(s.needs) is None]
@@ -253,6 +265,8 @@ class Plan:
         if not files:
             return path if path.exists() else None
         cache = open_cache(files[0])
+        if "logits" not in cache.names:  # nothing to say beside the pictures
+            return None
         opened = jobs.Data.of_cache(cache, self.recipe.data, self.recipe.code, self.setup.source)
         return contact_sheet(cache, Loader(opened.train, opened.view, cache), 6, 5, path)
 

@@ -43,18 +43,24 @@ def student_row(plan: Plan, part: Part) -> dict:
 
 
 def plain_beside(plan: Plan, part: Part) -> Part | None:
-    """The plain student that shares most with another: network, fraction and epochs in any case."""
+    """The plain student that differs least from another: of the same network, images and epochs in any case."""
+    stages = {id(stage.part): stage for stage in plan.students}
 
     def must(one: Part) -> tuple:
-        return one.keys.get("model"), one.keys.get("fraction"), plan.recipe.settings_of(one).epochs
+        stage = stages[id(one)]
+        return stage.model, stage.data.train.spec, len(stage.data.train), stage.settings.epochs
 
-    def shared(one: Part) -> int:
-        return sum(one.keys.get(key) == value for key, value in part.keys.items())
+    def apart(one: Part) -> int:
+        keys = (one.keys.keys() | part.keys.keys()) - TOLD
+        return sum(one.keys.get(key) != part.keys.get(key) for key in keys)
 
     if is_plain(part):
         return None
     alike = [one for one in plan.recipe.students if is_plain(one) and must(one) == must(part)]
-    return max(alike, key=shared, default=None)
+    return min(alike, key=apart, default=None)
+
+
+TOLD = {"name", "published", "source", "series", "x"}  # keys that change nothing in a training
 
 
 def is_plain(part: Part) -> bool:

@@ -49,7 +49,9 @@ class Setup:
     def to_be_packed(self, short: int | None) -> None:
         """Names the place of a pack: by the images as they are now."""
         spec = self.spec or jobs.DEFAULT_DATA
-        facts = {"images": open_source(spec).fingerprint(), "short": short}
+        held_out = open_source(spec, "eval")
+        evaluated = held_out.fingerprint() if len(held_out) else None
+        facts = {"images": open_source(spec).fingerprint(), "evaluated": evaluated, "short": short}
         named = keyed_name(folder_name(self.root, "pack", spec), {}, facts)
         self.pack, self.short = named.with_name(f"{named.name}.kdp"), short
 
@@ -86,4 +88,5 @@ class Setup:
         if new.exists():
             return new
         key = new.name.rpartition("-")[2]
-        return next(iter(sorted(self.root.glob(f"*-{key}"))), new)
+        kept = f"{name[0]}-*" if name[0] in ("teacher", "cache") else f"*-{name[-1]}"  # six digits alone may be shared
+        return next(iter(sorted(self.root.glob(f"{kept}-{key}"))), new)

@@ -80,7 +80,12 @@ class TeacherStage:
 
     @property
     def folder(self) -> Path:
-        return self.setup.folder(self.facts, "teacher", self.name)
+        folder = self.setup.folder(self.facts, "teacher", self.name)
+        if folder.exists() or not self.taps:
+            return folder
+        trained = {name: fact for name, fact in self.facts.items() if name != "taps"}  # without them: the same weights
+        before = self.setup.folder(trained, "teacher", self.name)
+        return before if before.exists() else folder
 
     @property
     def checkpoint(self) -> Path:
@@ -115,7 +120,9 @@ class TeacherStage:
         result = {name: page[name] for name in NUMBERS if name in page}
         folder.mkdir(parents=True, exist_ok=True)
         replace(folder / "evaluation.json", json.dumps(page) + "\n")
-        replace(folder / "run.json", json.dumps({"kind": "evaluation", "result": result}, indent=1) + "\n")
+        facts = {"kind": "evaluation", "model": self.model, "data": self.data.train.identity()}
+        facts |= {"weights": self.weights and weights_facts(self.weights), "result": result}
+        replace(folder / "run.json", json.dumps(facts, indent=1) + "\n")
 
     def network(self, data: jobs.Data) -> Network:
         return jobs.load_teacher(
@@ -177,7 +184,7 @@ class DumpStage:
     def file_for(self, names: Iterable[str]) -> Path | None:
         """One that holds this knowledge."""
         wanted = set(names)
-        return next((path for path in self.files() if wanted <= {*open_cache(path).names}), None)
+        return next((path for path in self.files() if wanted <= held_in(path)), None)
 
     def state(self) -> State:
         begun = self.folder.is_dir() and any(self.folder.glob("*.part"))
@@ -283,6 +290,12 @@ class StudentStage:
             label_smoothing=self.smoothing, **self.setup.how(opened),
         )  # fmt: skip
         jobs.train_student(chosen, out=str(self.folder), resume=True, progress=progress, remark=remark)
+
+
+def held_in(path: Path) -> set[str]:
+    """The names of what a student can read of a cache."""
+    cache = open_cache(path)
+    return {*cache.names, *cache.constants}
 
 
 def pick(keys: Mapping, *names: str) -> dict:

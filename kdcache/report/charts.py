@@ -100,7 +100,7 @@ def scatter(title: str, series: Sequence[Series], x_text: Text, y_text: Text, na
             bar = tag("line", x1=across(x), x2=across(x), y1=up(y - half), y2=up(y + half)) if half else None
             dot = tag("circle", tag("title", said), cx=across(x), cy=up(y), r=5)
             dots.append(tag("g", bar, dot, class_=f"series dot {one.colour}", data_name=one.name))
-    return drawing(WIDTH, HEIGHT, axes(across, up, x_text, y_text, name), *dots, label=title)
+    return drawing(WIDTH, HEIGHT, axes(across, up, x_text, y_text, name), *dots, label=title, class_="dots")
 
 
 def bars(names: Sequence[str], values: Sequence[float | None], marks: Sequence[float | None], colour: str) -> Markup:

@@ -50,6 +50,8 @@ class Trained:
 
     @cached_property
     def key(self) -> str:
+        if "settings" not in self.facts:  # weights that were brought along: no two of them are seeds of one training
+            return str(self.folder)
         return json.dumps({name: text for name, text in self.said.items() if not name.endswith("seed")}, sort_keys=True)
 
 
@@ -122,14 +124,14 @@ class Group:
     @cached_property
     def confusion(self) -> list[list[int]]:
         """Summed over the seeds; nothing of many classes, of which none is kept."""
-        tables = [one.get("confusion", []) for one in self.evaluations]
+        tables = [one["confusion"] for one in self.evaluations if one.get("confusion")]
         return [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
 
     @cached_property
     def reliability(self) -> list[dict[str, float]]:
         """The bins of all seeds together."""
         bins: dict[float, list[dict]] = {}
-        for one in (one for evaluation in self.evaluations for one in evaluation["reliability"]):
+        for one in (one for evaluation in self.evaluations for one in evaluation.get("reliability", [])):
             bins.setdefault(one["to"], []).append(one)
         return [together(bins[to]) for to in sorted(bins)]
 
@@ -270,13 +272,13 @@ def varying(groups: Sequence[Group]) -> list[str]:
 
 
 def plain_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """The plain students that share most with these: network and images in any case."""
+    """The plain students that differ least from these: of the same network, images and epochs in any case."""
     if group.is_teacher or group.is_plain:
         return None
 
-    def shared(other: Group) -> int:
-        return len(group.facts.items() & other.facts.items())
+    def apart(other: Group) -> int:
+        return len(group.facts.items() ^ other.facts.items())
 
     must = ("model", "data.spec", "data.fraction", "settings.epochs")
     alike = [one for one in groups if one.is_plain and all(one.facts.get(k) == group.facts.get(k) for k in must)]
-    return max(alike, key=shared, default=None)
+    return min(alike, key=apart, default=None)

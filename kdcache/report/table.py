@@ -144,11 +144,16 @@ def seeds(facts: dict) -> str:
 
 def table_markdown(facts: dict) -> str:
     heads, *rows = cells(facts)
-    lines = [f"| {' | '.join(line)} |" for line in (heads, ("---",) * len(heads), *rows)]
+    lines = [f"| {' | '.join(map(cell, line))} |" for line in (heads, ("---",) * len(heads), *rows)]
     notes = [f"{facts['data']}, {seeds(facts)}"]
     notes += [f"\n{GAIN}."] if compared(facts) else []
     notes += [f"\nPublished: {source}" for source in sources(facts)]
     return "\n".join([f"# {facts['title'] or facts['recipe']}", "", *lines, "", *notes, ""])
+
+
+def cell(text: str) -> str:
+    """What a table in Markdown takes for one cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 COLUMNS = ("name", "model", "method", "weights", "seeds", "top1", "top1_std", "top1_low", "top1_high")

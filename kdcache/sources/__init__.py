@@ -90,7 +90,7 @@ def open_source(
     name, colon, argument = spec.partition(":")
     if name not in SOURCES:
         hint = advice(name, SOURCES, "`kdcache list sources` explains them")
-        if Path(spec).expanduser().is_dir():
+        if os.path.isdir(os.path.expanduser(spec)):
             hint = f"did you mean folder:{spec}?"
         raise UsageError("`data`", f"one of {', '.join(SOURCES)}", repr(spec), hint)
     kind = SOURCES[name]

@@ -107,7 +107,7 @@ def readable(images):
 def taken_apart(place: str, item) -> Item:
     """What stands in an item of a data set."""
     label = -1
-    if isinstance(item, Mapping) and not {"bytes", "path"} & {*item}:
+    if isinstance(item, Mapping) and not {*item} <= {"bytes", "path"}:
         label = next((item[name] for name in LABELS if name in item), -1)
         others = [value for name, value in item.items() if name not in LABELS and not name.startswith("__")]
         images = [image for value in others if (image := image_in(value)) is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ COLUMNS = {  # as a header may call them, in any case
 def csv_table(spec: str, argument: str, split: str) -> Source:
     """The split of a table; paths are relative to its folder."""
     argument, named = with_options(spec, argument, COLUMNS)
-    path = Path(argument).expanduser().absolute()
+    path = Path(os.path.expanduser(argument)).absolute()
     header, rows = records(path, text_of(path))
     names, written, splits = (column(path, header, rows, kind, named.get(kind)) for kind in COLUMNS)
     if names is None:

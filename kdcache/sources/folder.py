@@ -35,7 +35,7 @@ class FolderSource(EncodedSource):
 
 def image_folder(spec: str, argument: str, split: str) -> Source:
     """The split of a folder."""
-    root = Path(argument).expanduser()
+    root = Path(os.path.expanduser(argument))
     return settled(FolderSource(root.absolute(), split, *listing(root, split), spec=spec))
 
 
@@ -70,7 +70,8 @@ def parts_of(root: Path) -> dict[str, list[str]]:
     parts = {split: [there[name] for name in names if name in there] for split, names in SPLITS.items()}
     if all(parts.values()):
         return parts
-    return {split: [name for name in names if name in ALONE] for split, names in parts.items()}
+    known = [name for name in there.values() if name in ALONE or (len(there) == 1 and name.lower() in ALONE)]
+    return {split: [name for name in names if name in known] for split, names in parts.items()}
 
 
 def without_splits(root: Path, split: str) -> tuple[list[str], list[int], list[str]]:
@@ -126,14 +127,21 @@ def images_below(path: Path) -> Iterator[str]:
             yield from (prefix + f for f in sorted(files) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
 
 
+def unreadable(error: OSError) -> None:
+    """Images that cannot be seen are not left out without a word."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        found, remedy = error.strerror or str(error), "make it readable, or move it elsewhere"
+        raise SourceError(error.filename, "a folder that can be read", found, remedy)
+
+
 def folders_below(top: str) -> Iterator[tuple[str, list[str]]]:
     """Folders and the files in each, every folder once: links may lead back to where they are."""
     seen = set()
-    for here, folders, files in os.walk(top, followlinks=True):
+    for here, folders, files in os.walk(top, onerror=unreadable, followlinks=True):
         place = os.stat(here)
         if (place.st_dev, place.st_ino) in seen:
             folders.clear()
             continue
         seen.add((place.st_dev, place.st_ino))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield here, files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def loaded(spec: str, name: str, config: str | None) -> DatasetDict:
     """All the splits; of a folder, what `save_to_disk` wrote, or its parquet or arrow files and nothing else."""
     import datasets
 
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.exists():
         if path_of(name):
             raise SourceError(path, "a folder or a parquet file", "nothing there", "correct the path")
@@ -132,8 +133,8 @@ def loaded(spec: str, name: str, config: str | None) -> DatasetDict:
 
 
 def split_in(file: Path) -> str:
-    """The split that the name of a file, or that of its folder, begins with; `train` without one."""
-    words = [part.lower().partition("-")[0].partition(".")[0] for part in (file.name, file.parent.name)]
+    """The split that a word in the name of a file, or in that of its folder, says; `train` without one."""
+    words = [word for part in (file.name, file.parent.name) for word in re.findall("[a-z]+", part.lower())]
     return next((word for word in words if word in WRITTEN), "train")
 
 
@@ -200,4 +201,7 @@ def labelled(spec: str, parts: Iterable[Dataset], column: str | None) -> tuple[n
     names = getattr(parts[0].features[column], "names", None)
     if names is None:
         return numbered(spec, ["" if one is None else str(one) for one in every])
+    if any(getattr(data.features[column], "names", None) != names for data in parts):
+        remedy = "cast it to one ClassLabel in all of them, or name splits: hf:NAME,train=SPLIT,eval=SPLIT"
+        raise SourceError(spec, "the same classes in every split", f"others in column {column}", remedy)
     return np.array([-1 if one is None else one for one in every], np.int64), list(names)

@@ -168,5 +168,5 @@ def identified_by(source: Source) -> str:
 
 def packed(spec: str, argument: str, split: str) -> Source:
     """One split of a pack."""
-    file = read_finished(Path(argument).expanduser().absolute())
+    file = read_finished(Path(os.path.expanduser(argument)).absolute())
     return PackSource(Pixels(file, file.splits[split]), spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,7 +167,8 @@ class LiveTeacher:
             for chunk in in_chunks(images, ROWS) if exact else [in_company(images)]:
                 with self.numerics():
                     found = look(chunk.contiguous(memory_format=layout))
-                parts.append(keep({name: value.float() for name, value in found.items()}))
+                with tf32(self.forward.tf32):
+                    parts.append(keep({name: value.float() for name, value in found.items()}))
         return {name: torch.cat([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
     def exactness(self, images: Tensor) -> dict | None:
@@ -183,10 +185,24 @@ class LiveTeacher:
 
     @contextlib.contextmanager
     def numerics(self):
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.forward.tf32
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.forward.dtype == "bf16"):
-                yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        half = self.forward.dtype == "bf16"
+        with tf32(self.forward.tf32), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            yield
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of a product of f32; what the program has set comes back."""
+    backends: Any = torch.backends
+    switches, name, values = (backends.cuda.matmul, backends.cudnn), "allow_tf32", (False, True)
+    if hasattr(backends, "fp32_precision"):  # since torch 2.9, which refuses the older switches once these are used
+        switches, name = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn), "fp32_precision"
+        values = ("ieee", "tf32")
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, values[allowed])
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)

@@ -54,7 +54,7 @@ class Gradients:
             return
         if "clipped" in self.apart:  # what parts without a clipped term have left
             left = [parameter.grad for parameter in self.parameters]
-            self.apart["others"] = added(left, self.apart["others"])
+            self.apart["others"] = added(left, self.apart.get("others"))
         for several in self.apart.values():
             team.add_up(several)
         nothing: Several = [None] * len(self.parameters)

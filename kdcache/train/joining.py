@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from kdcache.errors import KdcacheError, ToldElsewhere
+from kdcache.checks import short
+from kdcache.errors import KdcacheError, ToldElsewhere, UsageError
 from kdcache.ranks import Ranks
 from kdcache.train.team import ONE_PROCESS, Several, Team
 
@@ -30,6 +32,7 @@ def joined(device: str | torch.device) -> Iterator[Team]:
 
     device = torch.device(device)
     if device.type == "cuda":
+        require_own(device, ranks)
         torch.cuda.set_device(device)
 
     def call(name: str, *arguments) -> None:
@@ -41,8 +44,13 @@ def joined(device: str | torch.device) -> Iterator[Team]:
     if dist.is_initialized():
         yield Several(ranks.rank, ranks.world, device, call)
         return
+    on_gpu = device.type == "cuda"
+    bound = device if on_gpu and device.index is not None else None
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=bound)
+    except ValueError as error:
+        found, remedy = short(error, 120), "start it with torchrun, or unset RANK and WORLD_SIZE"
+        raise UsageError("torchrun", "MASTER_ADDR and MASTER_PORT", found, remedy) from None
     except RuntimeError as error:
         raise lost(ranks) from error
     try:
@@ -56,6 +64,14 @@ def joined(device: str | torch.device) -> Iterator[Team]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def require_own(device: torch.device, ranks: Ranks) -> None:
+    """Refuses one GPU for several processes, where each could have its own."""
+    own = os.environ.get("LOCAL_RANK") in (None, str(device.index))
+    if not own and ranks.beside > 1 and torch.cuda.device_count() > 1:
+        remedy = "leave it out: each takes the one of its number"
+        raise UsageError("`device`", "a GPU for each process", str(device), remedy)
 
 
 def spoke_first(dist) -> bool:

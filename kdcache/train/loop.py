@@ -85,7 +85,8 @@ class Course:
             self.trainer.enter(next(stage for stage in self.trainer.stages if stage.name == facts["stage"]))
             restore(self.run.path(STATE) if self.run else STATE, self.trainer, tensors)
             self.best = facts["best"]
-        self.team.same(value for _, value in self.trainer.tensors())
+        constants = self.trainer.method.buffers()  # each process may have prepared its own
+        self.team.same([*(value for _, value in self.trainer.tensors()), *constants])
         if self.run and self.settings.tensorboard:
             events.begin(self.run.path(EVENTS), self.records)
 
@@ -107,6 +108,9 @@ class Course:
                 raise
             self.error = error
         self.spent += time.perf_counter() - started
+
+    def judges(self, epoch: int) -> bool:
+        return self.evaluation is None or self.settings.evaluates(epoch)
 
     def judge(self) -> None:
         """Evaluates the network after an epoch."""
@@ -139,8 +143,9 @@ class Course:
         if average := self.trainer.average:
             of_mean = {name: record[EMA + name] for name in ("top1", "agreement") if EMA + name in record}
             save(average.network, run.path("ema.safetensors"), epoch=record["epoch"], ema=average.decay, **of_mean)
-        judged = self.evaluation is None or self.settings.evaluates(record["epoch"])
-        other_loss = score == -record["total"] and record["epoch"] == self.trainer.stage.first
+        judged = self.judges(record["epoch"])
+        before = any(self.judges(epoch) for epoch in range(self.trainer.stage.first, record["epoch"]))
+        other_loss = score == -record["total"] and not before
         if judged and (self.best is None or other_loss or score > self.best):
             self.best = score
             save(student, run.path("best.safetensors"), **facts)
@@ -151,6 +156,8 @@ class Course:
             self.judged = self.evaluated(self.evaluation)
         if not self.run:
             return
+        if self.best is None and self.records:  # stopped before its first evaluation
+            save(self.trainer.students[0], self.run.path("best.safetensors"), epoch=self.records[-1]["epoch"])
         if self.judged:
             self.run.keep("evaluation.json", self.judged)
         sizes = {"parameters": sum(parameter.numel() for parameter in self.trainer.students[0].parameters())}

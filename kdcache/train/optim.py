@@ -159,7 +159,18 @@ def light(base: type[Kind]) -> type[Kind]:
     return type(base.__name__, (base,), bare | {"step": torch.no_grad()(bare["step"])})
 
 
-SGD, Adam, AdamW = light(torch.optim.SGD), light(torch.optim.Adam), light(torch.optim.AdamW)
+class LateSGD(torch.optim.SGD):
+    """A parameter may have its first gradient in a later step than others, which torch's fused SGD cannot take."""
+
+    def _init_group(self, group, params, grads, momentum_buffer_list):
+        sparse = super()._init_group(group, params, grads, momentum_buffer_list)
+        if any(buffer is not None for buffer in momentum_buffer_list):
+            both = zip(params, momentum_buffer_list, strict=True)
+            momentum_buffer_list[:] = [torch.zeros_like(p) if buffer is None else buffer for p, buffer in both]
+        return sparse
+
+
+SGD, Adam, AdamW = light(LateSGD), light(torch.optim.Adam), light(torch.optim.AdamW)
 
 
 def make_optimizer(

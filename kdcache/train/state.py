@@ -15,7 +15,7 @@ from kdcache.models.weights import checksum
 from kdcache.runs import writing
 from kdcache.train.trainer import Trainer
 
-REMEDY = "leave `resume` out to start over"
+REMEDY = "start over with `restart` in its place, or remove the folder"
 
 
 def save_state(path: Path, trainer: Trainer, epoch: int, best: float | None) -> None:

@@ -27,7 +27,7 @@ def synchronised(modules: Iterable[nn.Module], team: Team) -> Iterator[None]:
         yield
     finally:
         for norm in norms:
-            del norm.forward
+            vars(norm).pop("forward", None)
 
 
 def over_all(norm: _BatchNorm, forward, team: Team, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class Augmentor(Coded):
     """Its operations draw from Python's and from NumPy's global generators."""
 
     name: ClassVar[str] = "augmentor"
-    packages: ClassVar[tuple[str, ...]] = ("Augmentor",)
+    packages: ClassVar[tuple[str, ...]] = ("Augmentor", "pillow")
     help: ClassVar[str] = "augmentor:MODULE:FACTORY, the Augmentor.Pipeline that a function of yours returns"
     made: ClassVar[str] = "an Augmentor.Pipeline"
 

@@ -23,7 +23,7 @@ class Torchvision(Coded):
 
     pil: bool = False  # whether it takes PIL images alone
     name: ClassVar[str] = "torchvision"
-    packages: ClassVar[tuple[str, ...]] = ("torchvision", "torch")
+    packages: ClassVar[tuple[str, ...]] = ("torchvision", "torch", "pillow")
     help: ClassVar[str] = "torchvision:MODULE:FACTORY, the torchvision transforms (v2) that a function of yours returns"
     made: ClassVar[str] = "a torchvision pipeline"
 
