@@ -23,6 +23,15 @@ torch.set_num_threads(1)  # the machine is shared, and nothing here is large
 ROWS, VIEWS, BATCH = 1300, 3, 64  # a block is 1024 rows, so that every view has a second one, which is not full
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_waits_for_a_rate():
+    """What plans and checks measure for a second, on one batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("estimates.SECONDS", "estimates.LEAST_SECONDS", "checkup.SECONDS"):
+            patch.setattr(f"kdcache.jobs.{name}", 0.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data() -> Data:
     """1300 training and 260 evaluation images of 8x8, in 10 classes."""

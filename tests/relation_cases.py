@@ -37,7 +37,7 @@ def made(text, seed=3, dtype=torch.float64):
     """A method with its constants; few passes are enough."""
     method = build(text, SHAPES, SHAPES)
     if text == "mhgd":
-        method.use({name: value.detach() for name, value in folded(relations_of(seed)).items()})
+        method.use({f"mhgd.{name}": value.detach() for name, value in folded(relations_of(seed)).items()})
     else:
         method.use(logit_cases.CONSTANTS)
     return method.to(dtype)

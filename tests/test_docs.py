@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 import kdcache
 from kdcache.cli import main
 from kdcache.errors import KdcacheError
-from kdcache.jobs import estimates
 from kdcache.jobs.catalogue import KEPT, USUAL, methods_for, methods_table, tables
 from kdcache.methods import METHODS
 from kdcache.types import Batch
@@ -109,7 +108,6 @@ def test_a_page_runs_from_top_to_bottom(page, in_tmp, monkeypatch):
     if page.name == "data.md":
         own_images(in_tmp, monkeypatch)
     names: dict = {}
-    monkeypatch.setattr(estimates, "LEAST_SECONDS", 0.0)  # of what a network is measured for, to say what it takes
     for kind, text in blocks(page):
         if file := NAMED.match(text):  # a recipe, or a module
             Path(file[1]).write_text(code(text))

@@ -31,7 +31,6 @@ from kdcache.views.native import Crop
 
 pytestmark = pytest.mark.usefixtures("few_are_tried")
 CACHEABLE = [text for text in TEXTS if asks(text)]
-PLAIN = [text for text in CACHEABLE if text in METHODS]
 SUMS = ["st+at", "st:0.5+ft+rkd", "fitnet/paper+kdsvd", "ab+vid", "fsp+mhgd", "st+co+tfkd", "at+dml"]
 
 
@@ -47,7 +46,6 @@ def side_by_side(texts, most=5):
     return ["+".join(one) for one in sums]
 
 
-VARIANTS = [text for text in CACHEABLE if text not in METHODS]
 BRIDGED = [name for name in METHODS if asks(name) and name not in SAME_WIDTH] + ["ab/rep", "at/post", "fitnet/paper"]
 
 
@@ -85,7 +83,7 @@ def assert_cached_equals_live(fixture, method, **settings):
 
 
 @pytest.mark.parametrize(
-    "text", [*PLAIN, *side_by_side(VARIANTS), *SUMS, *(pytest.param(one, marks=pytest.mark.slow) for one in VARIANTS)]
+    "text", [*side_by_side(CACHEABLE), *SUMS, *(pytest.param(one, marks=pytest.mark.slow) for one in CACHEABLE)]
 )
 def test_cached_equals_online(same, text, constants_come_from_the_cache):
     constants_come_from_the_cache()

@@ -360,6 +360,7 @@ def named(text):
     return text.partition("/")[0] in METHODS
 
 
+@pytest.mark.slow
 def test_live_numerics_leave_the_switches_of_tf32_as_they_were():
     code = "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32'; from kdcache.teachers.live import tf32"
     code += "\nwith tf32(False): assert torch.backends.cuda.matmul.fp32_precision == 'ieee'"

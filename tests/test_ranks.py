@@ -109,6 +109,7 @@ def alone(home, tmp_path) -> bytes:
     return (tmp_path / "one.h5").read_bytes()
 
 
+@pytest.mark.slow
 def test_torchrun(alone, tmp_path):
     done = torchrun(2, "-m", "kdcache", *shlex.split(f"{MANY} -o {tmp_path}/x.h5"))
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from PIL import Image
 from recipe_cases import RECIPE, write
 
 from kdcache.cache import open_cache
-from kdcache.jobs import estimates
 from kdcache.methods import compose
 from kdcache.recipe import Recipe, matrix, setup
+from kdcache.recipe.plan import Plan
 from kdcache.recipe.results import plain_beside
 from kdcache.report.statistics import half_difference, welch
 
@@ -29,7 +28,6 @@ assert "live = true" in RECIPE
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimates, "LEAST_SECONDS", 0.0)  # nobody waits for a reckoned time here
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,8 @@ def test_plain_students_of_another_network_or_of_other_epochs_are_no_measure():
     tables = [[f"name = {str(i)!r}", *(f"{k} = {v!r}" for k, v in keys.items())] for i, keys in enumerate(asked)]
     Path("plain.toml").write_text("\n".join(["[teacher]", 'model = "tiny-3"', *lines_of(tables)]))
     recipe = Recipe.load("plain.toml")
-    beside = [plain_beside(SimpleNamespace(recipe=recipe), part) for part in recipe.students]
+    plan = Plan(recipe, "runs")
+    beside = [plain_beside(plan, part) for part in recipe.students]
     assert [found and found.name for found in beside] == [None, None, "1", "0", None, None, None]
 
 

@@ -8,7 +8,6 @@ import pytest
 from cli_cases import CPU, good, refused
 
 from kdcache import jobs
-from kdcache.jobs import estimates
 from kdcache.models import MODELS
 from kdcache.models.outline import outline
 from kdcache.recipe import Recipe
@@ -21,7 +20,6 @@ QUICK = {"demo.toml"}
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimates, "LEAST_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)

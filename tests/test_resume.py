@@ -1,6 +1,7 @@
 """A run that was stopped, killed or damaged: it ends as if nothing had happened, or says what is wrong."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,9 +189,16 @@ def no_epoch(content):
 DAMAGES = [cut, flipped, header, other_epoch, no_epoch, lambda _: b"", lambda _: b"not a state at all"]
 
 
+@pytest.fixture(scope="module")
+def finished_run(wider, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    wider.student("st").train(Run(folder, {}))
+    return folder
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_one_clear_line(wider, tmp_path, damage):
-    wider.student("st").train(Run(tmp_path / "run", {}))
+def test_a_damaged_state_is_one_clear_line(wider, finished_run, tmp_path, damage):
+    shutil.copytree(finished_run, tmp_path / "run")
     path = tmp_path / "run" / "state.safetensors"
     content = path.read_bytes()
     path.write_bytes(damage(content))
@@ -198,18 +206,18 @@ def test_a_damaged_state_is_one_clear_line(wider, tmp_path, damage):
     with pytest.raises(KdcacheError, match=r"state\.safetensors: expected a whole training state") as refused:
         wider.student("st").train(Run(tmp_path / "run", {}, resume=True))
     assert "\n" not in str(refused.value)
-    assert refused.value.remedy == "leave `resume` out to start over"
+    assert refused.value.remedy == "start over with `restart` in its place, or remove the folder"
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2
 
 
-def test_the_state_of_another_network_is_refused(wider, tmp_path):
-    wider.student("st").train(Run(tmp_path / "run", {}))
+def test_the_state_of_another_network_is_refused(wider, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
     with pytest.raises(KdcacheError, match=r"expected \(.*\) as student0/.*, found"):
         wider.student("st", model="wrn-16-1").train(Run(tmp_path / "run", {}, resume=True))
 
 
-def test_lost_records_are_told(wider, tmp_path):
-    wider.student("st").train(Run(tmp_path / "run", {}))
+def test_lost_records_are_told(wider, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(KdcacheError, match=r"metrics\.jsonl: expected the records of 2 epochs, found 0 of them"):
         wider.student("st").train(Run(tmp_path / "run", {}, resume=True))

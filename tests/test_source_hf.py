@@ -9,8 +9,8 @@ from cli_cases import refused
 from reference_views import encoded, picture
 
 from kdcache.errors import KdcacheWarning, SourceError, UsageError
-from kdcache.sources import hugging_face, open_source
-from kdcache.sources.hugging_face import path_of
+from kdcache.sources import open_source
+from kdcache.sources.hugging_face import path_of, split_in
 
 datasets = pytest.importorskip("datasets")
 IMAGES = [encoded(picture(70, 71, key=row)) for row in range(6)]
@@ -167,14 +167,14 @@ def test_what_of_a_name_is_a_path():
     assert [path_of(name) for name in names] == ["/a/b", "./a", "~/a.b", "x/y.parquet", "", ""]
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train_0.parquet", "train"),
-        ("birds-test.parquet", "test"),
-        ("test-00000-of-1.parquet", "test"),
-        ("x.parquet", "train"),
-    ],
-)
-def test_a_word_in_a_name_tells_the_split(name, split):
-    assert hugging_face.split_in(Path("data") / name) == split
+SPLIT_OF = {
+    "train_0.parquet": "train",
+    "birds-test.parquet": "test",
+    "test-00000-of-1.parquet": "test",
+    "x.parquet": "train",
+}
+
+
+@pytest.mark.parametrize("name", SPLIT_OF)
+def test_a_word_in_a_name_tells_the_split(name):
+    assert split_in(Path("data") / name) == SPLIT_OF[name]
