@@ -260,3 +260,10 @@ def test_a_method_says_whether_it_remembers_rows(text):
     """Processes that train together show it all of them."""
     method = made(text)
     assert method.remembers is (type(method).stepped is not Method.stepped)
+
+
+@pytest.mark.parametrize("text", ["fitnet:tap=emb", "ft:tap=emb", "wkd/f:tap=emb", "srrl:tap=emb", "uskd:tap=emb"])
+def test_a_vector_where_a_map_is_wanted_is_refused(text):
+    shapes = {"emb": (64,), "logits": (10,), "f2.raw": (32, 8, 8), "f3.raw": (64, 4, 4)}
+    with pytest.raises(UsageError, match=r"name a stage, such as f2\.raw"):
+        build(text, shapes, shapes)

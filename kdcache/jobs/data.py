@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -18,8 +19,11 @@ from kdcache.jobs.loading import Normalisation
 from kdcache.jobs.rows import training_rows
 from kdcache.models import build, foreign
 from kdcache.models.begin import begin
+from kdcache.models.checkpoints import options_of
+from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import Network, wrapped
 from kdcache.models.stages import tapped
+from kdcache.models.weights import read
 from kdcache.proof.verdicts import require_source
 from kdcache.sources import Source, located, open_source, path_in
 from kdcache.train import ONE_PROCESS, Evaluation, Team
@@ -67,7 +71,8 @@ class Data:
             raise UsageError("`data`", "images with classes", f"{self.train.spec} without", remedy)
         mean, std = normalisation or self.normalisation_of(model)
         if isinstance(model, str):
-            network = build(model, len(self.train.classes), mean, std, seed=seed)
+            options = options_of(read(Path(init_from))[0], model) if init_from and init_from != PRETRAINED else {}
+            network = build(model, len(self.train.classes), mean, std, seed=seed, **options)
         else:
             network = wrapped(model, len(self.train.classes), mean, std)
         if init_from:

@@ -29,6 +29,14 @@ def row_shape(place: str, whose: str, shapes: Shapes | None, *names: str) -> tup
     raise UsageError(place, f"the {whose}'s shape of {' or '.join(names)}", found, remedy)
 
 
+def map_shape(place: str, whose: str, shapes: Shapes | None, *names: str) -> tuple[int, ...]:
+    """The same of a map, [C, h, w]."""
+    shape = row_shape(place, whose, shapes, *names)
+    if len(shape) != 3:
+        raise UsageError(place, f"a map of the {whose} at {names[-1]}", times(shape), "name a stage, such as f2.raw")
+    return shape
+
+
 def known_shape(shapes: Shapes | None, *names: str) -> tuple[int, ...] | None:
     """Like row_shape, for methods that can also wait until they see the tensors."""
     return next((tuple(shapes[name]) for name in names if name in shapes), None) if shapes else None

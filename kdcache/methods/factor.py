@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdcache.errors import UsageError
 from kdcache.methods.attention import attention
 from kdcache.methods.base import Method, upcast
-from kdcache.methods.bridges import ConvNorm, average, refuse, row_shape, stored, unit
+from kdcache.methods.bridges import ConvNorm, average, map_shape, refuse, stored, unit
 
 PLACE = "method ft"
 FITS = {"l1": (F.l1_loss, 6, 0.1), "mse": (F.mse_loss, 30, 0.01)}  # how the paraphraser learns: loss, passes, lr
@@ -61,8 +61,8 @@ class FactorTransfer(Method):
         if form == "factor" and teacher and self.name in teacher:  # all that a cache may know of its teacher
             planes = teacher[self.name][0]
         else:
-            planes = self.planes(row_shape(PLACE, "teacher", teacher, tap)[0])
-        self.translator = translator(row_shape(PLACE, "student", student, tap)[0], planes, norm)
+            planes = self.planes(map_shape(PLACE, "teacher", teacher, tap)[0])
+        self.translator = translator(map_shape(PLACE, "student", student, tap)[0], planes, norm)
 
     def planes(self, channels: int) -> int:
         return max(1, round(channels * self.k))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdcache.checks import one_of
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import ConvNorm, row_shape, stored
+from kdcache.methods.bridges import ConvNorm, map_shape, row_shape, stored
 from kdcache.methods.transport import faded
 
 PLACE = "method wkd/f"
@@ -54,7 +54,7 @@ class Gaussians(Method):
         self.weight, self.ratio, self.grid, self.taps, self.steady = weight, ratio, grid, (tap,), steady
         ending = f"@{tap}-{grid}"
         self.names = f"wkdf.mean{ending}", f"wkdf.std{ending}"
-        mine = row_shape(PLACE, "student", student, tap)
+        mine = map_shape(PLACE, "student", student, tap)
         theirs = row_shape(PLACE, "teacher", teacher, self.names[0], tap)
         self.projector = projected_by(projector, mine[0], theirs[0])
 

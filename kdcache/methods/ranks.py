@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import row_shape
+from kdcache.methods.bridges import map_shape, row_shape
 from kdcache.methods.response import decoupled, over_labelled
 
 PLACE = "method uskd"
@@ -43,7 +43,8 @@ class Ranks(Method):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.beta, self.mu, self.tap, self.meant = weight, beta, mu, tap, meant
         self.student_taps = (tap,)
-        width, classes = (row_shape(PLACE, "student", student, name)[0] for name in (tap, "logits"))
+        width = map_shape(PLACE, "student", student, tap)[0]
+        [classes] = row_shape(PLACE, "student", student, "logits")
         self.weak = nn.Linear(width, classes)
 
     def weights(self, stage="main"):

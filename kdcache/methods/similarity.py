@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import on_smaller_grid, tap_pair, unit
+from kdcache.methods.bridges import known_shape, map_shape, on_smaller_grid, tap_pair, unit
 
 
 class SimilarityPreserving(Method):
@@ -50,6 +50,10 @@ class NeuronSelectivity(Method):
     ):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.taps = weight, tuple(taps)
+        for tap in self.taps:
+            for whose, shapes in (("student", student), ("teacher", teacher)):
+                if known_shape(shapes, tap):
+                    map_shape("method nst", whose, shapes, tap)
 
     def terms(self, look, knowledge, batch):
         return {"nst": self.weight * sum(discrepancy(*tap_pair(look, knowledge, tap)) for tap in self.taps)}

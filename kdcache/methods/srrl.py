@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 from kdcache.methods.base import Method
-from kdcache.methods.bridges import last_layer, row_shape, stored, widen
+from kdcache.methods.bridges import last_layer, map_shape, row_shape, stored, widen
 from kdcache.methods.checks import times
 
 PLACE = "method srrl"
@@ -39,7 +39,7 @@ class SoftmaxRegression(Method):
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
-        mine = row_shape(PLACE, "student", student, tap)
+        mine = map_shape(PLACE, "student", student, tap)
         theirs = math.prod(row_shape(PLACE, "teacher", teacher, "emb"))
         self.weight, self.beta, self.tap, self.student_taps = weight, beta, tap, (tap,)
         self.connector = widen(mine[0], theirs, nn.ReLU())
