@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_cases import CPU, DATA, good, kdcache, pressing, refused
 from PIL import Image
 from recipe_cases import RECIPE, write
@@ -19,6 +20,7 @@ from kdcache.recipe import Recipe, matrix, setup
 from kdcache.recipe.plan import Plan
 from kdcache.recipe.results import plain_beside
 from kdcache.report.statistics import half_difference, welch
+from kdcache.train.records import forget_peak, peak_bytes
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 AT = '[[student]]\nname = "at"\nmethod = "at"\nmodel = "tiny-2"\nlive = true\n'
@@ -502,3 +504,19 @@ def test_the_recipes_that_ship(path):
     loaded = Recipe.load(str(path))
     assert loaded.title
     assert loaded.settings_of(loaded.students[0], seed=3).seed == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets a peak begin anew")
+def test_the_peak_of_a_student_is_not_that_of_an_earlier_one():
+    device = torch.device("cpu")
+    held = bytearray(200 << 20)
+    before = peak_bytes(device)
+    del held
+    forget_peak()
+    assert peak_bytes(device) < before - (100 << 20)
+
+
+def test_a_student_lets_go_of_its_cache(finished):
+    write("seeds = 2", "seeds = 3")
+    good("run small.toml")
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if "runs/small/cache" in line]

@@ -27,7 +27,7 @@ from kdcache.recipe.parts import Part
 from kdcache.recipe.setup import Setup
 from kdcache.runs import finished, folder_name
 from kdcache.teachers import Forward
-from kdcache.train import Settings
+from kdcache.train import Settings, forget_peak
 from kdcache.types import quiet
 from kdcache.wording import count
 
@@ -289,7 +289,12 @@ class StudentStage:
             views=None if store else keys.get("views"), mix=keys.get("mix"), taps=self.taps,
             label_smoothing=self.smoothing, **self.setup.how(opened),
         )  # fmt: skip
-        jobs.train_student(chosen, out=str(self.folder), resume=True, progress=progress, remark=remark)
+        forget_peak()
+        try:
+            jobs.train_student(chosen, out=str(self.folder), resume=True, progress=progress, remark=remark)
+        finally:
+            if store:  # or its pages would count for the next student of this process
+                store.close()
 
 
 def held_in(path: Path) -> set[str]:

@@ -5,7 +5,7 @@ from kdcache.train.evaluate import Evaluation
 from kdcache.train.joining import joined
 from kdcache.train.loop import Course, Feed, fit, fit_together
 from kdcache.train.optim import OPTIMIZERS, SCHEDULES, Settings
-from kdcache.train.records import figures
+from kdcache.train.records import figures, forget_peak
 from kdcache.train.team import ONE_PROCESS, Team
 from kdcache.train.trainer import Trainer
 
@@ -23,5 +23,6 @@ __all__ = [
     "figures",
     "fit",
     "fit_together",
+    "forget_peak",
     "joined",
 ]
