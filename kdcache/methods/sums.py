@@ -49,7 +49,7 @@ class Sum(Method):
         self.clipped = frozenset(clipped)
 
     def prepare(self, teacher, looks):
-        found: dict[str, Tensor] = {}
+        found = {}
         for part in self.parts:
             try:
                 part.use(found)
