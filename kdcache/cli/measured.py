@@ -43,7 +43,7 @@ def confusion_table(facts: dict) -> str:
     """The matrix, a row for each label and a column for each answer; of many classes, the most frequent mistakes."""
     names, cells = facts["classes"], facts.get("confusion")
     if cells is None:
-        return f"of {count(len(names), 'class')[:-1]}es no confusion matrix is kept"
+        return f"of {len(names):,} classes no confusion matrix is kept"
     if len(names) > MOST_COLUMNS:
         return pairs_table(names, cells)
     width = max(len(str(n)) for row in cells for n in row)

@@ -170,10 +170,9 @@ def as_trained(checkpoint: str, data: str | None, augment: str | None = None) ->
     except (OSError, ValueError, KeyError, TypeError):
         return Data.open(data, augment)
     if data not in (None, spec):
-        opened = Data.open(data, None)
-        if opened.train.fingerprint() != images:
-            return Data.open(data, augment) if augment else opened
-        opened.view = from_json(checkpoint, view, augment)  # the same ones in another place
+        opened = Data.open(data, augment)
+        if opened.train.fingerprint() == images:  # the same ones in another place
+            opened.view = from_json(checkpoint, view, augment)
         return opened
     opened_split = opener(checkpoint, stored, data)
     train, held_out = (opened_split(split) for split in ("train", "eval"))

@@ -122,9 +122,8 @@ def images_below(path: Path) -> Iterator[str]:
     top = os.fspath(path)
     for here, files in sorted(folders_below(top)):
         below = here[len(top) + 1 :]
-        if not (below.startswith(".") or "/." in below):
-            prefix = f"{below}/" if below else ""
-            yield from (prefix + f for f in sorted(files) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+        prefix = f"{below}/" if below else ""
+        yield from (prefix + f for f in sorted(files) if f.lower().endswith(SUFFIXES) and not f.startswith("."))
 
 
 def unreadable(error: OSError) -> None:
@@ -135,7 +134,7 @@ def unreadable(error: OSError) -> None:
 
 
 def folders_below(top: str) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the files in each, every folder once: links may lead back to where they are."""
+    """Folders, but for hidden ones, and the files in each; every folder once: links may lead back to where they are."""
     seen = set()
     for here, folders, files in os.walk(top, onerror=unreadable, followlinks=True):
         place = os.stat(here)
