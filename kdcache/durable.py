@@ -109,7 +109,7 @@ def private_file(part: Path) -> Iterator[tuple[Path, int]]:
     private = part.with_name(f"{part.name}.{secrets.token_hex(8)}")
     descriptor = os.open(private, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        is_locked(descriptor)  # so that others see that somebody is at work
+        took_lock(descriptor)  # so that others see that somebody is at work
         yield private, descriptor
     finally:
         os.close(descriptor)
@@ -149,12 +149,12 @@ def is_in_use(private: Path) -> bool:
     """Whether the process that makes it is there: one that waited too long for the folder goes on without its lock."""
     try:
         with open(private, "rb") as file:
-            return not is_locked(file.fileno())
+            return not took_lock(file.fileno())
     except OSError:
         return False
 
 
-def is_locked(descriptor: int) -> bool:
+def took_lock(descriptor: int) -> bool:
     """Takes the lock of a file, if nobody else has it; a file system without locks gives it to everybody."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

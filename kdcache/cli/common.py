@@ -69,6 +69,9 @@ tolerance_option = click.option(
 )  # fmt: skip
 RISE = "Epochs of the rise to --lr, at most half of them."
 data_option = click.option("--data", metavar="D", help="The images: `kdcache list sources`.  [default: digits]")
+moved_data_option = click.option(
+    "--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]"
+)
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="cpu, cuda, cuda:1, …")
 workers_option = click.option(
     "--workers",
@@ -138,13 +141,7 @@ training_options = options(
     training("--weight-decay", type=Number(least=0), default=5e-4, show_default=True),
     training("--betas", type=(Number(least=0, below=1),) * 2, default=(0.9, 0.999), show_default=True),
     training("--schedule", type=OneOf(SCHEDULES), metavar="S", default="cosine", show_default=True, help=OR_SCHEDULES),
-    training(
-        "--warmup",
-        type=Number(least=0),
-        default=1.0,
-        show_default=True,
-        help=RISE,
-    ),
+    training("--warmup", type=Number(least=0), default=1.0, show_default=True, help=RISE),
     training("--milestones", type=Shares(), default="0.5,0.75", show_default=True, help=MILESTONES),
     training("--gamma", type=Number(above=0), default=0.1, show_default=True, help="Of step: the factor there."),
     training("--clip", type=Number(least=0), default=0.0, show_default=True, help="Largest gradient norm; 0: none."),

@@ -51,7 +51,7 @@ def inspect(file, as_json):
     """,
 )
 @click.argument("file", type=common.FILE)
-@click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
+@common.moved_data_option
 @click.option("--no-data", is_flag=True, help="The file alone.")
 @common.code_option
 @common.tolerance_option
@@ -93,7 +93,7 @@ def verify(file, data, no_data, augment, tolerate_decoder, teacher, weights, mea
 @click.option("-o", "--out", type=common.PICTURE, default="sheet.png", show_default=True)
 @click.option("--rows", type=Number(whole=True, least=1, most=64), default=8, show_default=True)
 @click.option("--views", type=Number(whole=True, least=1, most=32), default=6, show_default=True)
-@click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
+@common.moved_data_option
 @common.code_option
 @json_option
 def show(file, out, rows, views, data, augment, as_json):

@@ -52,7 +52,7 @@ def search_options(function):
 @click.option("-j", "--processes", type=COUNT, default=1, show_default=True, help="Trials side by side.")
 @click.option("--helper", is_flag=True, hidden=True)  # one of these processes
 @click.option("--plot", type=common.PICTURE, metavar="FILE", help="How much each setting matters, as a PNG.")
-@click.option("--data", metavar="D", help="The images, where they lie elsewhere now.  [default: as in the file]")
+@common.moved_data_option
 @common.code_option
 @search_options
 @json_option

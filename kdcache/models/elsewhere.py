@@ -139,11 +139,8 @@ class Torchvision(Foreign):
         side = side_of(self.arguments) or given.crop_size[0]
         mean, std = tuple(given.mean), tuple(given.std)
         if self.network in ("googlenet", "inception_v3") and not self.arguments.get("transform_input"):
-            mean = std = (
-                0.5,
-                0.5,
-                0.5,
-            )  # into which torchvision turns ImageNet's inside of them
+            # torchvision turns ImageNet's into these inside of them, with its own weights alone
+            mean = std = (0.5, 0.5, 0.5)
         return Feeding((side, side), mean, std, given.interpolation.value)
 
 

@@ -164,7 +164,8 @@ class LateSGD(torch.optim.SGD):
 
     def _init_group(self, group, params, grads, momentum_buffer_list):
         sparse = super()._init_group(group, params, grads, momentum_buffer_list)
-        if any(buffer is not None for buffer in momentum_buffer_list):
+        late = [buffer is None for buffer in momentum_buffer_list]
+        if any(late) and not all(late):
             both = zip(params, momentum_buffer_list, strict=True)
             momentum_buffer_list[:] = [torch.zeros_like(p) if buffer is None else buffer for p, buffer in both]
         return sparse

@@ -12,10 +12,8 @@ from torch import Tensor
 from kdcache.checks import replace
 from kdcache.errors import KdcacheError, reason
 from kdcache.models.weights import checksum
-from kdcache.runs import writing
+from kdcache.runs import AGAIN, writing
 from kdcache.train.trainer import Trainer
-
-REMEDY = "start over with `restart` in its place, or remove the folder"
 
 
 def save_state(path: Path, trainer: Trainer, epoch: int, best: float | None) -> None:
@@ -45,9 +43,9 @@ def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         right = facts.pop("crc") == checksum(facts, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise KdcacheError(path, "a whole training state", reason(error), REMEDY) from None
+        raise KdcacheError(path, "a whole training state", reason(error), AGAIN) from None
     if not right:
-        raise KdcacheError(path, "a whole training state", "one whose checksum is wrong", REMEDY)
+        raise KdcacheError(path, "a whole training state", "one whose checksum is wrong", AGAIN)
     return facts, tensors
 
 
@@ -58,7 +56,7 @@ def restore(place: object, trainer: Trainer, tensors: Mapping[str, Tensor]) -> N
     for name in sorted(own.keys() | saved.keys()):
         theirs, ours = (tuple(side[name].shape) if name in side else "nothing" for side in (saved, own))
         if theirs != ours:
-            raise KdcacheError(place, f"{ours} as {name}", f"{theirs}: of another version?", REMEDY)
+            raise KdcacheError(place, f"{ours} as {name}", f"{theirs}: of another version?", AGAIN)
     for name, value in saved.items():
         own[name].copy_(value)
     for name in tensors.keys() - saved.keys():
