@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def printable(text: str) -> str:
@@ -70,6 +70,15 @@ def exactness(found: dict | None) -> str:
 def padded(strange: int) -> str:
     """Whether the bytes that belong to no data are zero."""
     return f"{count(strange, 'byte')} between the data not zero" if strange else "the bytes between the data are zero"
+
+
+def by_colour(values: Iterable[float]) -> str:
+    """Numbers for red, green and blue, as one types them.
+
+    >>> by_colour([0.5, 0.25, 1 / 3])
+    '0.5,0.25,0.333333'
+    """
+    return ",".join(f"{float(value):.6g}" for value in values)
 
 
 def by(shape: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ import click
 from kdcache.cli import common
 from kdcache.cli.common import Command, bar, json_option, lines, put
 from kdcache.report.table import columns
-from kdcache.wording import by, evaluated
+from kdcache.wording import by, by_colour, evaluated
 
 MOST = 24  # modules that are listed; --json has them all
 WIDTH = 100  # of a list of names
@@ -49,7 +49,7 @@ def check_model(model, weights, mean, std, taps, data, augment, device, as_json)
 
 
 def described(facts: dict) -> dict[str, str]:
-    mean, std = (",".join(f"{value:.6g}" for value in facts[key]) for key in ("mean", "std"))
+    mean, std = (by_colour(facts[key]) for key in ("mean", "std"))
     forward, of = facts["forward"], f"of {facts['file']}" if facts["file"] else "fresh"
     speed = f"{forward['images_per_second']:,.0f} images/s here, {forward['batch']} at once"
     text = {"model": facts["model"]}

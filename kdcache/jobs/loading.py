@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,6 +19,7 @@ from kdcache.models.elsewhere import PRETRAINED
 from kdcache.models.network import Network, check_output
 from kdcache.models.weights import load, pretrained
 from kdcache.runs import ROOT, folder_name
+from kdcache.wording import by_colour
 
 if TYPE_CHECKING:
     from kdcache.jobs.data import Data
@@ -41,17 +42,12 @@ def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> 
 
 def of_colours(name: str, values: Sequence[float] | None) -> tuple[float, ...]:
     if values is None or len(values) != 3:
-        found = "none" if values is None else shown(values)
+        found = "none" if values is None else by_colour(values)
         raise UsageError(f"`{name}`", "a number for each of red, green and blue", found, "give both `mean` and `std`")
     if not all(0 <= value <= 1 and (value or name == "mean") for value in values):
         remedy = "divide numbers of 0..255 by 255"
-        raise UsageError(f"`{name}`", "numbers in units of 0..1", shown(values), remedy)
+        raise UsageError(f"`{name}`", "numbers in units of 0..1", by_colour(values), remedy)
     return tuple(values)
-
-
-def shown(values: Iterable[float]) -> str:
-    """As one types it."""
-    return ",".join(f"{float(value):.6g}" for value in values)
 
 
 def library_note(model: str | nn.Module | None, data: Data) -> str | None:
@@ -63,7 +59,8 @@ def library_note(model: str | nn.Module | None, data: Data) -> str | None:
     except TeacherError:  # the hub is out of reach, and a file of weights has its own mean and std
         return None
     size, seen = ("x".join(map(str, each)) for each in (fed.size, data.view.size))
-    told = f"{model}: made for images of {size} ({fed.interpolation}), mean {shown(fed.mean)}, std {shown(fed.std)}"
+    mean, std = by_colour(fed.mean), by_colour(fed.std)
+    told = f"{model}: made for images of {size} ({fed.interpolation}), mean {mean}, std {std}"
     return told if size == seen else f"{told}; here they are {seen}: for its own, `augment` resized-crop:{fed.size[0]}"
 
 
@@ -80,8 +77,8 @@ def load_normalised(
     data.name_classes(network.arch["classes"])
     if network.read_as:
         warnings.warn(f"{path}: {network.read_as}", KdcacheWarning, stacklevel=2)
-    own = shown(network.normalize.mean), shown(network.normalize.std)
-    if given and not network.assumed_normalisation and own != (asked := (shown(given[0]), shown(given[1]))):
+    own = by_colour(network.normalize.mean), by_colour(network.normalize.std)
+    if given and not network.assumed_normalisation and own != (asked := (by_colour(given[0]), by_colour(given[1]))):
         expected = f"mean {own[0]} and std {own[1]}, which are in it"
         raise UsageError(path, expected, f"{asked[0]} and {asked[1]}", "leave `mean` and `std` out")
     if network.assumed_normalisation and not given:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from kdcache.models import checkpoints
@@ -11,6 +10,7 @@ from kdcache.models.elsewhere import PRETRAINED, weights_of
 from kdcache.models.network import Network
 from kdcache.models.stages import head_of
 from kdcache.models.weights import filled, read
+from kdcache.wording import by_colour
 
 
 def begin(network: Network, origin: str | os.PathLike, own_normalisation: bool = False) -> str:
@@ -41,7 +41,3 @@ def begin(network: Network, origin: str | os.PathLike, own_normalisation: bool =
         return f"{said}, its head too{fed}"
     found = f", in place of {', '.join(replaced)}" if replaced else ""
     return f"{said}; a new head of {network.arch['classes']} classes{found}{fed}"
-
-
-def by_colour(values: Iterable[float]) -> str:
-    return ",".join(f"{float(value):.6g}" for value in values)
