@@ -90,7 +90,8 @@ class Contrastive(Method):
         mine, theirs = embeddings(look, knowledge)
         mine, theirs = unit(self.mine(mine)), unit(self.theirs(theirs))
         own, others = torch.from_numpy(batch.rows).to(mine.device), self.drawn(batch)
-        both = [scores(*side, own, others) for side in ((mine, self.theirs_kept), (theirs, self.mine_kept))]
+        sides = (mine / self.T, self.theirs_kept), (theirs / self.T, self.mine_kept)
+        both = [scores(*side, own, others) for side in sides]
         total = torch.stack([self.divisor(number, *found) for number, found in enumerate(both)])
         self.after = (batch.rows, mine.detach(), theirs.detach(), total)
         return {"crd": self.weight * sum(self.mistaken(*found, z) for found, z in zip(both, total, strict=True))}
@@ -102,13 +103,13 @@ class Contrastive(Method):
             self.known = bool(self.total[number] > 0)
         if self.known:
             return self.total[number]
-        return len(self.labels) * torch.cat([own, others], 1).div(self.T).exp().mean()
+        return len(self.labels) * torch.cat([own, others], 1).exp().mean()
 
     def mistaken(self, own: Tensor, others: Tensor, z: Tensor) -> Tensor:
         """How little the own score of each row is told from noise, and the others are taken for noise; the sum."""
         noise = self.negatives / len(self.labels)
-        own, others = (found.div(self.T).sub(z.log()).exp() for found in (own, others))
-        return ((others + CRD_EPS).div(noise).log1p().sum() - (own / (own + noise + CRD_EPS)).log().sum()) / len(own)
+        own, others = (own - z.log()).exp(), (others - (noise * z).log()).exp()
+        return ((others + CRD_EPS / noise).log1p().sum() - (own / (own + noise + CRD_EPS)).log().sum()) / len(own)
 
     @torch.no_grad()
     def drawn(self, batch: Batch) -> Tensor:
