@@ -90,10 +90,10 @@ def test_a_teacher_of_other_images_in_the_same_place(place):
 def test_the_folder_of_a_run_is_evaluated(place):
     run = Path(WEIGHTS).parent
     found = good(f"evaluate {run} --json {CPU}").json()
-    assert found == good(f"evaluate {run}/best.safetensors --json {CPU}").json() | {"checkpoint": found["checkpoint"]}
-    (run / "best.safetensors").unlink()
-    good(f"evaluate {run} {CPU}")
+    assert found == good(f"evaluate {run}/last.safetensors --json {CPU}").json() | {"checkpoint": found["checkpoint"]}
     (run / "last.safetensors").unlink()
+    good(f"evaluate {run} {CPU}")
+    (run / "best.safetensors").unlink()
     refused(f"evaluate {run}", 1, "expected a checkpoint, or the folder of a run")
 
 

@@ -1,4 +1,4 @@
-"""All that it takes to read a cache, in 60 lines of NumPy, to be copied: `read("logits.h5", view=0, rows=[5, 3, 3])`.
+"""All that it takes to read a cache, in 80 lines of NumPy, to be copied: `read("logits.h5", view=0, rows=[5, 3, 3])`.
 
 The CRC of each block is checked before it is used. `import kdcache.read` also checks HDF5's structures, the header and
 the seal, and reads files of version 1 with more than some twenty datasets in a group.

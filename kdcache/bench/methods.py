@@ -37,7 +37,7 @@ def bench_methods(progress) -> dict:
     of_logits = [name for name in METHODS if METHODS[name].taps == ("logits",) and METHODS[name].views == 1]
     ratios = {name: measured[name][1] for name in of_logits if name in measured}
     slowest = max(ratios, key=lambda name: statistics.median(ratios[name]))
-    found = figure(f"{slowest}, the slowest of logits alone, over a plain step", ratios[slowest], "", LIMIT)
+    found = figure(f"{slowest}, the slowest of the logits of one view, over a plain step", ratios[slowest], "", LIMIT)
     what = f"{TEACHER} to {STUDENT}, steps of {BATCH} images of 32x32"
     return {"what": what, "figures": [found], "rows": rows, "text": table(rows)}
 

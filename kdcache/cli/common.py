@@ -106,7 +106,7 @@ weights_option = click.option(
     "--weights",
     type=FILE,
     metavar="F",
-    help="Its weights: a file, or pretrained.  [default: where train-teacher leaves them]",
+    help="The teacher's weights: a file, or pretrained.  [default: where train-teacher leaves them]",
 )
 
 taps_option = click.option(
@@ -114,8 +114,8 @@ taps_option = click.option(
 )
 student_taps_option = click.option("--student-taps", metavar="T=P,…", help="The student's, as --taps.")
 normalisation_options = options(
-    click.option("--mean", type=Numbers(), metavar="R,G,B", help="What it is fed with.  [default: in the weights]"),
-    click.option("--std", type=Numbers(), metavar="R,G,B", help="In units of 0..1, like --mean."),
+    click.option("--mean", type=Numbers(), metavar="R,G,B", help="What pixels of 0..1 are normalised by.  [default: as in the weights]"),
+    click.option("--std", type=Numbers(), metavar="R,G,B", help="In the same units, the standard deviation."),
 )
 
 # as in kdcache.train, unimported
@@ -157,12 +157,18 @@ training_options = options(
         type=COUNT,
         default=1,
         show_default=True,
-        help="Epochs from one to the next; the last is always evaluated.",
+        help="Evaluate after every so many epochs; the last is always evaluated.",
     ),
     training("--tensorboard", is_flag=True, help="Also an event file for TensorBoard, in the run's folder."),
     training("--init-from", metavar="F", help="Weights to begin with: a file, or pretrained, those of its library."),
     training("--freeze", type=OneOf(["nothing", "backbone"]), default="nothing", show_default=True, help=FROZEN),
-    training("--backbone-lr", type=Number(above=0), default=1.0, show_default=True, help="A factor on --lr."),
+    training(
+        "--backbone-lr",
+        type=Number(above=0),
+        default=1.0,
+        show_default=True,
+        help="Factor on --lr for all but the head.",
+    ),
     click.option("--resume", is_flag=True, help="Continue a run that was interrupted."),
     click.option("--restart", is_flag=True, help="Start over, and move such a run aside."),
     click.option(

@@ -120,8 +120,8 @@ def show(file, out, rows, views, data, augment, as_json):
 @common.code_option
 @click.option("--cache", type=common.FILE, metavar="F", help="Also the agreement with the teacher in this cache.")
 @click.option("--confusion", is_flag=True, help="Also which classes are taken for which.")
-@click.option("--knn", type=COUNT, metavar="K", help="Also what the K training images of nearest embedding tell.")
-@click.option("--linear-probe", is_flag=True, help="Also what a linear layer on its embeddings tells.")
+@click.option("--knn", type=COUNT, metavar="K", help="Also the accuracy by the K nearest training embeddings.")
+@click.option("--linear-probe", is_flag=True, help="Also the accuracy of a linear layer fitted to its embeddings.")
 @common.device_option
 @common.workers_option
 @json_option

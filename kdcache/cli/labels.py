@@ -39,9 +39,9 @@ from kdcache.cli.values import SEED, Number, OneOf
     type=OneOf(["fixed", "per-view"]),
     help="Whether the same rows are wrong in every view.  [default: fixed]",
 )
-@click.option("--confidence", metavar="X", help='Peak: 0.9, a range 0.6,0.99, beta:8,2, or "0.5>0.99".  [default: 0.9]')
+@click.option("--confidence", metavar="X", help='Probability of its answer: 0.9, a range 0.6,0.99, beta:8,2, or "0.5>0.99".  [default: 0.9]')
 @click.option(
-    "--spread", metavar="S", help="The rest: uniform, similarity or a Dirichlet concentration.  [default: uniform]"
+    "--spread", metavar="S", help="How the rest is divided: uniform, similarity, a Dirichlet concentration.  [default: uniform]"
 )
 @click.option("--temperature", type=Number(above=0), help="Of the answers.  [default: 1]")
 @click.option("--calibrated", is_flag=True, default=None, help="As often right as it is sure.")
@@ -49,7 +49,7 @@ from kdcache.cli.values import SEED, Number, OneOf
     "--shape",
     type=OneOf(["linear", "cosine", "step"]),
     metavar="S",
-    help="How what changes over the views does so: linear, cosine or step.",
+    help="Course of a change over the views: linear, cosine or step.",
 )
 @common.data_option
 @common.fraction_option

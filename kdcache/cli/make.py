@@ -152,19 +152,24 @@ def dump_logits(teacher, weights, taps, data, fraction, augment, device, workers
 @common.normalisation_options
 @common.taps_option
 @common.student_taps_option
-@common.data_option
+@click.option(
+    "--data", metavar="D", help="The images: `kdcache list sources`.  [default: those of --cache, else digits]"
+)
 @click.option(
     "--missing", type=OneOf(["refuse", "plain", "skip"]),
     help="Of --data beside --cache, images that it does not know by content; plain: labels alone.  [default: refuse]",
 )  # fmt: skip
 @common.tolerance_option
 @common.fraction_option
-@common.augment_option
+@click.option(
+    "--augment", metavar="A",
+    help="The view; beside --cache, only to trust code of yours.  [default: the cache's, else the data's own]",
+)  # fmt: skip
 @click.option("--mix", metavar="labels", help="Mix images, and two stored answers: labels, or labels:mixup:A+cutmix:A.")
 @click.option(
     "--views",
     type=COUNT,
-    help="Before they repeat; of a cache, its first.  [default: all of them; without one, no end]",
+    help="Views of each image before they repeat; of a cache, its first.  [default: all; without one, no end]",
 )
 @common.smoothing_option
 @training_options

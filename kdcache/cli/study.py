@@ -93,7 +93,7 @@ def stages(facts: dict) -> str:
     cls=Command,
     example="""
         kdcache report runs/demo -o demo.html
-        kdcache report runs/student-* runs/teacher-* --csv all.csv    # any runs
+        kdcache report runs --csv all.csv    # any runs
     """,
 )
 @click.argument("runs", nargs=-1, required=True, type=common.FILE)

@@ -152,10 +152,10 @@ def is_hdf5(path: str) -> bool:
 
 
 def checkpoint_of(path: str) -> str:
-    """The file itself; of a run's folder, the best network, else the last."""
+    """The file itself; of a run's folder the last network, as in tables and dumps: the best was chosen by what it is asked."""
     if not Path(path).is_dir():
         return path
-    names = [name for name in ("best.safetensors", "last.safetensors") if (Path(path) / name).exists()]
+    names = [name for name in ("last.safetensors", "best.safetensors") if (Path(path) / name).exists()]
     if not names:
         raise TeacherError(path, "a checkpoint, or the folder of a run", "a folder without one", "name the file")
     return str(Path(path) / names[0])
