@@ -1,6 +1,7 @@
 """What `Method.loss` asks of its tensors, and what it says of itself; for every method and variant, from its birth."""
 
 import dataclasses
+import inspect
 import math
 import re
 import subprocess
@@ -243,6 +244,37 @@ def test_a_doubled_weight_is_told_doubled_and_doubles_the_terms(text):
 )
 def test_a_loss_says_what_it_is(text, line):
     assert described(text) == line
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_variants_that_differ_are_described_differently(name):
+    method = METHODS[name]
+    lines = {described(f"{name}/{variant}"): options for variant, options in method.variants.items() if options}
+    distinct = {repr(options) for options in method.variants.values() if options}
+    assert len(lines) == len(distinct)
+    assert described(name) not in [line for line, options in lines.items() if not as_by_default(method, options)]
+
+
+def as_by_default(method, options):
+    parameters = inspect.signature(method).parameters
+    return all(parameters[option].default == value for option, value in options.items())
+
+
+@pytest.mark.parametrize(
+    "text", ["st", "st/watson21", "dkd", "ttm", "wttm", "tfkd/self", "dml", "nkd", "wsld", "bkd", "dist"]
+)
+def test_a_class_that_the_teacher_rules_out_counts_nothing(text):
+    """A live teacher may have masked classes with -inf; the limit of a very low logit is meant."""
+    method, look, knowledge = sides(text)
+    values = []
+    for lowest in (-1e4, -math.inf):
+        ruled_out = {name: value.clone() for name, value in knowledge.items()}
+        for value in ruled_out.values():
+            value[..., -1] = lowest
+        terms = method.terms(look, ruled_out, batch_of(4))
+        values.append([sum(terms.values()), *gradients(terms, look)])
+    for expected, found in zip(*values, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,10 @@ taps_option = click.option(
     "--taps", metavar="T=P,…", help="The teacher's taps by module paths: f1=layer1,emb=avgpool. See check-model."
 )
 student_taps_option = click.option("--student-taps", metavar="T=P,…", help="The student's, as --taps.")
+IN_WEIGHTS = "[default: as in its weights, else as its library or the data say]"
 normalisation_options = options(
-    click.option("--mean", type=Numbers(), metavar="R,G,B", help="What pixels of 0..1 are normalised by.  [default: as in the weights]"),
-    click.option("--std", type=Numbers(), metavar="R,G,B", help="In the same units, the standard deviation."),
+    click.option("--mean", type=Numbers(), metavar="R,G,B", help=f"Of the network's input, 0..1.  {IN_WEIGHTS}"),
+    click.option("--std", type=Numbers(), metavar="R,G,B", help=f"Of the network's input, 0..1.  {IN_WEIGHTS}"),
 )
 
 # as in kdcache.train, unimported

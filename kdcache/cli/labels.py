@@ -39,9 +39,15 @@ from kdcache.cli.values import SEED, Number, OneOf
     type=OneOf(["fixed", "per-view"]),
     help="Whether the same rows are wrong in every view.  [default: fixed]",
 )
-@click.option("--confidence", metavar="X", help='Probability of its answer: 0.9, a range 0.6,0.99, beta:8,2, or "0.5>0.99".  [default: 0.9]')
 @click.option(
-    "--spread", metavar="S", help="How the rest is divided: uniform, similarity, a Dirichlet concentration.  [default: uniform]"
+    "--confidence",
+    metavar="X",
+    help='Probability of its answer: 0.9, a range 0.6,0.99, beta:8,2, or "0.5>0.99".  [default: 0.9]',
+)
+@click.option(
+    "--spread",
+    metavar="S",
+    help="How the rest is divided: uniform, similarity, a Dirichlet concentration.  [default: uniform]",
 )
 @click.option("--temperature", type=Number(above=0), help="Of the answers.  [default: 1]")
 @click.option("--calibrated", is_flag=True, default=None, help="As often right as it is sure.")

@@ -25,7 +25,10 @@ LIKE = "imagenet1k, imagenet21k, laion1b, or ROWS,CLASSES[,SIDE]: without the im
 )
 @click.option("--teacher", metavar="M", required=True, help="`kdcache list models`, or MODULE:FACTORY.")
 @click.option(
-    "--weights", type=common.FILE, metavar="F", help="The teacher's weights.  [default: train-teacher's, else fresh ones]"
+    "--weights",
+    type=common.FILE,
+    metavar="F",
+    help="The teacher's weights.  [default: train-teacher's, else fresh ones]",
 )
 @common.normalisation_options
 @common.taps_option

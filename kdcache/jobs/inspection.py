@@ -152,7 +152,7 @@ def is_hdf5(path: str) -> bool:
 
 
 def checkpoint_of(path: str) -> str:
-    """The file itself; of a run's folder the last network, as in tables and dumps: the best was chosen by what it is asked."""
+    """The file itself; of a run's folder the last network, as tables have it: the best was chosen by these images."""
     if not Path(path).is_dir():
         return path
     names = [name for name in ("last.safetensors", "best.safetensors") if (Path(path) / name).exists()]

@@ -45,7 +45,7 @@ class Attention(Method):
     ):
         super().__init__(student, teacher, ce=ce)
         self.taps = tuple(f"f{stage}.{version}" for stage in (1, 2, 3))
-        self.weight, self.mean, self.squared = weight, mean, squared
+        self.weight, self.version, self.mean, self.squared = weight, version, mean, squared
         self.grids = dict(zip(self.taps, grid_per_tap(grid), strict=True))
         mine = {tap: known_shape(student, tap) for tap in self.taps}
         theirs = {tap: known_shape(teacher, *self.names(tap), tap) for tap in self.taps}

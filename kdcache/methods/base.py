@@ -216,9 +216,11 @@ def unusual(method: Method, stage: str) -> list[str]:
     found = []
     for key, parameter in inspect.signature(type(method).__init__).parameters.items():
         value = getattr(method, key, None)
+        if isinstance(parameter.default, tuple) and isinstance(value, tuple) and value != parameter.default:
+            value = ",".join(map(str, value))
         if key in ("weight", "ce", "init_share") or not isinstance(value, bool | int | float | str):
             continue
-        if (key == "T" and distils) or parameter.default not in (value, None, parameter.empty):
+        if (key == "T" and distils) or parameter.default not in (value, parameter.empty):
             if isinstance(value, bool):
                 value = "yes" if value else "no"
             found.append(f"{key}={value if isinstance(value, str) else format(value, 'g')}")

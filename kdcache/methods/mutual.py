@@ -12,7 +12,8 @@ from kdcache.methods.response import above_zero, kl
 class Mutual(Method):
     """CE + Σ over peers of KL(peer ‖ student), summed as in the paper's code, not averaged.
 
-    knowledge["peers"] holds the peers' logits of the same forward, detached: [n, students - 1, C].
+    Its 1e-8 below logarithms are left out. knowledge["peers"] holds the peers' logits of the same forward, detached:
+    [n, students - 1, C].
     """
 
     paper = "DML, Zhang et al. 2018, Deep Mutual Learning"
@@ -20,7 +21,7 @@ class Mutual(Method):
     students = 2
     variants: ClassVar = {
         "tf1": {"symmetric": True},
-        "tf2": {"weight": 0.5, "T": 5.0, "ce": 0.5},  # without T²; the order of the two steps is the trainer's
+        "tf2": {"weight": 0.5, "T": 5.0, "ce": 0.5},  # without T²; theirs steps one network before it is asked
     }
 
     def __init__(

@@ -171,8 +171,8 @@ def standardised(logits: Tensor) -> Tensor:
 
 
 def relative_entropy(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of each row of log-probabilities."""
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+    """KL(teacher ‖ student) of each row of log-probabilities; a class that it rules out (-inf) counts nothing."""
+    return F.kl_div(student, teacher.clamp(min=-1e30), reduction="none", log_target=True).sum(1)
 
 
 def over_labelled(values: Tensor, batch: Batch) -> Tensor:

@@ -27,8 +27,8 @@ class Transport(Method):
     """-p[y] log q[y], and gamma times the cost of transport (by Sinkhorn, with `blur`) among the other classes.
 
     Classes are as far apart as the teacher's logits of their images are unlike (`distance=cka`), or the rows of its
-    last layer (`fc`): found before the dump, and kept in the cache. From the share `steady` of the epochs on, gamma
-    falls to 0 along a cosine.
+    last layer (`fc`): found before the dump from `images` of each class (the authors take as many as the smallest has),
+    and kept in the cache. From the share `steady` of the epochs on, gamma falls to 0 along a cosine.
     """
 
     paper = "WKD, Lv et al. 2024, Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation"
