@@ -57,6 +57,7 @@ class Run:
             self._lock()
             sweep(self.folder, ("run.json", *RESULTS))
             if self.goes_on():
+                self._describe({})  # what it came to before is no result of what it goes on to be
                 return True
             if self._was_killed_at_once():
                 for name in RESULTS:
@@ -143,6 +144,8 @@ class Run:
     def log(self, record: dict) -> None:
         with writing(self.folder), open(self.path("metrics.jsonl"), "a") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the state that counts on it
 
     def records(self) -> Iterator[dict]:
         return read_metrics(self.folder)

@@ -13,27 +13,28 @@ from kdcache.train import joined
 DYING = f"{__name__}:Dying"
 
 
-def in_processes(work, size, folder):
-    """work() of each of so many processes, forked here; what it returned, or the error that it ended with."""
-    port, pids = free_port(), []
+def in_processes(work, size, folder, times=1, port=None):
+    """work() of each of so many processes, forked here; what it returned at last, or the error that it ended with."""
+    port, pids = port or free_port(), []
     for rank in range(size):
         if not (pid := os.fork()):
-            alone(work, rank, size, port, folder / f"{rank}.pickle")
+            alone(work, rank, size, port, folder / f"{rank}.pickle", times)
         pids.append(pid)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     paths = [folder / f"{rank}.pickle" for rank in range(size)]
     return [pickle.loads(path.read_bytes()) if path.exists() else code for path, code in zip(paths, codes, strict=True)]
 
 
-def alone(work, rank, size, port, path):
+def alone(work, rank, size, port, path, times):
     """In the new process, which ends here."""
     try:
         where = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"})
         signal.alarm(300)  # whatever hangs
         try:
-            with joined("cpu"):
-                found = work()
+            for _ in range(times):
+                with joined("cpu"):
+                    found = work()
         except Exception as error:
             traceback.print_exc()
             found = error

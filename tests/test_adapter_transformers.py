@@ -24,7 +24,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(place):
-    return taught(place, "st+at")
+    return taught(place, "st+at+feat")
 
 
 def test_its_script_ends_as_with_a_live_teacher(cases, teacher, place):
@@ -58,3 +58,28 @@ def test_several_devices_of_one_process_are_refused(cases, teacher, place):
     targets = torch.stack([loss.images[row][1] for row in range(4)])
     with pytest.raises(UsageError, match="a process for each GPU"):
         cases.trainer_arguments(loss)["compute_loss_func"](torch.zeros(4, 10), targets, torch.tensor([8, 8]))
+
+
+def test_a_checkpoint_has_what_the_method_trains_beside_the_student(cases, teacher, place, tmp_path):
+    """Four epochs that were interrupted after the second end as four that were not: no gradient is left from before."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **_):
+            control.should_training_stop = control.should_save = state.epoch == 2
+
+    def trained(folder, *callbacks, **how):
+        images = kdcache.CachedDataset(place / "logits.h5").numbered()
+        loss, student = cases.with_connector(images)
+        optimizer = torch.optim.SGD([*student.parameters(), *loss.parameters()], lr=0.05)
+        given = cases.trainer_arguments(loss)
+        given["callbacks"] += callbacks
+        settings = cases.settings(folder, num_train_epochs=4, lr_scheduler_type="constant", use_cpu=True)
+        cases.Trainer(student, settings, optimizers=(optimizer, None), **given).train(**how)
+        return {name: value.clone() for name, value in loss.method.state_dict().items()}
+
+    whole = trained(tmp_path / "whole")
+    before = trained(tmp_path / "part", Stop())
+    found = trained(tmp_path / "part", resume_from_checkpoint=True)
+    assert any(not torch.equal(before[name], value) for name, value in whole.items())
+    assert all(torch.equal(found[name], value) for name, value in whole.items())

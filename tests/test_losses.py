@@ -239,7 +239,7 @@ def test_a_doubled_weight_is_told_doubled_and_doubles_the_terms(text):
         ("fitnet", "1 ce + 100 fitnet"),
         ("fitnet:5:tap=blocks.7", "1 ce + 5 fitnet (tap=blocks.7)"),
         ("at:grid=640x480", "1 ce + 1000 at"),
-        ("kdeid", "1 ce + 1 kdeid"),
+        ("kdeid", "1 ce + 1 kdeid (vectors=eid)"),
     ],
 )
 def test_a_loss_says_what_it_is(text, line):

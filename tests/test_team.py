@@ -1,5 +1,7 @@
 """Processes that train together end where one alone would, up to rounding: whatever the method, and however many."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,25 @@ def test_every_method_ends_where_it_does_alone(every, tmp_path, size):
 def test_two_processes_end_where_one_does(partly, tmp_path):
     """In the losses of each epoch, in what is right, in the weights. The last batch of 16 rows has one, and is left."""
     compare(partly, tmp_path, 2, FEW)
+
+
+def test_processes_that_have_trained_meet_again(tmp_path, monkeypatch):
+    """torchrun's store has kept what the first training left there, and the first process comes late to the second."""
+    ranks = Ranks.from_environment
+
+    def late():
+        time.sleep(0.3 * ranks().first)
+        return ranks()
+
+    monkeypatch.setattr(Ranks, "from_environment", late)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def ranks_added():
+        with joined("cpu") as team:
+            return float(team.total(torch.tensor(1.0 + team.rank)))
+
+    assert in_processes(ranks_added, 2, tmp_path, times=2, port=store.port) == [3.0, 3.0]
 
 
 def test_what_one_process_meets_is_said_by_it_alone(tmp_path):

@@ -63,3 +63,10 @@ def trained(place, method: str, batch: int, batches: int) -> nn.Module:
     sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": batches}
     Trainer(student, settings(place, num_train_epochs=1, optim="sgd", learning_rate=0.01, **sizes), **given).train()
     return student
+
+
+def with_connector(images):
+    """A loss that trains a map of the student's embedding, and the student."""
+    set_seed(0)
+    student = Plain()
+    return kdcache.KnowledgeLoss(images, "feat", student, taps="emb=fc:in"), student

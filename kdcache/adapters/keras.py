@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,18 +33,28 @@ def teacher_and_student(student, data: CachedDataset) -> tuple:
 
 def loader(data: CachedDataset, batch_size: int, seed: int = 0, **options) -> DataLoader:
     """((image, answers), label), an epoch and so a view at a time; `options` are those of torch's DataLoader."""
+    if data.tells or data.named.several:
+        found = "a fourth" if data.tells else "several kinds of knowledge"
+        remedy = "open the data without `missing` and `names`"
+        raise UsageError("CachedDataset", "an image, its label and one answer each", found, remedy)
     return DataLoader(data, batch_size, sampler=data.epochs(seed), collate_fn=collated, **options)
 
 
 def evaluation_loader(data: CachedDataset, batch_size: int, **options) -> DataLoader:
     """The same of the evaluation images, un-augmented."""
     held_out: EvaluationImages = data.evaluation()
-    return DataLoader(held_out, batch_size, collate_fn=collated, **options)
+    per_class = len(data.classes) if data.soft or data.loader.view.mixes else 0
+    return DataLoader(held_out, batch_size, collate_fn=partial(collated, per_class=per_class), **options)
 
 
-def collated(triples: Sequence[tuple]) -> tuple:
-    """Images as Keras has them, floats from 0 to 255 with the channels where its configuration says."""
+def collated(triples: Sequence[tuple], per_class: int = 0) -> tuple:
+    """Images as Keras has them, floats from 0 to 255 with the channels where its configuration says.
+
+    Labels become targets of so many classes, where a training has such.
+    """
     images, labels, answers = zip(*triples, strict=True)
+    if per_class:
+        labels = tuple(torch.nn.functional.one_hot(torch.as_tensor(labels), per_class).float())
     pixels = torch.stack(images).float()
     if keras.config.image_data_format() == "channels_last":
         pixels = pixels.permute(0, 2, 3, 1).contiguous()

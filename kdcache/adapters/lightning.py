@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 
 from kdcache.api import KnowledgeLoss, NumberedImages
 from kdcache.models.network import logits_in
-from kdcache.models.normalize import Normalize
 from kdcache.on_demand import extra
 
 lightning = extra("lightning.pytorch", "lightning", __name__)
@@ -24,11 +23,13 @@ class CachedData(lightning.LightningDataModule):
         self.images, self.batch_size, self.options = images, batch_size, options
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.images, self.batch_size, shuffle=True, **self.options)
+        if self.trainer:  # of an epoch that is gone on with in its middle, no hook tells the beginning
+            self.images.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return DataLoader(self.images, self.batch_size, **{"shuffle": "sampler" not in self.options} | self.options)
 
     def val_dataloader(self) -> DataLoader | list:
         """Nothing where there are none, as for images that were found by content."""
-        data, options = self.images.data, self.options | {"drop_last": False}
+        data, options = self.images.data, self.options | {"drop_last": False, "shuffle": False, "sampler": None}
         return DataLoader(data.evaluation(answers=False), self.batch_size, **options) if data.opened.held_out else []
 
 
@@ -44,8 +45,7 @@ class Student(lightning.LightningModule):
         std: Sequence[float] | None = None,
     ):  # fmt: skip
         super().__init__()
-        source = loss.images.data.source
-        self.normalize = Normalize(mean or source.mean, std or source.std)
+        self.normalize = loss.images.data.normalize(mean, std)
         self.network, self.knowledge_loss = network, loss
 
     def forward(self, images: Tensor) -> Tensor:

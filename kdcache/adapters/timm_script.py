@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -99,7 +99,8 @@ class Script:
         size = self.images.data.loader.view.size
         asked = KnowledgeLoss(self.images, self.method, laid_out(model, size), taps=self.taps, epochs=self.epochs)
         if asked.method.ce:
-            asked.method.smooth(smoothing_of(criterion))
+            asked.method.smooth(smoothing_of(criterion, options.get("criterion_kwargs")))
+        options.pop("criterion_kwargs", None)
         if options.get("verbose", True):
             sys.stderr.write(f"loss: {asked.method.described()}\n")
         return CachedTask(model, asked, **options)
@@ -109,8 +110,11 @@ class Script:
         raise UsageError("--kd-model-name", "the answers of the cache", found, "leave it out, and say --method")
 
 
-def smoothing_of(criterion: nn.Module | None) -> float:
-    """The label smoothing of a loss of timm; the cross-entropy is the method's."""
+def smoothing_of(criterion: nn.Module | None, made_of: Mapping | None = None) -> float:
+    """The label smoothing of a loss of timm, or of what it would make one of; the cross-entropy is the method's."""
+    smoothing, *others = {"smoothing": 0.0, **(made_of or {})}.values()
+    if criterion is None and isinstance(smoothing, int | float) and not any(others):
+        return float(smoothing)
     if isinstance(criterion, loss.LabelSmoothingCrossEntropy):
         return criterion.smoothing
     if criterion is None or isinstance(criterion, nn.CrossEntropyLoss):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
-from kdcache.api import KnowledgeLoss, NumberedImages
-from kdcache.errors import UsageError
+from kdcache.api import KnowledgeLoss
+from kdcache.checks import replace
+from kdcache.errors import KdcacheWarning, UsageError
 from kdcache.models.network import logits_in
 from kdcache.models.normalize import Normalize
 from kdcache.on_demand import extra
@@ -29,9 +33,9 @@ def trainer_arguments(
     return {
         "train_dataset": loss.images,
         "eval_dataset": data.evaluation(answers=False) if data.opened.held_out else None,
-        "data_collator": Collator(Normalize(mean or data.source.mean, std or data.source.std)),
+        "data_collator": Collator(data.normalize(mean, std)),
         "compute_loss_func": TrainerLoss(loss),
-        "callbacks": [EpochCallback(loss.images)],
+        "callbacks": [LossCallback(loss)],
     }
 
 
@@ -64,11 +68,38 @@ class TrainerLoss:
         return self.loss(outputs, labels) * (labels.numel() / num_items_in_batch)  # it counts all numbers in `labels`
 
 
-class EpochCallback(TrainerCallback):
-    """Tells the data set of each epoch: with several processes, nobody else does."""
+class LossCallback(TrainerCallback):
+    """Does what a Trainer does for its model alone: for the data set, and for what a method trains beside a student."""
 
-    def __init__(self, images: NumberedImages):
-        self.images = images
+    def __init__(self, loss: KnowledgeLoss):
+        self.loss = loss
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        if not state.global_step or not self.loss.method.state_dict():
+            return
+        if (path := kept_in(args, state)).exists():
+            self.loss.method.load_state_dict(safetensors.torch.load(path.read_bytes()))
+        else:
+            warnings.warn(f"no {path}: what the method trains beside the student begins anew", KdcacheWarning, 2)
 
     def on_epoch_begin(self, args, state, control, **_) -> None:
-        self.images.set_epoch(int(state.epoch))
+        self.loss.images.set_epoch(int(state.epoch))
+
+    def on_pre_optimizer_step(self, args, state, control, **_) -> None:
+        if not distributed.is_initialized():
+            return
+        for parameter in self.loss.parameters():
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad.div_(distributed.get_world_size()))
+
+    def on_optimizer_step(self, args, state, control, **_) -> None:
+        self.loss.zero_grad()  # a Trainer does so with its model's gradients, not with all that its optimiser has
+
+    def on_save(self, args, state, control, **_) -> None:
+        tensors = {name: tensor.contiguous() for name, tensor in self.loss.method.state_dict().items()}
+        if tensors and state.is_world_process_zero:
+            replace(kept_in(args, state), safetensors.torch.save(tensors))
+
+
+def kept_in(args, state) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / "kdcache_method.safetensors"

@@ -15,6 +15,7 @@ from kdcache import jobs
 from kdcache.batches import Loader
 from kdcache.cache import Cache, Store, open_cache
 from kdcache.errors import UsageError
+from kdcache.models.normalize import Normalize
 from kdcache.proof.verdicts import require_eval_images, require_pixels
 from kdcache.seeds import permutation
 from kdcache.sources.adopted import AdoptedSource
@@ -104,7 +105,14 @@ class CachedDataset(Dataset):
 
     def numbered(self) -> NumberedImages:
         """The images of an epoch for a trainer that makes its own loader: (uint8 image, [label, item number])."""
+        if self.soft:
+            found, remedy = "targets of all classes", "give `label_smoothing` to KnowledgeLoss, and leave `one_hot` out"
+            raise UsageError("numbered()", "labels as they are", found, remedy)
         return NumberedImages(self)
+
+    def normalize(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Normalize:
+        """A module that makes of uint8 images what a network is fed with; None: the mean and std of the data."""
+        return Normalize(*(jobs.normalisation(mean, std) or (self.source.mean, self.source.std)))
 
     def __len__(self) -> int:
         return len(self.source) * self.views
@@ -140,7 +148,12 @@ class Named(NamedTuple):
     @classmethod
     def of(cls, cache: Store, name: str, names: Sequence[str] | None) -> Named:
         """One name, or several; refuses what a cache does not have."""
-        found = cls([name] if names is None else list(names), names is not None)
+        several = names is not None and not isinstance(names, str)
+        found = cls(list(names) if several else [names or name], several)
+        if not found.names:
+            raise UsageError(
+                "`names`", "one kind of knowledge or more", "none", f"name some of {', '.join(cache.names)}"
+            )
         for one in found.names:
             if one not in cache.names:
                 held = ", ".join(cache.names)

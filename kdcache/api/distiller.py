@@ -161,6 +161,7 @@ class Distiller:
         for callback in callbacks:
             getattr(callback, "set_model", quiet)(self)
         told_to = told if verbose else quiet
+        self.network, self.history = None, History()  # of a training that is interrupted, nothing is told
         networks, records = self.chosen.train(folder, progress, told_to, self.listeners)
         self.network, self.history = networks[0].eval(), History(records)
         return self.history

@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from kdcache.api.dataset import NumberedImages
 from kdcache.errors import KdcacheWarning, UsageError
@@ -153,6 +153,9 @@ def chosen(images: NumberedImages, text: str, network: Network | None, teacher: 
     if method.views > 1:
         found = f"one that is shown {method.views} views of each row in a step"
         raise UsageError(place, "a method of one view", found, remedy)
+    if method.remembers and distributed.is_initialized() and distributed.get_world_size() > 1:
+        found, remedy = f"{distributed.get_world_size()} of them", "train it with torchrun -m kdcache train-student"
+        raise UsageError(place, "one process, since it keeps what all rows were mapped to", found, remedy)
     if method.clips_to_ce:
         found = "one that clips the gradients of some terms before they are added"
         raise UsageError(place, "a method that is a loss", found, remedy)

@@ -41,6 +41,7 @@ def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None) -> 
 
 
 def of_colours(name: str, values: Sequence[float] | None) -> tuple[float, ...]:
+    values = None if values is None else [float(value) for value in values]  # of an array or a tensor, too
     if values is None or len(values) != 3:
         found = "none" if values is None else by_colour(values)
         raise UsageError(f"`{name}`", "a number for each of red, green and blue", found, "give both `mean` and `std`")

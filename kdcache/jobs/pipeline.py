@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdcache.jobs.student import Student
     from kdcache.teachers.base import SampleViews
 
-IN_PARTS = "`accumulate`: a method that compares the images of a batch compares those of each part of it"
+IN_PARTS = "`accumulate`: a method that compares images, with earlier ones, too, does so in each part of a batch"
 
 
 class Ready(NamedTuple):
@@ -142,7 +142,8 @@ def train(
             for network in course.trainer.students:
                 if network.begun:
                     course.remark(network.begun)
-            if course.settings.accumulate > 1 and course.trainer.method.batch_matters:
+            method = course.trainer.method
+            if course.settings.accumulate > 1 and (method.batch_matters or method.remembers):
                 course.remark(IN_PARTS)
         for note in (*notes, first.said_of_evaluation()):
             remark(note)

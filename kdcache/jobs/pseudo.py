@@ -26,6 +26,8 @@ def pseudo_teacher(data: Data, views: int, seed: int, asked: dict) -> PseudoTeac
     data.require_labels("`data`", "a teacher that is made up from labels")
     given = {k: asked[k] for k in ("errors", "calibrated", "temperature") if asked.get(k) is not None}
     given |= {"labels": data.train.labels, "classes": len(data.train.classes), "seed": seed}
+    if (data.train.labels < 0).any():
+        given["unlabelled"] = "flat"
     schedule = {}
     for name, parse in (
         ("accuracy", partial(accuracy_of, classes=data.train.classes)),
@@ -144,6 +146,11 @@ def like_logits(path: str, data: Data) -> np.ndarray:
     cache = open_cache(path)
     if len(cache) != len(rows):
         raise UsageError(path, f"a cache of {len(rows)} rows", f"{len(cache)} rows", "give one of the same data")
+    if not np.array_equal(cache.labels, data.train.labels):
+        raise UsageError(path, "a cache of the same data", "one of rows with other labels", "give one of the same data")
+    if "of" in cache.meta["view"]:
+        remedy = "give one that was dumped without mixup and cutmix"
+        raise UsageError(path, "answers to single images", "answers to mixtures of two", remedy)
     return np.stack([cache.read(view, rows, ["logits"])["logits"].numpy() for view in range(cache.views)])
 
 

@@ -117,7 +117,9 @@ def applied(chosen: Mapping[str, Any], method: str, student: str | None, setting
     """Method, student and settings with what was chosen, which they check."""
     chosen = dict(chosen)
     method, student = chosen.pop("method", method), chosen.pop("student", student)
-    own = {name: chosen.pop(name) for name in list(chosen) if name in SETTINGS}
+    truth = {"true": True, "false": False}
+    own = {name: truth.get(value, value) for name, value in chosen.items() if name in SETTINGS}
+    chosen = {name: value for name, value in chosen.items() if name not in SETTINGS}
     for name, value in chosen.items():
         method = with_option(method, name, value)
     return method, student, dataclasses.replace(settings, **own)

@@ -129,10 +129,10 @@ def run_trials(study, search: Search, trials: int, folder: Path, remark: Callabl
             continue
         trial = study.ask()
         trial.set_user_attr("process", here())
-        chosen = {name: one.suggested(trial, name) for name, one in search.space.items()}
+        chosen = chosen_by(trial, search.space)
         shown = ", ".join(f"{name} {value}" for name, value in chosen.items())
         remark(f"trial {trial.number}: {shown}")
-        wait_for_twin(study, trial)
+        wait_for_twin(study, trial, search.space)
         try:
             student = search.trained(chosen)
         except UsageError as error:  # each is right alone
@@ -229,9 +229,18 @@ def take_over(study, remark: Callable) -> None:
             study.enqueue_trial(trial.params)
 
 
-def wait_for_twin(study, trial) -> None:
+def chosen_by(trial, space: spaces.Space) -> dict:
+    """What a trial tries, rounded as it is written."""
+    return {name: one.suggested(trial, name) for name, one in space.items()}
+
+
+def wait_for_twin(study, trial, space: spaces.Space) -> None:
     """As long as an earlier trial of a process beside this one trains the same: then its result is this one's, too."""
-    while any(other.number < trial.number and other.params == trial.params for other in others(study)):
+    mine = chosen_by(trial, space)
+    while any(
+        other.number < trial.number and other.params.keys() == trial.params.keys() and chosen_by(other, space) == mine
+        for other in others(study)
+    ):
         time.sleep(1)
 
 

@@ -120,7 +120,7 @@ MEASURES: dict[str, Measure] = {
     "peak_bytes": Measure(
         "peak memory", "the most that the process held, on a GPU the most there", "bytes", larger=False
     ),
-    "parameters": Measure("parameters", "numbers that are trained", "parameters", larger=False),
+    "parameters": Measure("parameters", "weights of the network", "parameters", larger=False),
     "cache_bytes": Measure("cache", "the files that a student reads", "bytes", larger=False),
 }  # fmt: skip
 

@@ -26,9 +26,9 @@ class Attention(Method):
     paper = "AT, Zagoruyko & Komodakis 2017"
     term = "at"
     variants: ClassVar = {
-        "zoo": {"mean": True},  # Zoo adds 1e-6 to the norm, far below the rounding of a cached map
+        "zoo": {"mean": True},  # Zoo adds 1e-6 to the norm: 1e-3 of it, if features are of scale 0.01
         "paper": {"squared": False},  # β/2 with β = 1000 / (B H W), and the distance itself
-        "post": {"version": "post"},  # the author's taps on ImageNet
+        "post": {"version": "post"},  # as the author's on ImageNet, of three stages
     }
 
     def __init__(
@@ -45,7 +45,7 @@ class Attention(Method):
     ):
         super().__init__(student, teacher, ce=ce)
         self.taps = tuple(f"f{stage}.{version}" for stage in (1, 2, 3))
-        self.weight, self.version, self.mean, self.squared = weight, version, mean, squared
+        self.weight, self.mean, self.squared = weight, mean, squared
         self.grids = dict(zip(self.taps, grid_per_tap(grid), strict=True))
         mine = {tap: known_shape(student, tap) for tap in self.taps}
         theirs = {tap: known_shape(teacher, *self.names(tap), tap) for tap in self.taps}

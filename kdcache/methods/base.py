@@ -57,6 +57,8 @@ class Method(nn.Module):
     """Knowledge that wants a codec of its own, such as `bits` for signs."""
     fades = False
     """Whether a term's weight falls in the course of the epochs, so that their number has to be known."""
+    stated: Mapping[str, object] = {}
+    """The options that a text has given it, those of its variant included."""
     variants: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Named sets of options: `at/zoo` is `METHODS["at"](**variants["zoo"])`."""
     init_share = 0.0
@@ -215,9 +217,9 @@ def unusual(method: Method, stage: str) -> list[str]:
     distils = stage == "main" and ("logits" in method.taps or not method.taps)
     found = []
     for key, parameter in inspect.signature(type(method).__init__).parameters.items():
-        value = getattr(method, key, None)
-        if isinstance(parameter.default, tuple) and isinstance(value, tuple) and value != parameter.default:
-            value = ",".join(map(str, value))
+        value = method.stated.get(key, getattr(method, key, None))
+        if isinstance(value, tuple | list) and key in method.stated and all(isinstance(one, str) for one in value):
+            value = ",".join(value)
         if key in ("weight", "ce", "init_share") or not isinstance(value, bool | int | float | str):
             continue
         if (key == "T" and distils) or parameter.default not in (value, parameter.empty):

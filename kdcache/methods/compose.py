@@ -43,7 +43,9 @@ class Part:
     text: str = field(default="", compare=False, repr=False)  # as it was written
 
     def build(self, student: Shapes | None = None, teacher: Shapes | None = None) -> Method:
-        return METHODS[self.name](student, teacher, **self.options)
+        method = METHODS[self.name](student, teacher, **self.options)
+        method.stated = self.options
+        return method
 
     @property
     def asks(self) -> bool:

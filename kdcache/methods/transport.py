@@ -117,6 +117,8 @@ def faded(batch: Batch, steady: float) -> float:
     first = round(steady * batch.epochs)
     if batch.epoch <= first:
         return 1.0
+    if batch.epoch >= batch.epochs:  # a trainer may go on behind them
+        return 0.0
     return (1 + math.cos(math.pi * (batch.epoch - first) / (batch.epochs - first))) / 2
 
 

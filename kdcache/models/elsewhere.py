@@ -111,7 +111,8 @@ class Torchvision(Foreign):
     def body(self, classes: int) -> nn.Module:
         models = self.knowing()
         plain = {"aux_logits": False, "init_weights": True} if self.network in ("googlenet", "inception_v3") else {}
-        body = self.made(partial(models.get_model, self.network, **plain), classes, **self.arguments)
+        sized = {"image_size": self.feeding().size[0]} if self.network.startswith("vit") else {}
+        body = self.made(partial(models.get_model, self.network, **plain), classes, **sized | self.arguments)
         return marked(body, Layout(self.feeding().size, "swin" in self.network, int(self.network.startswith("vit"))))
 
     def knowing(self):

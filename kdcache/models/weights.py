@@ -24,11 +24,12 @@ from torch import Tensor
 from kdcache.checks import replace
 from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.limits import opened
-from kdcache.models import build, checkpoints, foreign, runs_user_code
+from kdcache.models import MODELS, build, checkpoints, foreign, runs_user_code
 from kdcache.models.elsewhere import HUB, weights_of
 from kdcache.models.heads import with_second_head
 from kdcache.models.network import Network
 from kdcache.models.outline import bare, outline
+from kdcache.models.taps import parse
 
 LARGE = 10_000_000  # weights of a network that may be built before it is known whether the file has as many
 SHOWN = 6  # tensors of each kind that do not fit
@@ -92,6 +93,8 @@ def filled(place: object, network: Network, state: dict) -> Network:
 def _ours(place: object, state: Mapping, header: dict, name: str | None, classes: int | None) -> Network:
     arch, facts = header["arch"], header["facts"]
     model = arch["model"]
+    if name and runs_user_code(name) and ":" not in model and not any(family.builder(model) for family in MODELS):
+        model = name  # a module that was trained from Python is kept under the name of its class
     if runs_user_code(model) and model != name:
         remedy = f"name {model} as the model if you trust that code"
         raise UsageError(place, f"weights of {name or 'a model that is built in'}", f"weights of {model}", remedy)
@@ -105,12 +108,14 @@ def _ours(place: object, state: Mapping, header: dict, name: str | None, classes
         if runs_user_code(model):
             raise
         found = f"{model} with options {arch['options']}"
-        raise TeacherError(place, "a model that this version can build", found, "update kdcache") from error
+        remedy = "update kdcache, or name the function that makes it as the model: MODULE:FACTORY"
+        raise TeacherError(place, "a model that this version can build", found, remedy) from error
+    if isinstance(arch.get("taps"), str):
+        network.arch["taps"] = arch["taps"]  # a text that whoever knows the images may apply: no code is found by it
+        network.places |= {tap: at for tap, at in parse(arch["taps"]).items() if tap == "emb"}  # it tells the head
     if arch.get("heads") == 2:
         with_second_head(network)
     network.facts = facts
-    if isinstance(arch.get("taps"), str):
-        network.arch["taps"] = arch["taps"]  # a text that whoever knows the images may apply: no code is found by it
     return network
 
 

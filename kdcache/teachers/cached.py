@@ -85,6 +85,8 @@ class Cached:
         stored = self.cache.shapes
         asked = self.cache.meta["teacher"].get("kind", "network") == "network"
         again = f"dump again with `method` {text}" if asked else "only dump-logits, of a network, can store it"
+        if "average" in self.cache.meta:
+            again = "of several teachers only logits and embeddings are joined: take a method of these, or one cache"
 
         def refuse(expected: str, found: str, remedy: str = again):
             raise CacheError(self.cache.path, f"{expected}, which {text} needs", found, remedy)

@@ -79,6 +79,11 @@ class Pseudo:
         if strange := [tap for tap in method.taps if tap != "logits"]:
             found, remedy = "a pseudo teacher, who has logits alone", "take a method that reads logits, such as st"
             raise UsageError(f"`method` {text}", strange[0], found, remedy)
+        try:
+            method.use({})
+        except UsageError as error:
+            found, remedy = "a pseudo teacher, who has no weights", "take a method that reads logits alone, such as st"
+            raise UsageError(f"`method` {text}", error.expected, found, remedy) from None
         if not method.taps:
             yield no_teacher
             return

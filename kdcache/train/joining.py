@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -15,7 +17,8 @@ from kdcache.ranks import Ranks
 from kdcache.train.team import ONE_PROCESS, Several, Team
 
 PATIENCE = datetime.timedelta(minutes=10)  # without a word of another process
-TOLD = "kdcache/told"  # in the store of torchrun: how many have said why the training ended
+TOLD = "told"  # in the store of torchrun: how many have said why the training ended
+trainings = itertools.count()  # of this process, and so of all of them
 
 
 @contextmanager
@@ -33,7 +36,8 @@ def joined(device: str | torch.device) -> Iterator[Team]:
     device = torch.device(device)
     if device.type == "cuda":
         require_own(device, ranks)
-        torch.cuda.set_device(device)
+        if device.index is not None:
+            torch.cuda.set_device(device)
 
     def call(name: str, *arguments) -> None:
         try:
@@ -47,7 +51,9 @@ def joined(device: str | torch.device) -> Iterator[Team]:
     on_gpu = device.type == "cuda"
     bound = device if on_gpu and device.index is not None else None
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=bound)
+        own = dist.PrefixStore(f"kdcache/{next(trainings)}", store_of_torchrun())
+        how = {"store": own, "rank": ranks.rank, "world_size": ranks.world}
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=bound, **how)
     except ValueError as error:
         found, remedy = short(error, 120), "start it with torchrun, or unset RANK and WORLD_SIZE"
         raise UsageError("torchrun", "MASTER_ADDR and MASTER_PORT", found, remedy) from None
@@ -64,6 +70,14 @@ def joined(device: str | torch.device) -> Iterator[Team]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+@cache
+def store_of_torchrun():
+    """Where processes find each other; names in it are of one training, or the next would read those of the last."""
+    import torch.distributed as dist
+
+    return next(dist.rendezvous("env://", timeout=PATIENCE))[0]
 
 
 def require_own(device: torch.device, ranks: Ranks) -> None:
