@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from kdcache.methods.base import Method
 from kdcache.methods.embedding import embeddings, widths
-from kdcache.methods.relation import TINY
 
 PKT_EPS = 1e-7  # the author's, beside norms and in the logarithm
 
@@ -34,7 +33,7 @@ class ProbabilisticTransfer(Method):
 def shares(x: Tensor) -> Tensor:
     """Cosines moved to 0..1, of which each row sums to 1; a row of zeros is like all others, and gets no gradient."""
     squared = x.square().sum(1, keepdim=True)
-    long = squared > TINY
+    long = squared > 0
     units = (x / (squared.where(long, 1).sqrt() + PKT_EPS)).where(long, 0)
     similar = ((units @ units.T + 1) / 2).clamp(min=0)  # rounding goes below
     return similar / similar.sum(1, keepdim=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdcache.checks import one_of
 from kdcache.errors import UsageError
-from kdcache.methods.base import Method
+from kdcache.methods.base import Method, upcast
 from kdcache.methods.bridges import ConvNorm, map_shape, row_shape, stored
 from kdcache.methods.transport import faded
 
@@ -22,7 +22,8 @@ class Gaussians(Method):
     """Squared Wasserstein distance of the means, `ratio` times, and of the deviations, in a grid of cells of the map.
 
     Cached are the teacher's means and deviations alone. The student's map goes through a projector that ends in a
-    ReLU, which cannot reach negative means of a signed map. From the share `steady` of the epochs on, the weight
+    ReLU, which cannot reach negative means of a signed map, and keeps the size of the map, which the authors' changes
+    where the teacher's is another. From the share `steady` of the epochs on, the weight
     falls to 0 along a cosine. Cells are adaptive windows, which overlap where the grid does not divide the map.
     """
 
@@ -59,7 +60,7 @@ class Gaussians(Method):
         self.projector = projected_by(projector, mine[0], theirs[0])
 
     def project(self, look):
-        return dict(zip(self.names, gaussians(look[self.taps[0]].float(), self.grid), strict=True))
+        return dict(zip(self.names, gaussians(upcast(look)[self.taps[0]], self.grid), strict=True))
 
     def projected(self, shapes):
         return dict.fromkeys(self.names, (shapes[self.taps[0]][0], self.grid, self.grid))

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcache.errors import UsageError
 from kdcache.methods.base import Method
 from kdcache.methods.bridges import ConvNorm, average, row_shape
 from kdcache.methods.response import ramp
 
 PLACE = "method reviewkd"
-STAGES = ("f1", "f2", "f3")
 WIDEST = 512  # channels inside a fusion, at most
 SIDES = (4, 2, 1)  # of the grids that a map is averaged to
 
@@ -22,11 +22,12 @@ class Review(Method):
     """Squared errors of the stages before their ReLU and of the embedding, averaged over four sizes of pixels.
 
     Each stage of the student is fused with what was made of the deeper ones. `pre` takes the student's before their
-    ReLU, too. The first `warmup` epochs ramp up.
+    ReLU, too; `first` is the shallowest stage: 0 takes all four of a network for ImageNet, as mdistiller does there.
+    The first `warmup` epochs ramp up.
     """
 
     paper = "ReviewKD, Chen et al. 2021, Distilling Knowledge via Knowledge Review"
-    taps = (*(f"{stage}.pre" for stage in STAGES), "emb")
+    taps = ("f1.pre", "f2.pre", "f3.pre", "emb")
     term = "reviewkd"
     live_only = True
     variants: ClassVar = {"wide": {"weight": 5.0}, "imagenet": {"weight": 1.0, "pre": True, "warmup": 1}}
@@ -38,15 +39,20 @@ class Review(Method):
         *,
         weight: float = 0.6,
         pre: bool = False,
+        first: int = 1,
         warmup: int = 20,
         ce: float | None = None,
     ):
         super().__init__(student, teacher, ce=ce)
         self.weight, self.pre, self.warmup = weight, pre, warmup
-        self.student_taps = tuple(f"{stage}.{'pre' if pre else 'post'}" for stage in STAGES)
+        if first not in (0, 1):
+            raise UsageError("method option first", "0 or 1", f"{first}", "leave it out")
+        stages = range(first, 4)
+        self.taps = (*(f"f{stage}.pre" for stage in stages), "emb")
+        self.student_taps = tuple(f"f{stage}.{'pre' if pre else 'post'}" for stage in stages)
         mine = [row_shape(PLACE, "student", student, tap)[0] for tap in (*self.student_taps, "emb")]
         theirs = [row_shape(PLACE, "teacher", teacher, tap)[0] for tap in self.taps]
-        widths = zip(mine, theirs, (True, True, True, False), strict=True)
+        widths = zip(mine, theirs, [*(True for _ in stages), False], strict=True)
         self.fusions = nn.ModuleList(Fusion(a, min(WIDEST, mine[-1]), b, fused) for a, b, fused in widths)
 
     def terms(self, look, knowledge, batch):
