@@ -34,6 +34,11 @@ class Ranks:
         require("LOCAL_WORLD_SIZE", "a number from 1 to WORLD_SIZE", 1 <= beside <= world)
         return cls(rank, world, beside)
 
+    def require_alone(self, expected: str, remedy: str) -> None:
+        """Refuses what several processes that train together cannot do."""
+        if self.world > 1:
+            raise UsageError("torchrun", expected, f"{self.world} processes", remedy)
+
     @property
     def first(self) -> bool:
         """Whether it is the one that speaks for all, and writes what there is one of."""

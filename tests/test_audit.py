@@ -224,6 +224,14 @@ def test_the_command_names_the_files_and_draws_them(birds):
     assert "no block of labels is out of place" in page
 
 
+@pytest.mark.usefixtures("home")
+def test_where_no_row_stands_out_no_sheet_is_drawn():
+    good("pseudo-teacher --accuracy 1 --views 1 -o clean.h5")
+    said = good("audit clean.h5 --sheet worst.png")
+    assert "worst.png: not drawn, since no row stands out" in said.err
+    assert not Path("worst.png").exists()
+
+
 def test_an_alarm_is_an_exit_code(home):
     said = kdcache("audit a.h5")  # of a teacher that learnt nothing
     assert said.code == 1

@@ -7,7 +7,7 @@ import sys
 
 import click
 import pytest
-from cli_cases import DUMP, good, kdcache
+from cli_cases import DUMP, good, kdcache, refused
 
 from kdcache.cli import voice
 from kdcache.cli.progress import bar
@@ -43,6 +43,14 @@ def test_a_rank_knows_who_is_beside_it(monkeypatch):
 def test_ranks_that_cannot_be(monkeypatch, values, place):
     with pytest.raises(UsageError, match=f"^{place}.*start it with torchrun, or unset all of them"):
         told(monkeypatch, *values)
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("command", ["run demo --tiny", "tune --cache a.h5 --trials 1 --space st.T=1..2"])
+def test_what_makes_trainings_of_its_own_is_refused_under_torchrun(monkeypatch, command):
+    good(f"{DUMP} -o a.h5")
+    told(monkeypatch, "0", "2")
+    refused(f"{command} --device cpu", 2, "torchrun: expected one process, found 2 processes; start it without", "--processes N")
 
 
 # Who speaks

@@ -11,7 +11,7 @@ from kdcache import jobs
 from kdcache.models import MODELS
 from kdcache.models.outline import outline
 from kdcache.recipe import Recipe
-from kdcache.recipe.tiny import EPOCHS, RELATIVES, VIEWS, smallest
+from kdcache.recipe.tiny import EPOCHS, RELATIVES, VIEWS, shrunk, smallest
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 QUICK = {"demo.toml"}
@@ -96,6 +96,20 @@ def test_what_becomes_small():
     assert {part.keys["views"] for part in found.students} == {1, 2, VIEWS}
     assert sorted({part.keys["fraction"] for part in found.students}) == pytest.approx([0.005, 0.05])
     assert found.settings_of(found.students[0], 0).to_json()["epochs"] == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("key", "large", "small"),
+    [
+        ("codec", "topk:64", "topk:4"),
+        ("codec", "f16,emb=int8", "f16,emb=int8"),
+        ("accumulate", 32, 2),
+        ("pseudo", {"accuracy": "0.5,1,1", "calibrated": True}, {"calibrated": True}),
+        ("pseudo", {"accuracy": "0.6>0.9"}, {"accuracy": "0.6>0.9"}),
+    ],
+)
+def test_what_digits_cannot_have_becomes_what_they_can(key, large, small):
+    assert shrunk({key: large}) == {key: small}
 
 
 @pytest.mark.parametrize("family", MODELS, ids=lambda family: family.name)

@@ -13,6 +13,8 @@ from kdcache.jobs.shipped import located
 from kdcache.recipe import Recipe
 from kdcache.recipe.lines import Lines
 
+TEACHER = "[teacher]\nmodel = 'tiny-3'\n"
+
 WRONG = [
     ("epochs = 1", 'epochs = "1"', "[settings], epochs", "'1'"),
     ("epochs = 1", "epochs = 0", "[settings], epochs"),
@@ -63,6 +65,8 @@ WRONG = [
     ('accuracy = "0.9"', "accuracy = 0.9", "pseudo accuracy", "a text in quotes"),
     ('accuracy = "0.9"', 'accuracy = "1.9"', "[[student]] pseudo, accuracy"),
     ('accuracy = "0.9"', 'acuracy = "0.9"', "did you mean accuracy?"),
+    ('method = "st:T=4"', 'method = "at"\nmix = "labels"', "[[student]] st/4 a", "means nothing when mixed"),
+    ('name = "pseudo"', 'name = "pseudo"\nmethod = "at"', "[[student]] pseudo", "a made-up teacher has"),
     ("seeds = 2", "seeds = 0", "seeds"),
     ("seeds = 2", "seeds = true", "seeds", "a whole number"),
     ("seeds = 2", 'seeds = 2\ncache = "small.toml"', "no [dump] beside cache"),
@@ -98,6 +102,27 @@ def test_the_line_is_the_one_that_was_changed(case):
     first = RECIPE[: RECIPE.index(case[0])].count("\n") + 1
     lines = Path("small.toml").read_text().splitlines()
     assert first <= blamed <= first + case[1].count("\n") or lines[blamed - 1] in TABLES, str(caught.value)
+
+
+TWO = "[[teacher]]\nname = 'a'\nmodel = 'tiny-3'\n[[teacher]]\nname = 'b'\nmodel = 'tiny-2'\n"
+DUMPS = "[[dump]]\nteacher = 'a'\nviews = 2\n[[dump]]\nteacher = 'b'\nviews = {}\n[[student]]\ncache = ['a', 'b']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (TWO + DUMPS.format(2) + "method = 'at'", "which are joined"),
+        (TWO + DUMPS.format(2) + "method = 'logits'", "a mean of probabilities loses"),
+        (TWO + DUMPS.format(2) + "live = true", "one teacher"),
+        (TWO + DUMPS.format(3), "on the same views"),
+        (f"{TEACHER}[[dump]]\nname = 'x'\n[[dump]]\nname = 'y'\n[[student]]\ncache = ['x', 'y']", "the same seed"),
+        (f"{TEACHER}[dump]\nviews = 1\n[[student]]\nmethod = 'mlkd'", "2 views of each image"),
+    ],
+)
+def test_what_a_training_would_refuse_is_refused_before_a_teacher_is_trained(text, word):
+    Path("r.toml").write_text(f"data = 'synthetic:64,4,16'\n{text}\nmodel = 'tiny-2'\n")
+    refused("run r.toml", 2, "r.toml:", word)
+    assert not Path("runs").exists()
 
 
 def test_the_line_of_each_table_and_key():

@@ -15,7 +15,7 @@ from kdcache.cli.measured import evaluation_page
 from kdcache.cli.pack import pack_page
 from kdcache.cli.pages import cache_page
 from kdcache.cli.values import COUNT, Number, OneOf
-from kdcache.cli.voice import tell
+from kdcache.cli.voice import say, tell
 from kdcache.errors import UsageError
 from kdcache.report.table import columns
 
@@ -117,7 +117,10 @@ def show(file, out, rows, views, data, augment, as_json):
 @click.option("--model", metavar="M", help="Of a checkpoint that does not name its own.")
 @click.option("--data", metavar="D", help="The images.  [default: those of its run or of --cache, else digits]")
 @common.normalisation_options
-@common.code_option
+@click.option(
+    "--augment", metavar="A",
+    help="The view whose size is evaluated; of a run or --cache, only to trust code of yours.  [default: as there]",
+)  # fmt: skip
 @click.option("--cache", type=common.FILE, metavar="F", help="Also the agreement with the teacher in this cache.")
 @click.option("--confusion", is_flag=True, help="Also which classes are taken for which.")
 @click.option("--knn", type=COUNT, metavar="K", help="Also the accuracy by the K nearest training embeddings.")
@@ -167,6 +170,8 @@ def audit(file, sheet, top, views, data, augment, as_json):
     from kdcache import jobs
 
     facts = jobs.audit(file, views, data, augment, sheet, bar)
+    if sheet and "sheet" not in facts:
+        say(f"{sheet}: not drawn, since no row stands out")
     put(facts, as_json, audit_page(facts, top))
     sys.exit(1 if facts["displaced"] else 0)
 
@@ -199,7 +204,7 @@ def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
     """List models, methods, sources, recipes and the like."""
     from kdcache import jobs
 
-    require_asked(what)
+    require_asked(what, as_json)
     if what == "rows":
         rows = jobs.rows_of(data, fraction)
         put({"rows": rows}, as_json, "\n".join("\t".join(map(str, row.values())) for row in rows))
@@ -217,15 +222,15 @@ def list_(what, teacher, student, taps, student_taps, data, fraction, as_json):
 ASKED_OF = {"methods": ("teacher", "student", "taps", "student_taps"), "rows": ("data", "fraction")}
 
 
-def require_asked(what: str | None) -> None:
-    """Refuses options of another table than the one that is asked for."""
+def require_asked(what: str | None, as_json: bool) -> None:
+    """Refuses options of another table than the one that is asked for; as JSON, all tables but the rows are."""
     context = click.get_current_context()
     for table, options in ASKED_OF.items():
         for option in options:
             typed = context.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
-            if typed and what not in (table, None):
-                place, expected = f"`{option}`", f"`kdcache list {table}`"
-                raise UsageError(place, expected, f"`kdcache list {what}`", "leave it out")
+            if typed and what != table and not (what is None and as_json and table in TABLES):
+                asked = f"`kdcache list {what}`" if what else "`kdcache list`"
+                raise UsageError(f"`{option}`", f"`kdcache list {table}`", asked, "leave it out")
 
 
 def names_page(names: list[str]) -> str:

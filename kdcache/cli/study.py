@@ -55,7 +55,7 @@ def run(recipe, data, seeds, code, tiny, processes, dry_run, device, workers, ru
 
     plan = Recipe.load(recipe, data, seeds, code, tiny).plan(runs, jobs.choose_device(device), workers)
     if tiny:
-        say(f"tiny: {small.NOTE}")
+        say(f"tiny: {small.note(data or small.DATA)}")
     if dry_run:
         facts = plan.facts()
         put(facts, as_json, stages(facts))
@@ -154,10 +154,14 @@ def bench(what, out, as_json, **options):
         if what not in (*ASKS[name], "all"):
             raise UsageError(f"`{name}`", f"`bench {ASKS[name][0]}`", f"`bench {what}`", "leave it out")
     from kdcache import bench as bench_
+    from kdcache import jobs
     from kdcache.bench import page
 
     found, about = {}, page.machine() if out else {}
+    if options.get("plot"):
+        jobs.require_place(options["plot"], "plot")
     if out:
+        jobs.require_place(out)
         page.kept(Path(out))
         typed = " ".join(["kdcache bench", *click.get_current_context().meta[WORDS]])
     asked = [(one, name, value) for name, value in given.items() for one in ASKS[name]]

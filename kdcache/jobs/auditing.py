@@ -35,8 +35,9 @@ def audit(
             one["file"] = opened.train.names[one["row"]]
     if place and opened:
         rows = np.array(list(dict.fromkeys(one["row"] for one in listed(facts)))[:ON_SHEET], np.int64)
-        contact_sheet(cache, Loader(opened.train, opened.view, cache), rows, VIEWS_ON_SHEET, place)
-        facts["sheet"] = str(place)
+        if len(rows):
+            contact_sheet(cache, Loader(opened.train, opened.view, cache), rows, VIEWS_ON_SHEET, place)
+            facts["sheet"] = str(place)
     return facts
 
 

@@ -115,10 +115,10 @@ def file_bytes(sizes: Mapping[str, int], rows: int, views: int, held_out: int) -
     return views * rows * (row + 8) + held_out * row + 12 * rows
 
 
-def answering_rate(network: Network, loader: Loader) -> float:
+def answering_rate(network: Network, loader: Loader, forward: Forward) -> float:
     """Images a second through a teacher, from few of them."""
     batch = next(iter(loader.run(straight_plan(range(min(FEW // 2, len(loader.source))), FEW))))
-    with LiveTeacher(network, build_method("st"), Forward(), str(loader.device)) as live:
+    with LiveTeacher(network, build_method("st"), forward, str(loader.device)) as live:
         return measured_rate(live, itertools.repeat(batch), LEAST_SECONDS)[0]
 
 

@@ -13,7 +13,7 @@ from kdcache.checks import require_kind
 from kdcache.errors import SourceError
 from kdcache.jobs.data import DEFAULT_DATA, opener, opening
 from kdcache.jobs.machine import require_place
-from kdcache.packing import SPLITS, Packing, scaled, sizes_of
+from kdcache.packing import SPLITS, Packing, scaled, scaled_sizes, sizes_of
 from kdcache.proof.verdicts import Check
 from kdcache.seeds import PROBE, below, keyed
 from kdcache.sources import Source
@@ -121,10 +121,10 @@ def decoded(data: Source) -> bool:
     return not data.raw and data.resident is None
 
 
-def estimate(data: Source, workers: int) -> dict:
-    """Bytes of a pack of these images, and seconds that decoding them costs an epoch."""
+def estimate(data: Source, workers: int, short: int | None = None) -> dict:
+    """Bytes of a pack of these images, shrunk if so wanted, and seconds that decoding them costs an epoch."""
     some = data.take(np.unique(below(keyed(0, np.arange(COMPARED), use=PROBE)[0], len(data))))
-    pixels = 3 * float(sizes_of(some, workers).prod(1).mean())
+    pixels = 3 * float(scaled_sizes(sizes_of(some, workers), short).prod(1).mean())
     started = time.perf_counter()
     for row in range(len(some)) if decoded(data) else ():
         some.read([row])

@@ -45,9 +45,7 @@ def train_students(
 
     Every line that is remarked of one of them begins with what tells it from the others.
     """
-    if (world := Ranks.from_environment().world) > 1:
-        remedy = "start one torchrun for each"
-        raise UsageError("torchrun", "one training", f"{len(students)}, among {world} processes", remedy)
+    Ranks.from_environment().require_alone(f"one training, not {len(students)}", "start one torchrun for each")
     runs = [Run(folder_of(student, root), student.facts(), resume, restart) for student in students]
     for student in students:  # before the first of them is trained
         if student.teacher.views is not None:

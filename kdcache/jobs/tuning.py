@@ -24,6 +24,7 @@ from kdcache.errors import KdcacheError, UsageError, difference
 from kdcache.jobs import space as spaces
 from kdcache.jobs.data import Data
 from kdcache.on_demand import extra
+from kdcache.ranks import Ranks
 from kdcache.runs import Run, finished, folder_name, read_metrics
 from kdcache.sources.arrays import stratified
 from kdcache.train import Settings
@@ -92,6 +93,7 @@ def parted(data: Data, store: Store | None, share: float) -> tuple[Data, Store |
 
 def open_study(folder: Path, storage: str | None, search: Search, name: str):
     """The study of that name, begun or gone on with; its trials lie in a journal in the folder, else in `storage`."""
+    Ranks.from_environment().require_alone("one process", "start it without torchrun; `processes` N works side by side")
     optuna = extra("optuna", "tune", "tune")
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

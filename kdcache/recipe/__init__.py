@@ -63,7 +63,7 @@ class Recipe:
         text, table = read(path)
         lines = Lines(path, text)
         check_keys(lines, table)
-        table = small.tiny(table) if tiny else table
+        table = small.tiny(table, data or small.DATA) if tiny else table
         if seeds is not None:
             table["student"] = [{k: v for k, v in student.items() if k != "seeds"} for student in table["student"]]
         overruled = {key: value for key, value in (("data", data), ("seeds", seeds)) if value is not None}

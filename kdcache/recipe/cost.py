@@ -17,6 +17,7 @@ from kdcache.methods import build as build_method
 from kdcache.methods import together
 from kdcache.recipe.networks import BYTES
 from kdcache.recipe.stages import DumpStage, StudentStage, TeacherStage
+from kdcache.teachers import Forward
 from kdcache.train import Settings
 from kdcache.views import counted
 
@@ -39,21 +40,22 @@ class Cost:
             return self.of_dump(stage, method)
         weights = self.plan.networks.sizes[stage.model]
         if isinstance(stage, TeacherStage) and stage.weights:
-            return {"bytes": 0, "seconds": len(stage.data.held_out) / self.answering(stage.model)}
+            return {"bytes": 0, "seconds": len(stage.data.held_out) / self.answering(stage.model, Forward())}
         settings, rate = stage.settings, self.training(stage.model, stage.settings)
         evaluations = sum(settings.evaluates(epoch) for epoch in range(1, settings.epochs + 1))
         step = 1 / rate
         if isinstance(stage, StudentStage) and stage.teacher:
-            step += 1 / self.answering(stage.teacher.model)
+            forward = next((read.forward for read in stage.reads if isinstance(read, DumpStage)), Forward())
+            step += 1 / self.answering(stage.teacher.model, forward)
         views = together(stage.method) if isinstance(stage, StudentStage) else 1
         shown, judged = settings.epochs * views * len(stage.data.train), evaluations * len(stage.data.held_out)
         seconds = self.rendered(shown, shown * step) + self.rendered(judged, judged / rate / 3)
         return {"bytes": BYTES * weights, "seconds": seconds}
 
     def of_pack(self) -> dict:
-        """Of the images of both splits as they are; shrunk ones take less."""
-        data = self.plan.data
-        found = estimate(data.train, max(1, jobs.workers_for(data, self.plan.setup.workers)))
+        """Of the images of both splits, as they are to be shrunk."""
+        data, setup = self.plan.data, self.plan.setup
+        found = estimate(data.train, max(1, jobs.workers_for(data, setup.workers)), setup.short)
         both = 1 + len(data.held_out) / len(data.train)
         return {"bytes": round(both * found["bytes"]), "seconds": both * found["decode_seconds"]}
 
@@ -64,7 +66,7 @@ class Cost:
         sizes = record_sizes(built, shown, codec)
         rows, held_out = len(stage.data.train), len(stage.data.held_out)
         images = rows * views + held_out
-        seconds = self.rendered(images, images / self.answering(stage.model))
+        seconds = self.rendered(images, images / self.answering(stage.model, stage.forward))
         return {"bytes": jobs.file_bytes(sizes, rows, views, held_out), "seconds": seconds}
 
     def rendered(self, images: int, seconds: float) -> float:
@@ -84,10 +86,10 @@ class Cost:
             self.rates[key] = jobs.training_rate(data.network(model, 0), settings, data.image, self.plan.setup.device)
         return self.rates[key]
 
-    def answering(self, model: str) -> float:
+    def answering(self, model: str, forward: Forward) -> float:
         """Images a second of a teacher."""
-        if (model,) not in self.rates:
+        if (model, forward) not in self.rates:
             data = self.plan.data
             loader = Loader(data.train, data.view, 0, self.plan.setup.device)
-            self.rates[model,] = jobs.answering_rate(data.network(model, 0), loader)
-        return self.rates[model,]
+            self.rates[model, forward] = jobs.answering_rate(data.network(model, 0), loader, forward)
+        return self.rates[model, forward]

@@ -87,7 +87,7 @@ MEANINGS = {  # of the training settings
     "channels_last": "memory layout of images and weights",
     "compile": "torch.compile: about a minute at first, faster steps",
     "grad_checkpoint": "feature maps are computed again for the gradient: less memory, a third more time",
-    "sync_bn": "batch norm over the images of all processes, where torchrun starts several",
+    "sync_bn": "batch norm over the images of all processes of a training; those of a recipe have one",
     "eval_every": "epochs between evaluations; the last epoch always has one",
     "tensorboard": "an event file for TensorBoard beside each training's records",
     "init_from": "weights to begin with: a file, or pretrained, those of its library; a head of other classes is new",

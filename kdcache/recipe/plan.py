@@ -13,6 +13,7 @@ from kdcache.batches import Loader
 from kdcache.cache import open_cache
 from kdcache.checks import replace, sweep
 from kdcache.errors import KdcacheError, UsageError
+from kdcache.ranks import Ranks
 from kdcache.recipe import results, side_by_side
 from kdcache.recipe.cost import HOW, Cost
 from kdcache.recipe.fit import check_fit
@@ -35,6 +36,8 @@ class Plan:
     """Teachers, caches and students of a recipe, on images that are open; nothing is written before `run`."""
 
     def __init__(self, recipe: Recipe, root, device: str = "cpu", workers: int | None = None):
+        remedy = "start it without torchrun; `processes` N trains that many students side by side"
+        Ranks.from_environment().require_alone("one process", remedy)
         self.recipe = recipe
         self.setup = Setup(Path(root) / recipe.name, device, workers, recipe.data, recipe.augment)
         with blaming(recipe.whole):

@@ -5,13 +5,13 @@ Of what comes out, only that it came out means anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from kdcache.models.table import MODELS
 from kdcache.recipe.keys import is_number
 
 DATA, SHARE, EPOCHS, BATCH, VIEWS, SEEDS = "digits", 0.05, 2, 32, 4, 1
-NOTE = f"{DATA}, {SHARE:.0%} of their rows, {EPOCHS} epochs, {VIEWS} views, small networks: these figures mean nothing"
 RELATIVES = {
     "resnet": "resnet8", "wrn": "wrn-10-1", "vgg": "vgg8-kuangliu", "googlenet": "googlenet-x10",
     "densenet": "densenetbc-22-6", "mobilenet": "mobilenetv2-half", "shufflenet": "shufflenetv2-x50", "tiny": "tiny-3",
@@ -22,12 +22,17 @@ ELSEWHERE = {*["weights", "mean", "std", "init_from", "freeze", "backbone_lr", "
 SLOW = {"eval_every", "compile"}
 
 
-def tiny(table: dict) -> dict:
+def note(data: str) -> str:
+    shrunk_to = f"{SHARE:.0%} of their rows, {EPOCHS} epochs, {VIEWS} views, small networks"
+    return f"{data}, {shrunk_to}: these figures mean nothing"
+
+
+def tiny(table: dict, data: str) -> dict:
     """The same recipe as a table of TOML, for other images and with smaller numbers."""
     teachers, dumps = (entries(table.get(part, [])) for part in ("teacher", "dump"))
     small = {key: value for key, value in table.items() if key != "augment"}
-    small |= {"data": DATA, "fraction": SHARE, "seeds": SEEDS}  # of a part of them, some methods need all classes
-    small["title"] = f"{table.get('title', '')} ({NOTE})".strip()
+    small |= {"data": data, "fraction": SHARE, "seeds": SEEDS}  # of a part of them, some methods need all classes
+    small["title"] = f"{table.get('title', '')} ({note(data)})".strip()
     small["pack"] = table.get("pack", False) is not False
     small["settings"] = shrunk({"epochs": EPOCHS} | table.get("settings", {})) | {"eval_every": EPOCHS}
     small["teacher"] = [{"name": keys.get("name", keys.get("model"))} | shrunk(keys) for keys in teachers]
@@ -49,6 +54,8 @@ def shrunk(keys: dict) -> dict:
             value = list(dict.fromkeys(map(SMALLER[key], value))) if several else SMALLER[key](value)
         if key == "pseudo" and isinstance(value, dict):
             value = {name: one for name, one in value.items() if name not in ("confusion", "like")}
+            if not is_rate(value.get("accuracy")):  # of each class, of which the digits have others
+                value.pop("accuracy", None)
         if key not in ELSEWHERE | SLOW:
             found[key] = value
     return found
@@ -60,6 +67,16 @@ def smallest(model: str) -> str:
     return RELATIVES[family.body.partition(":")[0]] if family and model != "tiny" else model
 
 
+def is_rate(accuracy: object) -> bool:
+    """Whether it is one for all classes, or one that changes from view to view."""
+    return is_number(accuracy) or (isinstance(accuracy, str) and not set(accuracy) - set("0123456789.>"))
+
+
+def few_classes(codec: object) -> object:
+    """A codec that models fewer classes than the digits have."""
+    return re.sub(r"topk:\d+", lambda k: f"topk:{min(int(k[0][5:]), 4)}", codec) if isinstance(codec, str) else codec
+
+
 def at_most(most: int) -> Callable:
     """What shrinks a number; a value of another type is refused later, by those who know what it should be."""
     return lambda value: min(value, most) if is_number(value) else value
@@ -69,6 +86,8 @@ SMALLER: dict[str, Callable] = {
     "epochs": at_most(EPOCHS),
     "warmup": at_most(1),
     "batch": at_most(BATCH),
+    "accumulate": at_most(2),
+    "codec": few_classes,
     "fraction": lambda value: SHARE * value,
     "views": lambda value: VIEWS if value == "all" else at_most(VIEWS)(value),
     "model": smallest,

@@ -33,6 +33,7 @@ def row_of(asked: Mapping, model: str, weights: int | None, found: list[dict]) -
     """The results of one network with all its seeds."""
     row = {"name": asked.get("name", asked.get("method", "st")), "model": model, "weights": weights}
     row |= {key: asked[key] for key in ("method", "series", "x", "published", "source") if key in asked}
+    row["seeds"] = len(found)
     if found and all("seconds" in one for one in found):
         row["seconds"] = round(statistics.mean(one["seconds"] for one in found), 1)
     for key in RATED:
@@ -137,7 +138,7 @@ def sources(facts: dict) -> list[str]:
 
 def seeds(facts: dict) -> str:
     """How many results a row is the mean of."""
-    numbers = sorted({len(row.get("top1_all", ())) for row in facts["rows"] if "method" in row} or {1})
+    numbers = sorted({row.get("seeds", 0) for row in facts["rows"] if "method" in row} or {1})
     shown = count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
     return shown + (" (mean ± std)" if numbers[-1] > 1 else "")
 
@@ -169,7 +170,7 @@ def table_csv(facts: dict) -> str:
     lines.writeheader()
     for row in facts["rows"]:
         low, high = ends(row) or (None, None)
-        lines.writerow(row | {"seeds": len(row.get("top1_all", ())), "top1_low": low, "top1_high": high})
+        lines.writerow({"seeds": 0} | row | {"top1_low": low, "top1_high": high})
     return text.getvalue()
 
 
