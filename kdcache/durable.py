@@ -184,7 +184,7 @@ def name_it(private: Path, part: Path) -> None:
         os.rename(private, part)
 
 
-def require_room(path: Path, need: int = 0) -> None:
+def require_room(path: Path, need: int = 0, smaller: str = "take fewer `views` or a smaller `codec`") -> None:
     """Refuses a folder that is missing, read-only or too full for so many bytes."""
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -193,7 +193,7 @@ def require_room(path: Path, need: int = 0) -> None:
         raise CacheError(path, "permission to write there", f"a read-only {folder}", "name a file elsewhere with `out`")
     free = shutil.disk_usage(folder).free
     if need > free:
-        remedy = "free some, name a file elsewhere with `out`, or take fewer `views` or a smaller `codec`"
+        remedy = f"free some, name a file elsewhere with `out`, or {smaller}"
         raise CacheError(path, f"{need / 1e6:.1f} MB of free space", f"{free / 1e6:.1f} MB", remedy)
 
 

@@ -58,6 +58,8 @@ from kdcache.threads import in_threads
 from kdcache.types import quiet
 from kdcache.views.resize import resize_each
 
+PACKED = ("the images that were packed", "pack them again, into another file")
+
 
 class Packing:
     """What is to be packed; `run` makes the file, or finishes one that was begun with the same request."""
@@ -72,10 +74,13 @@ class Packing:
             self.require_same(found)
             for split in SPLITS:
                 digests = found.splits[split].tables["digests"]
-                require_every_digest(self.path, self.sources[split], digests, progress=progress)
+                kind = "evaluation " if split == "eval" else ""
+                require_every_digest(self.path, self.sources[split], digests, kind, progress, PACKED)
             return self.path
         if not self.part.exists():
             self.begin(progress)
+            if self.path.exists():  # another one has just finished it
+                return self.run(progress)
         with locked(self.part) as file:
             found = read_header(self.part, file)  # another handle, when it is closed, would drop the lock
             self.require_same(found)
@@ -122,7 +127,7 @@ class Packing:
             header["splits"][split] |= {"names": len(names), "pixels": int(3 * sizes.prod(1).sum())}
         head = head_of(header, tables)
         _, size = layout(header, int.from_bytes(head[12:16], "little"))
-        require_room(self.path, size)
+        require_room(self.path, size, "shrink the images with `short`")
         try:
             clear_leftovers(self.part)
             with alone_in(self.part.absolute().parent), private_file(self.part) as (private, descriptor):
@@ -191,7 +196,8 @@ def locked(part: Path) -> Iterator:
 
 def facts_of(source: Source, short: int | None) -> dict:
     """What a pack's header says of a split."""
-    view = source.default_view if short is None else f"resized-crop:{min(224, short)}"
+    whole = short is None or (source.size is not None and min(source.size) <= short)  # nothing is shrunk
+    view = source.default_view if whole else f"resized-crop:{min(224, short)}"
     student = source.default_student
     return {
         "rows": len(source),

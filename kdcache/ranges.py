@@ -92,7 +92,7 @@ class Elsewhere(abc.ABC):
         if isinstance(error, FileNotFoundError | PermissionError) or (code and code not in PASSING):
             raise CacheError(self.url, "a cache file", found, "check the address, and who may read it") from None
         if failed == len(self.pauses):
-            raise CacheError(self.url, "an answer", found, "try again; what was read is kept") from None
+            raise CacheError(self.url, "an answer", found, "try again; blocks that are here are kept") from None
         time.sleep(self.pauses[failed])
         return failed + 1
 

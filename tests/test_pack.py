@@ -273,7 +273,7 @@ def test_a_finished_one_is_not_called_right_if_an_image_has_changed(root, spec, 
     assert make_pack(spec("mixed"), copied) == copied
     try:
         image.write_bytes((root / "mixed/train/a/0.png").read_bytes())
-        with pytest.raises(DataChanged, match="another image as row"):
+        with pytest.raises(DataChanged, match="packed, found another evaluation image as row"):
             make_pack(spec("mixed"), copied)
     finally:
         image.write_bytes(content)

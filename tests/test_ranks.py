@@ -50,7 +50,7 @@ def test_ranks_that_cannot_be(monkeypatch, values, place):
 def test_what_makes_trainings_of_its_own_is_refused_under_torchrun(monkeypatch, command):
     good(f"{DUMP} -o a.h5")
     told(monkeypatch, "0", "2")
-    refused(f"{command} --device cpu", 2, "torchrun: expected one process, found 2 processes; start it without", "--processes N")
+    refused(f"{command} --device cpu", 2, "torchrun: expected one process, found 2 processes", "--processes N")
 
 
 # Who speaks

@@ -143,7 +143,7 @@ def test_old_files_are_read(server, name, tmp_path):
 def test_a_server_that_never_sends_a_whole_answer_is_given_up(server):
     cache = open_cache(server.url)
     server.manner = {"drop": 0}
-    with pytest.raises(CacheError, match=r"expected an answer, found .*; try again; what was read is kept"):
+    with pytest.raises(CacheError, match=r"expected an answer, found .*; try again; blocks that are here are kept"):
         cache.read(4, [1])
     server.manner = {}
     assert cache.read(4, [1])["logits"].shape == (1, CLASSES)

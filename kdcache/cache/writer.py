@@ -12,6 +12,7 @@ from kdcache.cache.blocks import Blocks
 from kdcache.cache.claims import Claims
 from kdcache.cache.intact import require_seal_if_any
 from kdcache.cache.layout import DONE, Layout, read_layout, sealed_crc
+from kdcache.cache.meta import REMEDY
 from kdcache.durable import Words, part_of, publish, refused, require_name, write
 from kdcache.errors import CacheError
 from kdcache.ranks import Ranks
@@ -38,10 +39,13 @@ class Writer(Blocks):
             self.claims = self.entered(ranks)
             self.stored: list[int] = []  # words of claimed blocks that are written, but not marked yet
             require_seal_if_any(self)
-        except CacheError:
+        except CacheError as error:
             self.file.close()
             if not self.part.exists():
                 raise FileNotFoundError(self.part) from None
+            if error.remedy == REMEDY:  # the same command would meet it again
+                remedy = "remove it, and give the command again"
+                raise CacheError(error.place, error.expected, error.found, remedy) from None
             raise
 
     def __enter__(self) -> Writer:

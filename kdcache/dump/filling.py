@@ -106,7 +106,8 @@ def fill(writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | Non
             if images is None:
                 continue
             todo = undone(writer, datasets(writer, kind))
-            counted = {"unit": "images", "scale": min(writer.layout.block_rows, len(images.source))}
+            blocks = writer.layout.blocks(datasets(writer, kind)[0])[1]
+            counted = {"unit": "images", "scale": max(1, round(len(images.source) / blocks))}
             steps = filled(writer, teacher, images, kind, todo, thread)
             for _ in progress(steps, total=len(todo), desc=f"dumping {kind}", **counted):
                 pass

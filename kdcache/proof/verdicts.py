@@ -102,11 +102,16 @@ def check_padding(cache: Cache) -> Check:
     return Check("padding", not found, wording.padded(found))
 
 
-def require_every_digest(place: object, source: Source, digests: np.ndarray, kind="", progress=quiet) -> None:
-    """Reads all images; refuses the first that is another one."""
+SEEN = ("the images the teacher saw", "dump again")
+
+
+def require_every_digest(
+    place: object, source: Source, digests: np.ndarray, kind="", progress=quiet, known: tuple[str, str] = SEEN
+) -> None:
+    """Reads all images; refuses the first that is another one than is known, with what to do then."""
     row = next((row for row, found in enumerate(source.hashes(progress)) if found != digests[row]), None)
     if row is not None:
-        raise another_image(place, source, row, kind)
+        raise another_image(place, source, row, kind, known)
 
 
 def require_digests(place: object, source: Source, rows: np.ndarray, digests: np.ndarray) -> None:
@@ -115,9 +120,11 @@ def require_digests(place: object, source: Source, rows: np.ndarray, digests: np
         raise another_image(place, source, rows[wrong[0]])
 
 
-def another_image(place: object, source: Source, row: int, kind: str = "") -> DataChanged:
-    found = f"another {kind}image as row {row}"
-    return DataChanged(f"{place} on {source.spec}", "the images the teacher saw", found, "dump again")
+def another_image(
+    place: object, source: Source, row: int, kind: str = "", known: tuple[str, str] = SEEN
+) -> DataChanged:
+    expected, remedy = known
+    return DataChanged(f"{place} on {source.spec}", expected, f"another {kind}image as row {row}", remedy)
 
 
 def require_pixels(held: Store | Blocks, loader: Loader, exact: bool = False) -> str:

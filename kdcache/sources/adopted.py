@@ -17,6 +17,7 @@ from kdcache.sources.arrays import Source, digest
 from kdcache.sources.decode import PACKAGES, decode, file_bytes
 from kdcache.sources.encoded import PHOTO_MEAN, PHOTO_STD
 from kdcache.sources.hugging_face import LABELS
+from kdcache.sources.shards import IMAGES
 
 EXPECTED = "an image: bytes, a path, uint8 pixels or a PIL image; alone, with a label, or in a dict"
 
@@ -98,7 +99,8 @@ def readable(images):
     elif hasattr(images, "reader"):  # timm's, which would go on to the next index
         images = images.reader
     elif hasattr(images, "cast_column"):  # those of Hugging Face
-        for name, kind in (images.features or {}).items():
+        images = images.with_format(None)
+        for name, kind in (getattr(images, "features", None) or {}).items():
             if type(kind).__name__ == "Image":
                 images = images.cast_column(name, type(kind)(decode=False))
     return images
@@ -110,6 +112,8 @@ def taken_apart(place: str, item) -> Item:
     if isinstance(item, Mapping) and not {*item} <= {"bytes", "path"}:
         label = next((item[name] for name in LABELS if name in item), -1)
         others = [value for name, value in item.items() if name not in LABELS and not name.startswith("__")]
+        if "__key__" in item:  # of WebDataset, whose labels and captions are bytes, too
+            others = [item[name] for name in item if name.rpartition(".")[2].lower() in IMAGES] or others
         images = [image for value in others if (image := image_in(value)) is not None]
         if len(images) != 1:
             found = f"{len(images)} in {quoted([*item])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -40,17 +41,38 @@ def _cifar(name: str, spec: str, split: str) -> Source:
     made = getattr(datasets, name)
     root = data_folder()
     folder = root / made.base_folder
-    missing = not folder.is_dir()
-    try:
-        with warnings.catch_warnings(), _tidy(root, folder, root / made.filename):
-            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)  # the files were written in 2009
-            data = made(root, train=split == "train", download=missing)
-    except Exception as error:
-        found = f"neither ({short(error, 100)})"
-        remedy = f"put {folder.name}/ or {made.filename} into {root}/, or name its folder in KDCACHE_DATA"
-        raise SourceError(spec, f"{folder} or a download", found, remedy) from None
+    with _one_at_a_time(root, folder):
+        missing = not folder.is_dir()
+        try:
+            with warnings.catch_warnings(), _tidy(root, folder, root / made.filename):
+                warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)  # the files are of 2009
+                data = made(root, train=split == "train", download=missing)
+        except Exception as error:
+            if not missing:
+                remedy = f"remove {folder}: it is unpacked from {made.filename} or fetched again"
+                raise SourceError(spec, f"whole files in {folder}", short(error, 100), remedy) from None
+            found = f"neither ({short(error, 100)})"
+            remedy = f"put {folder.name}/ or {made.filename} into {root}/, or name its folder in KDCACHE_DATA"
+            raise SourceError(spec, f"{folder} or a download", found, remedy) from None
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ArraySource(split, images, data.targets, list(data.classes), "crop-flip", spec=spec)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(root: Path, folder: Path) -> Iterator[None]:
+    """Alone where the folder is to be fetched and unpacked; who would read it waits for that."""
+    above = next(path for path in root.absolute().parents if path.is_dir())
+    try:
+        descriptor = os.open(above, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # of file systems without locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH if folder.is_dir() else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from kdcache.limits import limit
 from kdcache.sources.arrays import Source
 from kdcache.sources.decode import file_bytes
 from kdcache.sources.encoded import EncodedSource, settled
-from kdcache.sources.listed import WRITTEN, before_options, numbered, rows_of, with_options
+from kdcache.sources.listed import SPLITS, WRITTEN, before_options, numbered, rows_of, with_options
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -80,7 +80,7 @@ def undecoded(data: Dataset, column: str) -> Dataset:
     """That column alone, its images as they are stored."""
     import datasets
 
-    images = data.select_columns([column])
+    images = data.select_columns([column]).with_format(None)  # a format that was saved may leave it out
     typed = isinstance(images.features[column], datasets.Image)
     return images.cast_column(column, datasets.Image(decode=False)) if typed else images
 
@@ -144,7 +144,8 @@ def splits_of(spec: str, found: DatasetDict, options: dict[str, str]) -> dict[st
     for name in given.values():
         if name not in found:
             raise SourceError(spec, f"a split {quoted(name)}", f"{', '.join(found)}", advice(name, found, "name one"))
-    parts = {name: found[name] for name in found if name.lower() in WRITTEN and not given}
+    usual = WRITTEN if not given else () if "train" in given else SPLITS["train"]
+    parts = {name: found[name] for name in found if name.lower() in usual}
     parts |= {one: found[name] for one, name in given.items()}
     if not parts and len(found) == 1:
         parts = {"train": found[next(iter(found))]}

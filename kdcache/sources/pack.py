@@ -12,11 +12,9 @@ import numpy as np
 from kdcache import lazy_torch as torch
 from kdcache.errors import DataChanged, SourceError
 from kdcache.sources.arrays import Source, blake
+from kdcache.sources.encoded import SMALL, SMALL_TOTAL
 from kdcache.sources.pack_file import REMEDY, PackFile, Split, mapped, read_finished, word_of
 from kdcache.types import quiet
-
-SMALL = 64  # images up to this side are copied into memory when a pack is opened,
-SMALL_TOTAL = 1 << 30  # if they are of one size and all of them fit into this many bytes
 
 
 class Pixels:
