@@ -245,6 +245,9 @@ FORMS = {
         {"__key__": "a", "__url__": str(path), "png": path.read_bytes(), "cls": str(label).encode()}
         for path, label in files()
     ],
+    "samples with a description": lambda: [
+        {"__key__": "a", "img.PNG": path.read_bytes(), "json": b"{}", "txt": b"a bird"} for path, _ in files()
+    ],
     "rows with images": lambda: [
         {"image": {"bytes": path.read_bytes(), "path": None}, "label": label} for path, label in files()
     ],

@@ -107,6 +107,23 @@ def test_a_test_split_without_labels_gives_way(tmp_path):
     assert open_source(f"hf:{tmp_path}/set", "eval").names[0] == "validation/0"
 
 
+def test_the_evaluation_split_alone_may_be_named(tmp_path):
+    made = table({"y": datasets.ClassLabel(names=["a", "b"])}, y=[0, 1] * 3)
+    parts = datasets.DatasetDict(train=made, test=made, validation=made.select([4]))
+    parts.save_to_disk(tmp_path / "set")
+    spec = f"hf:{tmp_path}/set,eval=validation"
+    assert len(open_source(spec)) == 6
+    assert open_source(spec, "eval").names == ["eval/0"]
+
+
+def test_a_format_that_was_saved_does_not_hide_the_images(tmp_path):
+    made = table({"y": datasets.ClassLabel(names=["a", "b"])}, y=[0, 1] * 3)
+    made.set_format("numpy", columns=["y"])
+    datasets.DatasetDict(train=made).save_to_disk(tmp_path / "set")
+    source = open_source(f"hf:{tmp_path}/set")
+    assert source.encoded(0) in IMAGES
+
+
 def test_a_changed_parquet_file_is_read_anew(tmp_path):
     spec = parquet(tmp_path / "set", {"label": datasets.Value("int64")}, label=[0] * 6)
     before = open_source(spec).digests([0])
