@@ -212,7 +212,7 @@ def test_images_in_memory_do_not_depend_on_a_decoder(cache, data, monkeypatch):
     now = canaries.library_versions()
     monkeypatch.setattr(canaries, "library_versions", lambda: now | {"pillow": "99"})
     loader = Loader(data.train, data.view, 1)
-    assert canaries.changed_packages(cache.meta["libraries"], loader) == ""
+    assert canaries.changed_packages(cache.meta["libraries"], canaries.packages(loader)) == ""
     with pytest.raises(PipelineChanged):
         require_pixels(cache, loader)
 

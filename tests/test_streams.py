@@ -15,9 +15,10 @@ import torch
 from test_docs import ROOT
 
 import kdcache
-from kdcache.api import CachedDataset
-from kdcache.errors import DataChanged, SourceError, UsageError
+from kdcache.api import CachedDataset, CachedStream
+from kdcache.errors import DataChanged, KdcacheWarning, SourceError, UsageError
 from kdcache.jobs import Data
+from kdcache.proof import canaries
 
 CODE = """
 import torchvision.transforms.v2 as t
@@ -173,3 +174,9 @@ def test_a_stream_shows_what_the_data_set_shows(name, written, photos):
 def test_the_page_shows_these_programs(name):
     program = (ROOT / "tests" / f"stream_{name}.py").read_text()
     assert f"```python\n{program}```" in (ROOT / "docs" / "streams.md").read_text()
+
+
+def test_a_library_of_another_version_is_named_before_a_stream_begins(photos, monkeypatch):
+    monkeypatch.setattr(canaries, "library_versions", lambda: {"pillow": "1.0"})
+    with pytest.warns(KdcacheWarning, match=r"pillow 1.0 instead of .*; the pixels of a stream are not compared"):
+        CachedStream("logits.h5", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ from kdcache.api.dataset import Named
 from kdcache.cache import Store, open_cache
 from kdcache.cache.bound import seeds_of_unknown
 from kdcache.checks import one_of
-from kdcache.errors import DataChanged
+from kdcache.errors import DataChanged, KdcacheWarning
 from kdcache.jobs import MISSING
+from kdcache.proof.canaries import changed_packages
 from kdcache.sources.adopted import Item, digest_of, readable, taken_apart
+from kdcache.sources.decode import PACKAGES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +56,9 @@ class CachedStream(IterableDataset):
         self.images, self.view = readable(images), self.cache.renderer.view(augment)
         self.spec = type(images).__name__
         self.shown = torch.zeros(1, dtype=torch.int64).share_memory_()
+        if changed := changed_packages(self.cache.meta["libraries"], (*PACKAGES, *self.view.plain.packages)):
+            unproved = "the pixels of a stream are not compared with what the teacher saw: `kdcache verify` does so"
+            warnings.warn(f"{self.cache.path}: {changed}; {unproved}", KdcacheWarning, stacklevel=2)
         self.cache.lookup  # noqa: B018 made once, before workers are forked
 
     def __setstate__(self, state: dict) -> None:

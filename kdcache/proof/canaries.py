@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -97,8 +97,8 @@ def decoders(libraries: Mapping[str, str], loader: Loader) -> str:
     return ", ".join(f"{name} {libraries[name]}" for name in loader.source.packages if name in libraries)
 
 
-def changed_packages(libraries: Mapping[str, str], loader: Loader) -> str:
-    """Which of them have another version than the one in a file's header."""
+def changed_packages(libraries: Mapping[str, str], names: Iterable[str]) -> str:
+    """Which of these packages have another version than the one in a file's header."""
     now = library_versions()
-    stored = {name: libraries[name] for name in dict.fromkeys(packages(loader)) if name in libraries}
+    stored = {name: libraries[name] for name in dict.fromkeys(names) if name in libraries}
     return ", ".join(f"{k} {now.get(k, 'missing')} instead of {v}" for k, v in stored.items() if now.get(k) != v)

@@ -16,7 +16,7 @@ from kdcache.cache.blocks import Blocks
 from kdcache.cache.same import LOGIT_TOLERANCE
 from kdcache.checks import short
 from kdcache.errors import DataChanged, KdcacheError, LibraryChanged, PipelineChanged, TeacherChanged
-from kdcache.proof.canaries import apart, changed_packages, decoders, drift, pixel_crcs
+from kdcache.proof.canaries import apart, changed_packages, decoders, drift, packages, pixel_crcs
 from kdcache.sources import Source
 from kdcache.teachers import LiveTeacher
 from kdcache.types import Batch, Knowledge, quiet
@@ -150,7 +150,7 @@ def require_pixels(held: Store | Blocks, loader: Loader, exact: bool = False) ->
         then = decoders(held.meta["libraries"], loader)
         grid = "" if moved is None else f" in an 8x8 grid {distance(moved)};"
         extent = f" ({distance(levels)};{grid} once decoded by {then})"
-    changed = changed_packages(held.meta["libraries"], loader)
+    changed = changed_packages(held.meta["libraries"], packages(loader))
     cause = f", with {changed}" if changed else ""
     if forgiven(levels, moved, loader, exact):
         why = "by rounding only" if loader.source.tolerance is None else "as far as `tolerate_decoder` allows"
