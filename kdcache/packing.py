@@ -196,8 +196,10 @@ def locked(part: Path) -> Iterator:
 
 def facts_of(source: Source, short: int | None) -> dict:
     """What a pack's header says of a split."""
-    whole = short is None or (source.size is not None and min(source.size) <= short)  # nothing is shrunk
-    view = source.default_view if whole else f"resized-crop:{min(224, short)}"
+    if short is None or (source.size is not None and min(source.size) <= short):
+        view = source.default_view  # nothing is shrunk
+    else:
+        view = f"resized-crop:{min(224, short)}"
     student = source.default_student
     return {
         "rows": len(source),

@@ -148,12 +148,12 @@ class Named(NamedTuple):
     @classmethod
     def of(cls, cache: Store, name: str, names: Sequence[str] | None) -> Named:
         """One name, or several; refuses what a cache does not have."""
-        several = names is not None and not isinstance(names, str)
-        found = cls(list(names) if several else [names or name], several)
+        if isinstance(names, str):
+            name, names = names, None
+        found = cls([name] if names is None else list(names), names is not None)
         if not found.names:
-            raise UsageError(
-                "`names`", "one kind of knowledge or more", "none", f"name some of {', '.join(cache.names)}"
-            )
+            remedy = f"name some of {', '.join(cache.names)}"
+            raise UsageError("`names`", "one kind of knowledge or more", "none", remedy)
         for one in found.names:
             if one not in cache.names:
                 held = ", ".join(cache.names)

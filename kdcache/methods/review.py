@@ -27,7 +27,7 @@ class Review(Method):
     """
 
     paper = "ReviewKD, Chen et al. 2021, Distilling Knowledge via Knowledge Review"
-    taps = ("f1.pre", "f2.pre", "f3.pre", "emb")
+    taps: tuple[str, ...] = ("f1.pre", "f2.pre", "f3.pre", "emb")
     term = "reviewkd"
     live_only = True
     variants: ClassVar = {"wide": {"weight": 5.0}, "imagenet": {"weight": 1.0, "pre": True, "warmup": 1}}

@@ -52,8 +52,10 @@ def joined(device: str | torch.device) -> Iterator[Team]:
     bound = device if on_gpu and device.index is not None else None
     try:
         own = dist.PrefixStore(f"kdcache/{next(trainings)}", store_of_torchrun())
-        how = {"store": own, "rank": ranks.rank, "world_size": ranks.world}
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=bound, **how)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=bound,
+            store=own, rank=ranks.rank, world_size=ranks.world,
+        )  # fmt: skip
     except ValueError as error:
         found, remedy = short(error, 120), "start it with torchrun, or unset RANK and WORLD_SIZE"
         raise UsageError("torchrun", "MASTER_ADDR and MASTER_PORT", found, remedy) from None
