@@ -48,30 +48,32 @@ def joined(device: str | torch.device) -> Iterator[Team]:
     if dist.is_initialized():
         yield Several(ranks.rank, ranks.world, device, call)
         return
-    on_gpu = device.type == "cuda"
-    bound = device if on_gpu and device.index is not None else None
-    try:
-        own = dist.PrefixStore(f"kdcache/{next(trainings)}", store_of_torchrun())
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo", timeout=PATIENCE, device_id=bound,
-            store=own, rank=ranks.rank, world_size=ranks.world,
-        )  # fmt: skip
-    except ValueError as error:
-        found, remedy = short(error, 120), "start it with torchrun, or unset RANK and WORLD_SIZE"
-        raise UsageError("torchrun", "MASTER_ADDR and MASTER_PORT", found, remedy) from None
-    except RuntimeError as error:
-        raise lost(ranks) from error
+    store = meet(dist, ranks, device)
     try:
         yield Several(ranks.rank, ranks.world, device, call)
         call("barrier")  # or the first to be done would take what the others still ask for with it
-    except BaseException as error:
-        if isinstance(error, KdcacheError):
-            error.for_all = spoke_first(dist)
-            if not error.for_all:
-                raise ToldElsewhere(error.place, error.expected, error.found, error.remedy) from error
-        raise
+    except KdcacheError as error:
+        if (spoken := by_one(error, store)) is error:
+            raise
+        raise spoken from error
     finally:
         dist.destroy_process_group()
+
+
+def meet(dist, ranks: Ranks, device: torch.device):
+    """Makes the group of all processes; where they may leave word for each other."""
+    on_gpu, store = device.type == "cuda", None
+    bound = device if on_gpu and device.index is not None else None
+    try:
+        store = dist.PrefixStore(f"kdcache/{next(trainings)}", store_of_torchrun())
+        who = {"rank": ranks.rank, "world_size": ranks.world}
+        dist.init_process_group("nccl" if on_gpu else "gloo", store=store, timeout=PATIENCE, device_id=bound, **who)
+    except ValueError as error:
+        found, remedy = short(error, 120), "start it with torchrun, or unset RANK and WORLD_SIZE"
+        raise UsageError("torchrun", "MASTER_ADDR and MASTER_PORT", found, remedy) from None
+    except RuntimeError as error:  # perhaps one of them has met something and is gone
+        raise by_one(lost(ranks), store) from error
+    return store
 
 
 @cache
@@ -90,12 +92,13 @@ def require_own(device: torch.device, ranks: Ranks) -> None:
         raise UsageError("`device`", "a GPU for each process", str(device), remedy)
 
 
-def spoke_first(dist) -> bool:
-    """Whether no other process has said yet why the training ended."""
+def by_one(error: KdcacheError, store) -> KdcacheError:
+    """The error of the first process that meets one; of the others, one that is not told."""
     try:
-        return dist.distributed_c10d._get_default_store().add(TOLD, 1) == 1
+        error.for_all = store is None or store.add(TOLD, 1) == 1
     except RuntimeError:  # torchrun is gone, too
-        return True
+        error.for_all = True
+    return error if error.for_all else ToldElsewhere(error.place, error.expected, error.found, error.remedy)
 
 
 def lost(ranks: Ranks) -> KdcacheError:
