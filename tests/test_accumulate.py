@@ -13,7 +13,7 @@ from kdcache.train import Settings
 @pytest.fixture(scope="module")
 def partly(tmp_path_factory):
     """A fifth of the images has no label."""
-    fixture = Fixture(tmp_path_factory.mktemp("partly"), "resnet8", ["st", "at", "dkd", "vid", "kdsvd", "mhgd"])
+    fixture = Fixture(tmp_path_factory.mktemp("partly"), "resnet8", ["st", "at", "dkd", "vid", "kdsvd", "mhgd", "rkd"])
     fixture.data.train.labels[::5] = -1
     return fixture
 
@@ -36,10 +36,10 @@ def test_parts_of_any_number_make_the_step_of_the_whole(partly, text):
 
 
 def test_what_compares_images_says_that_it_compares_those_of_a_part(partly):
-    for text, says in (("st", False), ("dist", True), ("st+mhgd", True)):
+    for text, says in (("st", False), ("dist", True), ("st+mhgd", True), ("queue", True)):
         said = []
         trained(partly, text, said, accumulate=2, epochs=1, warmup=0)
-        assert any("compares those of each part" in line for line in said) is says
+        assert any("does so in each part of a batch" in line for line in said) is says
 
 
 def test_one_part_is_the_training_of_before(partly):

@@ -20,7 +20,7 @@ from kdcache.runs import read_metrics
 
 MOST_BYTES = 1 << 26  # of an evaluation: a confusion matrix of some thousand classes
 UNSAID = re.compile(
-    r"seed$|fingerprint|classes|rows|split|mean$|std$|shapes|options|run_key|knowledge|file|path|libraries|teacher\.(?!model$)"
+    r"seed$|fingerprint|classes|rows|split|mean$|std$|shapes|options|run_key|knowledge|file|path|libraries|cache\.method|teacher\.(?!model$)"
 )
 """Facts that tell groups apart and that nobody would name one by."""
 SAID = {"teacher.model": "by"}
@@ -256,12 +256,18 @@ def name(groups: list[Group]) -> None:
         parts = ["plain" if group.is_plain else facts.get("method", "?")]
         parts += [facts["model"]] if "model" in varied and "model" in facts else []
         others = [key for key in varied if key in facts and key not in ("model", "method")]
-        told = [f"{SAID.get(key, key.rpartition('.')[2])} {short(facts[key], 24)}" for key in others]
+        told = [said(key, facts[key]) for key in others if facts[key] != "False"]
         group.label = ", ".join([" · ".join(parts), *told])
     labels = [group.label for group in groups]
     for number, group in enumerate(groups):
         if labels.count(group.label) > 1 and (before := labels[:number].count(group.label)):
             group.label = f"{group.label} ({before + 1})"
+
+
+def said(key: str, value: str) -> str:
+    """A fact in a word or two."""
+    word = SAID.get(key, key.rpartition(".")[2])
+    return word if value == "True" else f"{word} {short(value, 24)}"
 
 
 def varying(groups: Sequence[Group]) -> list[str]:
