@@ -84,7 +84,8 @@ def every(tmp_path_factory):
 def test_every_method_ends_where_it_does_alone(every, tmp_path, size):
     options = {"crd": "crd:negatives=9", "queue": "queue:size=20"}
     cases = [options.get(name, name) for name, method in METHODS.items() if not method.live_only]
-    compare(every, tmp_path, size, [(text, PLAIN, SYNC) for text in cases])
+    slower = SYNC | {"lr": 0.005}  # at SMALL's, dist diverges here, and rounding with it
+    compare(every, tmp_path, size, [(text, PLAIN, slower) for text in cases])
 
 
 def test_two_processes_end_where_one_does(partly, tmp_path):
