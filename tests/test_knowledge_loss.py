@@ -182,3 +182,12 @@ def test_a_method_of_which_a_term_fades_wants_to_know_how_many_epochs(same, imag
 def test_a_network_of_other_classes_is_refused(images):
     with pytest.raises(TeacherError, match=r"logits of shape \[2, 4\]"):
         kdcache.KnowledgeLoss(images, "st", nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)))
+
+
+def test_what_keeps_rows_is_refused_among_processes_however_late_they_are_made(images, monkeypatch):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Linear(8, len(images.data.classes)))
+    loss = kdcache.KnowledgeLoss(images, "queue", network, taps="emb=1")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(UsageError, match="method queue: expected one process"):
+        loss(torch.zeros(2, 10), torch.zeros(2, 2, dtype=torch.int64))

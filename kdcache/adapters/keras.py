@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdcache.api import CachedDataset
-from kdcache.api.dataset import EvaluationImages
+from kdcache.api.dataset import EvaluationImages, soft_targets
 from kdcache.errors import UsageError
 from kdcache.methods import build
 from kdcache.on_demand import extra
@@ -54,7 +55,8 @@ def collated(triples: Sequence[tuple], per_class: int = 0) -> tuple:
     """
     images, labels, answers = zip(*triples, strict=True)
     if per_class:
-        labels = tuple(torch.nn.functional.one_hot(torch.as_tensor(labels), per_class).float())
+        batch = Batch(torch.stack(images), torch.as_tensor(labels), np.arange(len(labels)), len(labels))
+        labels = tuple(soft_targets(batch, per_class))
     pixels = torch.stack(images).float()
     if keras.config.image_data_format() == "channels_last":
         pixels = pixels.permute(0, 2, 3, 1).contiguous()

@@ -69,6 +69,8 @@ class KnowledgeLoss(nn.Module):
 
     def terms(self, outputs, targets: Tensor) -> dict[str, Tensor]:
         """Named, weighted terms whose sum is the loss."""
+        if self.method.remembers:
+            require_one_process(self.text)
         logits = logits_in(outputs)
         if logits.device != self.device:
             self._move(logits.device)
@@ -153,9 +155,6 @@ def chosen(images: NumberedImages, text: str, network: Network | None, teacher: 
     if method.views > 1:
         found = f"one that is shown {method.views} views of each row in a step"
         raise UsageError(place, "a method of one view", found, remedy)
-    if method.remembers and distributed.is_initialized() and distributed.get_world_size() > 1:
-        found, remedy = f"{distributed.get_world_size()} of them", "train it with torchrun -m kdcache train-student"
-        raise UsageError(place, "one process, since it keeps what all rows were mapped to", found, remedy)
     if method.clips_to_ce:
         found = "one that clips the gradients of some terms before they are added"
         raise UsageError(place, "a method that is a loss", found, remedy)
@@ -163,6 +162,13 @@ def chosen(images: NumberedImages, text: str, network: Network | None, teacher: 
     if method.needs_labels:
         data.opened.require_labels("method", text)
     return method
+
+
+def require_one_process(text: str) -> None:
+    """For methods that keep what rows were mapped to; asked at each loss, as trainers make their processes late."""
+    if distributed.is_initialized() and (world := distributed.get_world_size()) > 1:
+        place, remedy = f"method {text}", "train it with torchrun -m kdcache train-student"
+        raise UsageError(place, "one process, since it keeps what all rows say", f"{world}", remedy)
 
 
 def watched(method: Method, network: Network | None, text: str, seed: int) -> Watched | None:

@@ -105,8 +105,8 @@ def fill(writer: Writer, teacher: Dumped, loader: Loader, held_out: Loader | Non
         for kind, images in (("knowledge", loader), ("eval", held_out)):
             if images is None:
                 continue
-            todo = undone(writer, datasets(writer, kind))
-            blocks = writer.layout.blocks(datasets(writer, kind)[0])[1]
+            names = datasets(writer, kind)
+            todo, blocks = undone(writer, names), writer.layout.blocks(names[0])[1]
             counted = {"unit": "images", "scale": max(1, round(len(images.source) / blocks))}
             steps = filled(writer, teacher, images, kind, todo, thread)
             for _ in progress(steps, total=len(todo), desc=f"dumping {kind}", **counted):

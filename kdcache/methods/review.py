@@ -52,7 +52,7 @@ class Review(Method):
         self.student_taps = tuple(f"f{stage}.{'pre' if pre else 'post'}" for stage in stages)
         mine = [row_shape(PLACE, "student", student, tap)[0] for tap in (*self.student_taps, "emb")]
         theirs = [row_shape(PLACE, "teacher", teacher, tap)[0] for tap in self.taps]
-        widths = zip(mine, theirs, [*(True for _ in stages), False], strict=True)
+        widths = zip(mine, theirs, [True] * len(stages) + [False], strict=True)
         self.fusions = nn.ModuleList(Fusion(a, min(WIDEST, mine[-1]), b, fused) for a, b, fused in widths)
 
     def terms(self, look, knowledge, batch):

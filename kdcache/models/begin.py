@@ -20,14 +20,14 @@ def begin(network: Network, origin: str | os.PathLike, own_normalisation: bool =
     """
     state = weights_of(network.arch["model"]) if origin == PRETRAINED else read(Path(origin))[0]
     given, network.read_as = checkpoints.renamed(state, network)
-    for path in head_of(network):  # of a run with a second head, one that answers as both do
+    wanted, heads = network.state_dict(), tuple(f"body.{path}." for path in head_of(network))
+    for head in heads:  # of a run with a second head, one that answers as both do
         for part in ("weight", "bias"):
-            own, taught = (f"body.{path}.{side}.{part}" for side in ("own", "taught"))
-            if own in given and taught in given and own not in network.state_dict():
-                given[f"body.{path}.{part}"] = (given.pop(own) + given.pop(taught)) / 2
+            own, taught = f"{head}own.{part}", f"{head}taught.{part}"
+            if own in given and taught in given and own not in wanted:
+                given[head + part] = (given.pop(own) + given.pop(taught)) / 2
     if own_normalisation:
         given = {name: tensor for name, tensor in given.items() if not name.startswith("normalize.")}
-    wanted, heads = network.state_dict(), tuple(f"body.{path}." for path in head_of(network))
     fits = {name for name in given if name in wanted and given[name].shape == wanted[name].shape}
     others = [name for name in sorted(given) if heads and name.startswith(heads) and name not in fits]
     replaced = [f"{name.removeprefix('body.')} {list(given.pop(name).shape)}" for name in others]

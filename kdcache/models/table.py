@@ -98,6 +98,11 @@ MODELS = [
 ]  # fmt: skip
 
 
+def family_of(name: str) -> Family | None:
+    """The family that has a network of that name."""
+    return next((family for family in MODELS if family.builder(name)), None)
+
+
 def listed() -> list[str]:
     """The names that are shown; a family takes other numbers, too."""
     return [name for family in MODELS for name in family.listed]

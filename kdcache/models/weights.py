@@ -24,11 +24,12 @@ from torch import Tensor
 from kdcache.checks import replace
 from kdcache.errors import KdcacheError, TeacherError, UsageError, reason
 from kdcache.limits import opened
-from kdcache.models import MODELS, build, checkpoints, foreign, runs_user_code
+from kdcache.models import build, checkpoints, foreign, runs_user_code
 from kdcache.models.elsewhere import HUB, weights_of
 from kdcache.models.heads import with_second_head
 from kdcache.models.network import Network
 from kdcache.models.outline import bare, outline
+from kdcache.models.table import family_of
 from kdcache.models.taps import parse
 
 LARGE = 10_000_000  # weights of a network that may be built before it is known whether the file has as many
@@ -93,7 +94,7 @@ def filled(place: object, network: Network, state: dict) -> Network:
 def _ours(place: object, state: Mapping, header: dict, name: str | None, classes: int | None) -> Network:
     arch, facts = header["arch"], header["facts"]
     model = arch["model"]
-    if name and runs_user_code(name) and ":" not in model and not any(family.builder(model) for family in MODELS):
+    if name and runs_user_code(name) and ":" not in model and not family_of(model):
         model = name  # a module that was trained from Python is kept under the name of its class
     if runs_user_code(model) and model != name:
         remedy = f"name {model} as the model if you trust that code"

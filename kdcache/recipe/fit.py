@@ -12,6 +12,7 @@ from kdcache.limits import MOST_VIEWS
 from kdcache.methods import build as build_method
 from kdcache.recipe.parts import blaming
 from kdcache.recipe.stages import DumpStage
+from kdcache.teachers.known import require_logits_alone
 from kdcache.train.mixlabels import require_fit
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def check_student(plan: Plan, student: StudentStage) -> None:
             expected = f"{strange[0]} of the {whose}"
             raise UsageError(f"method {text}", expected, ", ".join(taps), "take a method that reads these")
     if "pseudo" in student.part.keys:
-        if strange := [tap for tap in method.taps if tap != "logits"]:
-            raise UsageError(f"method {text}", "logits, which a made-up teacher has", strange[0], "take st, say")
+        require_logits_alone(method, text)
         jobs.pseudo_teacher(student.data, 1, 0, student.part.keys["pseudo"])
     check_together(student, method)
     for stored, remedy in plan.stored_for(student):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from kdcache.models.table import MODELS
+from kdcache.models.table import family_of
 from kdcache.recipe.keys import is_number
 
 DATA, SHARE, EPOCHS, BATCH, VIEWS, SEEDS = "digits", 0.05, 2, 32, 4, 1
@@ -63,7 +63,7 @@ def shrunk(keys: dict) -> dict:
 
 def smallest(model: str) -> str:
     """A small relative of a network; one of another library or of one's own stays, and so does `tiny`."""
-    family = next((family for family in MODELS if family.builder(model)), None)
+    family = family_of(model)
     return RELATIVES[family.body.partition(":")[0]] if family and model != "tiny" else model
 
 

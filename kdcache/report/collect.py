@@ -256,7 +256,7 @@ def name(groups: list[Group]) -> None:
         parts = ["plain" if group.is_plain else facts.get("method", "?")]
         parts += [facts["model"]] if "model" in varied and "model" in facts else []
         others = [key for key in varied if key in facts and key not in ("model", "method")]
-        told = [said(key, facts[key]) for key in others if facts[key] != "False"]
+        told = [worded(key, facts[key]) for key in others if facts[key] != "False"]
         group.label = ", ".join([" · ".join(parts), *told])
     labels = [group.label for group in groups]
     for number, group in enumerate(groups):
@@ -264,7 +264,7 @@ def name(groups: list[Group]) -> None:
             group.label = f"{group.label} ({before + 1})"
 
 
-def said(key: str, value: str) -> str:
+def worded(key: str, value: str) -> str:
     """A fact in a word or two."""
     word = SAID.get(key, key.rpartition(".")[2])
     return word if value == "True" else f"{word} {short(value, 24)}"

@@ -138,7 +138,7 @@ def sources(facts: dict) -> list[str]:
 
 def seeds(facts: dict) -> str:
     """How many results a row is the mean of."""
-    numbers = sorted({row.get("seeds", 0) for row in facts["rows"] if "method" in row} or {1})
+    numbers = sorted({row["seeds"] for row in facts["rows"] if "method" in row} or {1})
     shown = count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
     return shown + (" (mean ± std)" if numbers[-1] > 1 else "")
 
@@ -170,7 +170,7 @@ def table_csv(facts: dict) -> str:
     lines.writeheader()
     for row in facts["rows"]:
         low, high = ends(row) or (None, None)
-        lines.writerow({"seeds": 0} | row | {"top1_low": low, "top1_high": high})
+        lines.writerow(row | {"top1_low": low, "top1_high": high})
     return text.getvalue()
 
 

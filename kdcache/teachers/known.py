@@ -76,14 +76,7 @@ class Pseudo:
 
     @contextmanager
     def answering(self, method: Method, loader: Loader, text: str) -> Iterator[Answers]:
-        if strange := [tap for tap in method.taps if tap != "logits"]:
-            found, remedy = "a pseudo teacher, who has logits alone", "take a method that reads logits, such as st"
-            raise UsageError(f"`method` {text}", strange[0], found, remedy)
-        try:
-            method.use({})
-        except UsageError as error:
-            found, remedy = "a pseudo teacher, who has no weights", "take a method that reads logits alone, such as st"
-            raise UsageError(f"`method` {text}", error.expected, found, remedy) from None
+        require_logits_alone(method, text)
         if not method.taps:
             yield no_teacher
             return
@@ -93,6 +86,18 @@ class Pseudo:
 
     def rounding(self, answers: Answers, loader: Loader) -> Sequence[str]:
         return ()
+
+
+def require_logits_alone(method: Method, text: str) -> None:
+    """Refuses methods that want more of a teacher: its feature maps, or what is made of its weights before a dump."""
+    wanted = [tap for tap in method.taps if tap != "logits"]
+    try:
+        method.use({})
+    except UsageError as error:
+        wanted.append(error.expected)
+    if wanted:
+        remedy = "take a method that reads what a made-up teacher has, such as st"
+        raise UsageError(f"`method` {text}", wanted[0], "a pseudo teacher, who has logits alone", remedy)
 
 
 def require_unmixed(view: View) -> None:
